@@ -1,0 +1,128 @@
+"""The exact infinite-width kernels of explicit networks (docs/theory.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from sklearn_deq.kernels._gram import cached_table, check_samples, gram, scaled_samples
+from sklearn_deq.theory import ExplicitLayer, explicit_pair_kernel
+
+_table = cached_table(explicit_pair_kernel)
+
+
+def explicit_kernel(
+    X: np.ndarray,
+    Y: np.ndarray | None = None,
+    *,
+    layers: Sequence[ExplicitLayer],
+    kernel: str = "ck",
+    normalize: bool = False,
+    device: str = "cpu",
+    dtype: str | np.dtype | None = None,
+    max_memory: float | None = None,
+) -> np.ndarray:
+    """Exact kernel of an infinitely wide explicit network between rows of X and Y.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_X, p)
+        Samples.
+    Y : array-like of shape (n_Y, p), default=None
+        Other samples; None: X itself, using symmetry.
+    layers : sequence of ExplicitLayer
+        The hidden layers, such as ``solve_match(moments).layers``.
+    kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
+        "ck" is the kernel of the last hidden layer's features; the others are the
+        neural tangent kernel with every layer trained.
+    normalize : bool, default=False
+        Whether rows are projected on the sphere of radius √p.
+    device : str, default="cpu"
+        Torch device of the blocks, or "auto".
+    dtype : {"float32", "float64"} or None, default=None
+        Of the result; None: that of X.
+    max_memory : float or None, default=None
+        Budget for the result in bytes; None: half of the machine's memory.
+
+    Returns
+    -------
+    ndarray of shape (n_X, n_Y)
+        The kernel matrix.
+
+    Raises
+    ------
+    ValueError
+        For bad input.
+    MemoryError
+        If the result is over the budget.
+
+    See Also
+    --------
+    deq_kernel : Kernel of the DEQ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.kernels import explicit_kernel
+    >>> from sklearn_deq.theory import equilibrium_moments, solve_match
+    >>> match = solve_match(equilibrium_moments("relu"))
+    >>> X = np.array([[1.0, 1.0], [1.0, -1.0]])
+    >>> explicit_kernel(X, layers=match.layers).round(4)
+    array([[0.2926, 0.009 ],
+           [0.009 , 0.2926]])
+    """
+    key = (tuple(layers), kernel)
+    return gram(
+        partial(explicit_pair_kernel, *key),
+        X,
+        Y,
+        normalize=normalize,
+        device=device,
+        dtype=dtype,
+        max_memory=max_memory,
+        table=partial(_table, key),
+    )
+
+
+def explicit_kernel_diag(
+    X: np.ndarray,
+    *,
+    layers: Sequence[ExplicitLayer],
+    kernel: str = "ck",
+    normalize: bool = False,
+    dtype: str | np.dtype | None = None,
+) -> np.ndarray:
+    """Diagonal K(x, x) of `explicit_kernel` for the rows of X, in O(n p).
+
+    Parameters
+    ----------
+    X : array-like of shape (n, p)
+        Samples.
+    layers, kernel, normalize, dtype
+        As in `explicit_kernel`.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        The diagonal of ``explicit_kernel(X, ...)``, exactly.
+
+    Raises
+    ------
+    ValueError
+        As `explicit_kernel`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.kernels import explicit_kernel_diag
+    >>> from sklearn_deq.theory import equilibrium_moments, solve_match
+    >>> match = solve_match(equilibrium_moments("relu"))
+    >>> explicit_kernel_diag(np.array([[1.0, 1.0]]), layers=match.layers).round(4)
+    array([0.2926])
+    """
+    X = check_samples(X)
+    _, norms = scaled_samples(X, normalize)
+    diagonal = explicit_pair_kernel(tuple(layers), kernel).diagonal(norms**2)
+    return (np.sqrt(diagonal) ** 2).astype(X.dtype if dtype is None else dtype)

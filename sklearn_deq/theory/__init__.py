@@ -1,0 +1,55 @@
+"""The theory: activations, Gaussian moments, duals, equilibria and matching.
+
+Everything here is a plain function of NumPy arrays (or of whatever array namespace its
+input has) that returns arrays or frozen dataclasses; no estimator, no torch.
+"""
+
+from sklearn_deq.theory._activations import ACTIVATIONS, Activation, get_activation
+from sklearn_deq.theory._duals import (
+    chebyshev_coefficients,
+    chebyshev_nodes,
+    dual_activation,
+)
+from sklearn_deq.theory._equilibrium import (
+    KERNELS,
+    EquilibriumMoments,
+    PairKernel,
+    equilibrium_covariance,
+    equilibrium_kernel,
+    equilibrium_moments,
+    equilibrium_variance,
+    high_dimensional_equivalent,
+)
+from sklearn_deq.theory._explicit import (
+    ExplicitLayer,
+    ExplicitMoments,
+    ThreePiece,
+    explicit_moments,
+    explicit_pair_kernel,
+)
+from sklearn_deq.theory._matching import ARCHITECTURES, MatchResult, solve_match
+
+__all__ = [
+    "ARCHITECTURES",
+    "ACTIVATIONS",
+    "KERNELS",
+    "Activation",
+    "EquilibriumMoments",
+    "ExplicitLayer",
+    "ExplicitMoments",
+    "MatchResult",
+    "PairKernel",
+    "ThreePiece",
+    "chebyshev_coefficients",
+    "chebyshev_nodes",
+    "dual_activation",
+    "equilibrium_covariance",
+    "equilibrium_kernel",
+    "equilibrium_moments",
+    "equilibrium_variance",
+    "explicit_moments",
+    "explicit_pair_kernel",
+    "get_activation",
+    "high_dimensional_equivalent",
+    "solve_match",
+]

@@ -1,0 +1,322 @@
+"""Activations: the built-in ones and a user's own.
+
+This is the one place where an activation is added: an entry of `ACTIVATIONS`. All that
+has no closed form follows from ``function`` and ``kinks`` by quadrature and series.
+The built-in functions are written on the array namespace of their input, so that the
+same line serves NumPy arrays and torch tensors.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import pi, sqrt
+from typing import Any
+
+import numpy as np
+import scipy.special
+from array_api_compat import array_namespace, is_torch_namespace
+
+from sklearn_deq.theory import _closed_forms as closed_forms
+
+Array = Any
+ArrayFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function φ and what the theory needs to know of it.
+
+    Parameters
+    ----------
+    function : callable
+        φ, elementwise on NumPy arrays.
+    derivative : callable or None, default=None
+        φ', elementwise. Without it Stein's identities and finite differences serve.
+    kinks : tuple of float, default=()
+        Points where φ or one of its derivatives jumps. Quadrature is split there; a
+        kink that is not declared costs accuracy, not correctness.
+    torch_function : callable, str or None, default=None
+        φ on torch tensors, or its dotted name such as ``"torch.tanh"``. Without it the
+        networks evaluate a table of ``function`` with a stated error.
+    name : str or None, default=None
+        Name to show.
+    dual : callable or None, default=None
+        Closed form ``dual(q1, q2, c, derivative)`` of E[φ(u)φ(v)] (of E[φ'(u)φ'(v)]
+        with ``derivative=True``), if there is one.
+
+    See Also
+    --------
+    sklearn_deq.theory.get_activation : Activation of a given name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq import Activation
+    >>> from sklearn_deq.theory import equilibrium_moments
+    >>> swish = Activation(lambda x: x / (1 + np.exp(-2 * x)), name="swish2")
+    >>> moments = equilibrium_moments(swish)
+    >>> round(float(moments.tau_star), 4)
+    0.9312
+    """
+
+    function: ArrayFunction
+    derivative: ArrayFunction | None = None
+    kinks: tuple[float, ...] = ()
+    torch_function: ArrayFunction | str | None = None
+    name: str | None = None
+    dual: ArrayFunction | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be an activation, in words."""
+        if not callable(self.function):
+            raise ValueError(
+                f"function must be a callable of an array, got {self.function!r}."
+            )
+        for field in ("derivative", "dual"):
+            value = getattr(self, field)
+            if value is not None and not callable(value):
+                raise ValueError(f"{field} must be a callable or None, got {value!r}.")
+        try:
+            kinks = tuple(sorted(float(kink) for kink in self.kinks))
+        except (TypeError, ValueError):
+            kinks = (float("nan"),)
+        if not all(np.isfinite(kinks)):
+            raise ValueError(
+                f"kinks must be a tuple of finite numbers, got {self.kinks!r}."
+            )
+        object.__setattr__(self, "kinks", kinks)
+
+    def __str__(self) -> str:
+        """Name of the activation, or that of its function."""
+        return self.name or getattr(self.function, "__name__", "activation")
+
+
+def _special(name: str, x: Array) -> Array:
+    """Apply a special function that the array standard lacks."""
+    xp = array_namespace(x)
+    if is_torch_namespace(xp):
+        return getattr(xp.special, name)(x)
+    return getattr(scipy.special, name)(x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _one(x: Array) -> Array:
+    return array_namespace(x).ones_like(x)
+
+
+def _relu(x: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.where(x > 0, x, xp.zeros_like(x))
+
+
+def _step(x: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.astype(x > 0, x.dtype)
+
+
+_LEAK = 0.01
+
+
+def _leaky_relu(x: Array) -> Array:
+    return array_namespace(x).where(x > 0, x, _LEAK * x)
+
+
+def _leaky_step(x: Array) -> Array:
+    return _LEAK + (1.0 - _LEAK) * _step(x)
+
+
+def _tanh(x: Array) -> Array:
+    return array_namespace(x).tanh(x)
+
+
+def _tanh_derivative(x: Array) -> Array:
+    value = _tanh(x)
+    return (1.0 - value) * (1.0 + value)
+
+
+def _erf(x: Array) -> Array:
+    return _special("erf", x)
+
+
+def _erf_derivative(x: Array) -> Array:
+    return (2 / sqrt(pi)) * array_namespace(x).exp(-x * x)
+
+
+def _gelu(x: Array) -> Array:
+    return x * _special("ndtr", x)
+
+
+def _gelu_derivative(x: Array) -> Array:
+    density = array_namespace(x).exp(-0.5 * x * x) / sqrt(2 * pi)
+    return _special("ndtr", x) + x * density
+
+
+def _sigmoid(x: Array) -> Array:
+    return _special("expit", x)
+
+
+def _sigmoid_derivative(x: Array) -> Array:
+    return _sigmoid(x) * _sigmoid(-x)
+
+
+def _silu(x: Array) -> Array:
+    return x * _sigmoid(x)
+
+
+def _silu_derivative(x: Array) -> Array:
+    return _sigmoid(x) * (1.0 + x * _sigmoid(-x))
+
+
+def _negative_part(x: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.where(x < 0, x, xp.zeros_like(x))
+
+
+def _elu(x: Array) -> Array:
+    return _relu(x) + array_namespace(x).expm1(_negative_part(x))
+
+
+def _elu_derivative(x: Array) -> Array:
+    return array_namespace(x).exp(_negative_part(x))
+
+
+def _softplus(x: Array) -> Array:
+    xp = array_namespace(x)
+    return _relu(x) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+def _sin(x: Array) -> Array:
+    return array_namespace(x).sin(x)
+
+
+def _cos(x: Array) -> Array:
+    return array_namespace(x).cos(x)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    activation.name: activation  # type: ignore[misc]
+    for activation in (
+        Activation(
+            _relu,
+            _step,
+            kinks=(0.0,),
+            torch_function="torch.relu",
+            name="relu",
+            dual=closed_forms.relu_dual,
+        ),
+        Activation(
+            _leaky_relu,
+            _leaky_step,
+            kinks=(0.0,),
+            torch_function="torch.nn.functional.leaky_relu",
+            name="leaky_relu",
+            dual=closed_forms.LeakyReLUDual(_LEAK),
+        ),
+        Activation(
+            _tanh,
+            _tanh_derivative,
+            torch_function="torch.tanh",
+            name="tanh",
+        ),
+        Activation(
+            _erf,
+            _erf_derivative,
+            torch_function="torch.erf",
+            name="erf",
+            dual=closed_forms.erf_dual,
+        ),
+        Activation(
+            _gelu,
+            _gelu_derivative,
+            torch_function="torch.nn.functional.gelu",
+            name="gelu",
+            dual=closed_forms.gelu_dual,
+        ),
+        Activation(
+            _silu,
+            _silu_derivative,
+            torch_function="torch.nn.functional.silu",
+            name="silu",
+        ),
+        Activation(
+            _elu,
+            _elu_derivative,
+            kinks=(0.0,),
+            torch_function="torch.nn.functional.elu",
+            name="elu",
+        ),
+        # torch's softplus turns linear at 20 (error 2e-9): _softplus is exact.
+        Activation(_softplus, _sigmoid, torch_function=_softplus, name="softplus"),
+        Activation(
+            _sigmoid,
+            _sigmoid_derivative,
+            torch_function="torch.sigmoid",
+            name="sigmoid",
+        ),
+        Activation(
+            _sin,
+            _cos,
+            torch_function="torch.sin",
+            name="sin",
+            dual=closed_forms.sin_dual,
+        ),
+        Activation(
+            _identity,
+            _one,
+            torch_function=_identity,
+            name="identity",
+            dual=closed_forms.identity_dual,
+        ),
+    )
+}
+"""Built-in activations by name."""
+
+
+def get_activation(activation: str | Activation | ArrayFunction) -> Activation:
+    """Return the `Activation` of a name, of a bare callable, or the one given.
+
+    Parameters
+    ----------
+    activation : str, Activation or callable
+        A name of `ACTIVATIONS`, an `Activation`, or a function of an array, which is
+        taken as smooth.
+
+    Returns
+    -------
+    Activation
+        The activation.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the argument is none of these.
+
+    Examples
+    --------
+    >>> from sklearn_deq.theory import get_activation
+    >>> get_activation("relu").kinks
+    (0.0,)
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        if activation in ACTIVATIONS:
+            return ACTIVATIONS[activation]
+        close = difflib.get_close_matches(activation.lower(), ACTIVATIONS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"Unknown activation {activation!r}.{hint} "
+            f"Known: {', '.join(sorted(ACTIVATIONS))}; or give a "
+            "sklearn_deq.Activation."
+        )
+    if callable(activation):
+        return Activation(activation)
+    raise ValueError(
+        "activation must be a name, a sklearn_deq.Activation or a callable, "
+        f"got {activation!r}."
+    )

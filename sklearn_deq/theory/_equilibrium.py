@@ -1,0 +1,674 @@
+"""The equilibrium of a wide DEQ: variances, covariances, kernels and their limits.
+
+Docs/theory.md: section 1 (τ*, stability), 2 (exact kernels), 3 (high-dimensional
+equivalents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sklearn_deq.theory._activations import Activation, get_activation
+from sklearn_deq.theory._duals import dual_function
+from sklearn_deq.theory._moments import (
+    gaussian_rule,
+    hermite_coefficients,
+    mean_squared_derivative,
+    spread_moments,
+)
+
+KERNELS = ("ck", "ntk", "ntk_recurrent")
+
+_MAX_STEPS = 200
+# A variance that grows past this multiple of the input's has no fixed point.
+_LARGEST_GROWTH = 1e8
+# Rows treated at once where a quadrature rule per row is held in memory.
+_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class EquilibriumMoments:
+    """What a wide DEQ's kernels depend on, as `equilibrium_moments` computes it.
+
+    Attributes
+    ----------
+    activation : Activation
+        φ, before centring.
+    recurrent_variance, input_variance, bias_variance, tau0 : float
+        σ_a², σ_b², σ_c² and τ0 = √(mean s_ii).
+    center : bool
+        Whether φ is replaced by φ − offset.
+    tau_star : float
+        τ*, the standard deviation of a pre-activation at equilibrium.
+    offset : float
+        E φ(τ*ξ) if center, else 0.
+    gamma2 : float
+        γ² = E[(φ(τ*ξ) − offset)²].
+    chi : float
+        χ = σ_a² E[φ'²]; √χ is the spectral radius of the equilibrium's Jacobian.
+    E_dphi, E_d2phi, E_d2phisq, E_dphi2 : float
+        E φ', E φ'', E[((φ − offset)²)''] and E[φ'²] at τ*.
+    alpha : tuple of 4 floats
+        α1 … α4 of the CK's high-dimensional equivalent.
+    beta_recurrent, beta_all : tuple of 3 floats
+        β1 … β3 of the NTK with A and the readout, or everything, trained.
+    kappa2_recurrent, kappa2_all : float
+        κ² of the same.
+
+    Notes
+    -----
+    α, β and κ² are values of the formulas for centred φ without bias; elsewhere they
+    are no equivalents (docs/theory.md, section 3).
+    """
+
+    activation: Activation
+    recurrent_variance: float
+    input_variance: float
+    bias_variance: float
+    tau0: float
+    center: bool
+    tau_star: float
+    offset: float
+    gamma2: float
+    chi: float
+    E_dphi: float
+    E_d2phi: float
+    E_d2phisq: float
+    E_dphi2: float
+    alpha: tuple[float, float, float, float]
+    beta_recurrent: tuple[float, float, float]
+    kappa2_recurrent: float
+    beta_all: tuple[float, float, float]
+    kappa2_all: float
+
+    @property
+    def equations_hold(self) -> bool:
+        """Whether the four equations describe this DEQ: centred φ and no bias."""
+        return self.center and self.bias_variance == 0.0
+
+    def coefficients(self, kernel: str) -> tuple[float, float, float, float]:
+        """Coefficients of S, χχᵀ, S∘S and the diagonal (γ² or κ²) of a kernel."""
+        check_kernel(kernel)
+        if kernel == "ck":
+            return (*self.alpha[:3], self.gamma2)
+        if kernel == "ntk":
+            return (*self.beta_all, self.kappa2_all)
+        return (*self.beta_recurrent, self.kappa2_recurrent)
+
+
+def check_kernel(kernel: str) -> None:
+    """Raise a ValueError unless kernel is one of the three."""
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel must be one of {set(KERNELS)}, got {kernel!r}.")
+
+
+def _check_variances(
+    recurrent_variance: float,
+    input_variance: float,
+    bias_variance: float,
+    tau0: float,
+) -> None:
+    """Raise a ValueError for a negative or non-finite parameter."""
+    named = {
+        "recurrent_variance": recurrent_variance,
+        "input_variance": input_variance,
+        "bias_variance": bias_variance,
+        "tau0": tau0,
+    }
+    for name, value in named.items():
+        if not np.isfinite(value) or value < 0:
+            raise ValueError(
+                f"{name} must be a finite number that is not negative, got {value!r}."
+            )
+
+
+def equilibrium_moments(
+    activation: str | Activation | Callable[..., Any],
+    recurrent_variance: float = 0.2,
+    input_variance: float = 0.8,
+    *,
+    bias_variance: float = 0.0,
+    tau0: float = 1.0,
+    center: bool = True,
+) -> EquilibriumMoments:
+    """Solve for the equilibrium of a wide DEQ and the moments that describe it.
+
+    τ*² = σ_a² E[(φ(τ*ξ) − offset)²] + σ_b² τ0² + σ_c², with offset = E φ(τ*ξ) if
+    center, else 0.
+
+    Parameters
+    ----------
+    activation : str, Activation or callable
+        The activation φ.
+    recurrent_variance : float, default=0.2
+        σ_a², variance of the recurrent weights.
+    input_variance : float, default=0.8
+        σ_b², variance of the input weights.
+    bias_variance : float, default=0.0
+        σ_c², variance of the bias.
+    tau0 : float, default=1.0
+        √(mean s_ii), s_ii = |x_i|²/p: the size of the data.
+    center : bool, default=True
+        Whether φ is centred at τ*, as the theorems of [1]_ assume.
+
+    Returns
+    -------
+    EquilibriumMoments
+        The arguments, τ*, the moments, and the coefficients of the equivalents.
+
+    Raises
+    ------
+    ValueError
+        If a variance is negative, or the setting is unstable at τ*: the message names
+        the condition that fails and the variances.
+
+    References
+    ----------
+    .. [1] Ling et al. (2024), "Deep Equilibrium Models are Almost Equivalent to Not-so-
+       deep Explicit Models for High-dimensional Gaussian Mixtures", Theorems 1 and 2.
+
+    Examples
+    --------
+    >>> from sklearn_deq.theory import equilibrium_moments
+    >>> moments = equilibrium_moments("relu", recurrent_variance=0.2)
+    >>> round(moments.tau_star, 6), round(moments.chi, 6)
+    (0.926566, 0.1)
+    """
+    phi = get_activation(activation)
+    _check_variances(recurrent_variance, input_variance, bias_variance, tau0)
+    drive = np.array([input_variance * tau0**2 + bias_variance])
+    offset = None if center else 0.0
+    q = _solve_variance(phi, recurrent_variance, drive, offset)
+    spread = spread_moments(phi, q, offset)
+    squared = mean_squared_derivative(phi, q)
+    _check_stability(
+        f"at τ* (tau0={tau0:.4g})",
+        recurrent_variance * spread.slope,
+        recurrent_variance * squared,
+        recurrent_variance,
+        input_variance,
+        bias_variance,
+    )
+    first, second = _stein_derivatives(phi, q)
+    moments = EquilibriumMoments(
+        activation=phi,
+        recurrent_variance=float(recurrent_variance),
+        input_variance=float(input_variance),
+        bias_variance=float(bias_variance),
+        tau0=float(tau0),
+        center=bool(center),
+        tau_star=float(np.sqrt(q[0])),
+        offset=float(spread.mean[0]) if center else 0.0,
+        gamma2=float(spread.value[0]),
+        chi=float(recurrent_variance * squared[0]),
+        E_dphi=first,
+        E_d2phi=second,
+        E_d2phisq=float(2.0 * spread.slope[0]),
+        E_dphi2=float(squared[0]),
+        alpha=(0.0, 0.0, 0.0, 0.0),
+        beta_recurrent=(0.0, 0.0, 0.0),
+        kappa2_recurrent=0.0,
+        beta_all=(0.0, 0.0, 0.0),
+        kappa2_all=0.0,
+    )
+    return _with_coefficients(moments)
+
+
+def _stein_derivatives(activation: Activation, q: np.ndarray) -> tuple[float, float]:
+    """E φ'(√q ξ) and E φ''(√q ξ) by Stein's identities; q of shape (1,)."""
+    rule = gaussian_rule(q, activation.kinks)
+    values = np.asarray(activation.function(rule.u), dtype=float)
+    values = values - float(activation.function(np.zeros(1))[0])
+    first = rule.mean(rule.x * values) / np.sqrt(q)
+    second = rule.mean((rule.x**2 - 1.0) * values) / q
+    return float(first[0]), float(second[0])
+
+
+def _with_coefficients(m: EquilibriumMoments) -> EquilibriumMoments:
+    """Fill in α, β and κ² [L24, Theorems 1 and 2; docs/theory.md, section 3]."""
+    sa, sb, sc = m.recurrent_variance, m.input_variance, m.bias_variance
+    g1, g2 = m.E_dphi**2, m.E_d2phi**2
+    rest = 1.0 - sa * g1
+    a1 = sb * g1 / rest
+    a4 = sb / (1.0 - 0.5 * sa * m.E_d2phisq)
+    link = sa * a1 + sb
+    a2 = 0.25 * g2 * a4**2 / rest
+    a3 = 0.5 * g2 * link**2 / rest
+    r1, all1 = a1 / rest, (a1 + sb * g1) / rest
+    b2 = a2 / rest
+    chain = sa * g2 * link
+    return replace(
+        m,
+        alpha=(a1, a2, a3, a4),
+        beta_recurrent=(r1, b2, (a3 + r1 * chain) / rest),
+        kappa2_recurrent=m.gamma2 / (1.0 - m.chi),
+        beta_all=(all1, b2, (a3 + sb * g2 * link + all1 * chain) / rest),
+        kappa2_all=(m.gamma2 + (sb * m.tau0**2 + sc) * m.E_dphi2) / (1.0 - m.chi),
+    )
+
+
+def _solve_variance(
+    activation: Activation,
+    recurrent_variance: float,
+    drive: np.ndarray,
+    offset: float | None,
+) -> np.ndarray:
+    """Fixed points of q = σ_a² E[(φ(√q ξ) − b)²] + drive, shape (n,).
+
+    Newton's method with plain steps where the map is not contracting; it ends at the
+    first fixed point above the drive, which is where the network's iteration goes. Where
+    there is none, q is returned as inf.
+    """
+    origin = float(activation.function(np.zeros(1))[0])
+    shift = 0.0 if offset is None else (origin - offset) ** 2
+    start = drive + recurrent_variance * shift
+    q = start.copy()
+    # A zero drive with φ(0) = b is its own fixed point.
+    active = np.flatnonzero(start > 0)
+    ceiling = _LARGEST_GROWTH * (1.0 + start)
+    for _ in range(_MAX_STEPS):
+        if not active.size:
+            return q
+        old = q[active]
+        spread = spread_moments(activation, old, offset)
+        gap = recurrent_variance * spread.value + drive[active] - old
+        slope = recurrent_variance * spread.slope
+        contracting = slope < 1.0
+        step = np.where(contracting, gap / np.where(contracting, 1 - slope, 1.0), gap)
+        # Where the map expands, grow geometrically towards a fixed point above.
+        step = np.where(contracting | (gap <= 0), step, np.maximum(gap, old))
+        new = np.maximum(old + step, 0.1 * old)
+        lost = ~(new < ceiling[active])
+        q[active] = np.where(lost, np.inf, new)
+        done = lost | (np.abs(new - old) <= 4e-16 * new)
+        active = active[~done]
+    # Newton's steps end in a cycle of a few ulps: that is convergence.
+    spread = spread_moments(activation, q[active], offset)
+    gap = recurrent_variance * spread.value + drive[active] - q[active]
+    q[active] = np.where(np.abs(gap) <= 1e-11 * q[active], q[active], np.inf)
+    return q
+
+
+def _check_stability(
+    where: str,
+    slope: np.ndarray,
+    chi: np.ndarray,
+    recurrent_variance: float,
+    input_variance: float,
+    bias_variance: float,
+) -> None:
+    """Raise a ValueError unless both conditions of docs/theory.md, section 1 hold."""
+    conditions = {
+        "σ_a² E[(φ²)'']/2 < 1 (a stable norm exists)": slope,
+        "χ = σ_a² E[φ'²] < 1 (a stable equilibrium)": chi,
+    }
+    for condition, values in conditions.items():
+        # NaN, from a variance without fixed point, must fail as well.
+        bad = ~(values < 1.0)
+        if not np.any(bad):
+            continue
+        finite = values[np.isfinite(values)]
+        worst = f"up to {finite.max():.4g}" if finite.size else "no fixed point exists"
+        share = f"; {int(bad.sum())} of {bad.size} rows" if bad.size > 1 else ""
+        raise ValueError(
+            f"Unstable DEQ {where}: the condition {condition} fails ({worst}{share}) "
+            f"with recurrent_variance={recurrent_variance:.4g}, "
+            f"input_variance={input_variance:.4g}, "
+            f"bias_variance={bias_variance:.4g}. Lower recurrent_variance, or choose "
+            "an activation with smaller slopes."
+        )
+
+
+def equilibrium_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarray:
+    """Pre-activation variance q_i of each sample at equilibrium, from s_ii = |x_i|²/p.
+
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ, with its centring constant.
+    s : array-like of shape (n,)
+        Squared norms of the rows over the number of features, nonnegative.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Λ_ii = q_i, the fixed point of q = σ_a² E[(φ(√q ξ) − offset)²] + σ_b² s + σ_c².
+
+    Raises
+    ------
+    ValueError
+        If the setting is unstable for a sample: the message names the condition and
+        the variances.
+
+    Notes
+    -----
+    Source: docs/theory.md, sections 1 and 2.
+
+    Examples
+    --------
+    >>> from sklearn_deq.theory import equilibrium_moments, equilibrium_variance
+    >>> moments = equilibrium_moments("tanh")
+    >>> equilibrium_variance(moments, [0.5, 1.0]).round(4)
+    array([0.4468, 0.8794])
+    """
+    s = np.asarray(s, dtype=float)
+    unique, inverse = np.unique(s, return_inverse=True)
+    q = np.empty_like(unique)
+    for start in range(0, unique.size, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        q[rows] = _stable_variance(moments, unique[rows])
+    return q[inverse].reshape(s.shape)
+
+
+def _stable_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarray:
+    drive = moments.input_variance * s + moments.bias_variance
+    sa = moments.recurrent_variance
+    q = _solve_variance(moments.activation, sa, drive, moments.offset)
+    slope, chi = np.full_like(q, np.nan), np.full_like(q, np.nan)
+    exists = np.isfinite(q)
+    # A row at rest (q = 0) has the limits of small q.
+    safe = np.maximum(q[exists], 1e-200)
+    slope[exists] = sa * spread_moments(moments.activation, safe, moments.offset).slope
+    chi[exists] = sa * mean_squared_derivative(moments.activation, safe)
+    _check_stability(
+        f"for samples with |x|²/p in [{s.min():.4g}, {s.max():.4g}]",
+        slope,
+        chi,
+        sa,
+        moments.input_variance,
+        moments.bias_variance,
+    )
+    return q
+
+
+@dataclass(frozen=True)
+class PairKernel:
+    """A kernel entry by entry: from (s_ii, s_jj, s_ij), before any tabulation.
+
+    Attributes
+    ----------
+    diagonal : callable
+        s_ii (n,) -> K_ii (n,).
+    entries : callable
+        s_ii, s_jj, s_ij, broadcasting -> K_ij.
+    """
+
+    diagonal: Callable[[np.ndarray], np.ndarray]
+    entries: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairKernel:
+    """Exact infinite-width kernel of a DEQ as functions of s_ii, s_jj and s_ij.
+
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ.
+    kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
+        Which weights are trained: the readout, all, or the readout and A.
+
+    Returns
+    -------
+    PairKernel
+        The diagonal and the entries.
+    """
+    check_kernel(kernel)
+
+    def diagonal(s: np.ndarray) -> np.ndarray:
+        q = equilibrium_variance(moments, s)
+        drive = moments.input_variance * s + moments.bias_variance
+        value, squared = _diagonal_moments(moments, q)
+        return _trained(moments, kernel, value, squared, drive)
+
+    def entries(s1: np.ndarray, s2: np.ndarray, s12: np.ndarray) -> np.ndarray:
+        q1, q2 = equilibrium_variance(moments, s1), equilibrium_variance(moments, s2)
+        value, slope = equilibrium_covariance(moments, q1, q2, s12)
+        drive = moments.input_variance * s12 + moments.bias_variance
+        return _trained(moments, kernel, value, slope, drive)
+
+    return PairKernel(diagonal, entries)
+
+
+def _diagonal_moments(
+    moments: EquilibriumMoments, q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """E[(φ − offset)²] and E[φ'²] at the variances q."""
+    value, squared = np.empty_like(q), np.empty_like(q)
+    for start in range(0, q.size, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        safe = np.maximum(q[rows], 1e-200)
+        spread = spread_moments(moments.activation, safe, moments.offset)
+        value[rows] = spread.value
+        squared[rows] = mean_squared_derivative(moments.activation, safe)
+    return value, squared
+
+
+def _trained(
+    moments: EquilibriumMoments,
+    kernel: str,
+    value: np.ndarray,
+    slope: np.ndarray,
+    drive: np.ndarray,
+) -> np.ndarray:
+    """Turn G, Ḋ and σ_b² S + σ_c² into the kernel asked for (docs/theory.md, 2)."""
+    if kernel == "ck":
+        return value
+    numerator = value + drive * slope if kernel == "ntk" else value
+    return numerator / (1.0 - moments.recurrent_variance * slope)
+
+
+def equilibrium_covariance(
+    moments: EquilibriumMoments, q1: np.ndarray, q2: np.ndarray, s12: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solve G = E[φ(u)φ(v)] at Λ = σ_a² G + σ_b² s + σ_c² by Newton, and give Ḋ there.
+
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ.
+    q1, q2 : ndarrays, broadcasting with s12
+        Equilibrium variances of the two samples.
+    s12 : ndarray
+        Inner products of the samples over the number of features.
+
+    Returns
+    -------
+    value, slope : ndarrays of the broadcast shape
+        G (the CK) and Ḋ = E[φ'(u)φ'(v)].
+    """
+    sa, offset = moments.recurrent_variance, moments.offset
+    dual = dual_function(moments.activation, q1, q2)
+    mean1, mean2 = _mean(moments, q1), _mean(moments, q2)
+    centring = offset * (offset - mean1 - mean2)
+    drive = moments.input_variance * s12 + moments.bias_variance
+    limit = np.sqrt(q1 * q2)
+    covariance = np.clip(drive + 0.0 * limit, -limit, limit)
+    for _ in range(_MAX_STEPS):
+        value = dual(covariance) + centring
+        if sa == 0.0:
+            break
+        gap = sa * value + drive - covariance
+        slope = dual(covariance, derivative=True)
+        step = gap / (1.0 - sa * slope)
+        covariance = np.clip(covariance + step, -limit, limit)
+        if np.all(np.abs(step) <= 2e-16 * limit) or np.all(
+            np.abs(gap) <= 4e-16 * (np.abs(drive) + np.abs(covariance))
+        ):
+            break
+    return dual(covariance) + centring, dual(covariance, derivative=True)
+
+
+def _mean(moments: EquilibriumMoments, q: np.ndarray) -> np.ndarray:
+    """E φ(√q ξ) at variances of any shape; skipped where nothing is centred."""
+    if moments.offset == 0.0:
+        return np.zeros_like(q)
+    unique, inverse = np.unique(q, return_inverse=True)
+    means = [
+        spread_moments(moments.activation, np.maximum(block, 1e-200), 0.0).mean
+        for block in np.array_split(unique, 1 + unique.size // _BLOCK)
+    ]
+    return np.concatenate(means)[inverse].reshape(q.shape)
+
+
+def high_dimensional_equivalent(
+    X: np.ndarray,
+    moments: EquilibriumMoments,
+    *,
+    kernel: str = "ck",
+    y: np.ndarray | None = None,
+    covariances: np.ndarray | None = None,
+) -> np.ndarray:
+    """Kernel matrix that a DEQ's tends to as n and p grow together.
+
+    Label-free form: α1 S + α2 χχᵀ + α3 offdiag(S∘S) + (γ² − τ0² α1) I, with
+    χ_i = s_ii − τ0². With labels and class covariances, the form of [1]_ itself:
+    α1 S + V C Vᵀ + (γ² − τ0² α1) I.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, p)
+        Samples of a mixture with well-behaved features; strongly correlated raw data
+        is outside the theory: use the exact kernel there.
+    moments : EquilibriumMoments
+        The DEQ, with ``tau0`` that of the data.
+    kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
+        Which kernel.
+    y : array-like of shape (n,), default=None
+        Class labels; needs ``covariances``.
+    covariances : array-like of shape (n_classes, p, p), default=None
+        Class covariances in the order of the sorted labels.
+
+    Returns
+    -------
+    ndarray of shape (n, n)
+        The equivalent. Its relative operator-norm error falls like p^{-1/2}.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, or if no equivalent is known for the setting: NTKs with a
+        bias or without centring, labelled forms of the same.
+
+    References
+    ----------
+    .. [1] Ling et al. (2024), Theorems 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.theory import (
+    ...     equilibrium_moments, high_dimensional_equivalent)
+    >>> X = np.random.default_rng(0).standard_normal((5, 400))
+    >>> moments = equilibrium_moments("relu", tau0=np.sqrt(np.mean(X**2)))
+    >>> high_dimensional_equivalent(X, moments).shape
+    (5, 5)
+    """
+    X = np.asarray(X, dtype=float)
+    if X.ndim != 2:
+        raise ValueError(f"X must have two dimensions, got {X.ndim}.")
+    n, p = X.shape
+    gram = X @ X.T / p
+    if not moments.equations_hold:
+        if kernel != "ck" or y is not None:
+            raise ValueError(
+                "With bias_variance > 0 or center=False only the label-free "
+                "equivalent of the CK is known; use the exact kernel (deq_kernel)."
+            )
+        return _general_equivalent(gram, moments)
+    c1, c2, c3, diagonal = moments.coefficients(kernel)
+    if (y is None) != (covariances is None):
+        raise ValueError("y and covariances must be given together.")
+    if y is None:
+        chi = np.diag(gram) - moments.tau0**2
+        low_rank = c2 * np.outer(chi, chi)
+        low_rank += c3 * (gram**2 - np.diag(np.diag(gram) ** 2))
+    else:
+        low_rank = _labelled_term(X, c2, c3, np.asarray(y), np.asarray(covariances))
+    correction = diagonal - moments.tau0**2 * c1
+    return c1 * gram + low_rank + correction * np.eye(n)
+
+
+def _labelled_term(
+    X: np.ndarray, c2: float, c3: float, y: np.ndarray, covariances: np.ndarray
+) -> np.ndarray:
+    """V C Vᵀ of [L24, Theorem 1], with T_ab = tr(C_a C_b)/p of the covariances."""
+    n, p = X.shape
+    labels, codes = np.unique(y, return_inverse=True)
+    k = labels.size
+    if y.shape != (n,) or covariances.shape != (k, p, p):
+        raise ValueError(
+            f"y must have shape ({n},) and covariances ({k}, {p}, {p}); "
+            f"got {y.shape} and {covariances.shape}."
+        )
+    onehot = np.eye(k)[codes]
+    means = (onehot.T @ X) / onehot.sum(axis=0)[:, None]
+    traces = np.trace(covariances, axis1=1, axis2=2)
+    psi = np.sum((X - means[codes]) ** 2, axis=1) / p - traces[codes] / p
+    t = (traces - onehot.mean(axis=0) @ traces) / np.sqrt(p)
+    flat = covariances.reshape(k, -1)
+    products = flat @ flat.T / p
+    core = np.block(
+        [
+            [c2 * np.outer(t, t) + c3 * products, c2 * t[:, None]],
+            [c2 * t[None, :], np.array([[c2]])],
+        ]
+    )
+    frame = np.column_stack([onehot / np.sqrt(p), psi])
+    return frame @ core @ frame.T
+
+
+def _general_equivalent(gram: np.ndarray, m: EquilibriumMoments) -> np.ndarray:
+    """CK equivalent with a bias or without centring (docs/theory.md, end of 3)."""
+    sa, sb = m.recurrent_variance, m.input_variance
+    q = np.array([m.tau_star**2])
+    value, _ = equilibrium_covariance(m, q, q, np.zeros(1))
+    g0 = float(value[0])
+    rho = (sa * g0 + m.bias_variance) / q[0]
+    mixed = _mixed_moments(m, float(q[0]), float(rho))
+    d1, d2, hq, hql = mixed
+    rest = 1.0 - sa * d1
+    a4 = m.alpha[3]
+    a1 = sb * d1 / rest
+    link = sa * a1 + sb
+    eta = hq * a4 / rest
+    a3 = d2 * link**2 / (2.0 * rest)
+    a2 = (0.25 * d2 * a4**2 + d2 * sa**2 * eta**2 + 2 * hql * sa * a4 * eta) / rest
+    chi = np.diag(gram) - m.tau0**2
+    result = g0 + a1 * gram + eta * (chi[:, None] + chi) + a2 * np.outer(chi, chi)
+    result += a3 * (gram**2 - np.diag(np.diag(gram) ** 2))
+    return result + (m.gamma2 - g0 - m.tau0**2 * a1) * np.eye(gram.shape[0])
+
+
+def _mixed_moments(
+    m: EquilibriumMoments, q: float, rho: float, n_terms: int = 512
+) -> tuple[float, float, float, float]:
+    """E[φ'φ'], E[φ''φ''], ½E[φ''φ] and ½E[φ'''φ'] at correlation ρ, from φ alone.
+
+    E[φ^(i)(u) φ^(j)(v)] = q^{−(i+j)/2} Σ_k h_{k+i} h_{k+j} √((k+i)!(k+j)!)/k! ρᵏ; ρ is
+    well inside (−1, 1), so that the series converges geometrically for kinked φ too.
+    """
+    activation = m.activation
+    h = hermite_coefficients(
+        activation.function, activation.kinks, np.array([q]), n_terms
+    )[0]
+    h[0] -= m.offset
+    k = np.arange(n_terms - 3)
+
+    def expectation(i: int, j: int) -> float:
+        weight = np.ones(k.size)
+        for order in (i, j):
+            for step in range(1, order + 1):
+                weight = weight * np.sqrt(k + step)
+        terms = h[i : i + k.size] * h[j : j + k.size] * weight * rho**k
+        return float(np.sum(terms)) * q ** (-0.5 * (i + j))
+
+    return (
+        expectation(1, 1),
+        expectation(2, 2),
+        0.5 * expectation(2, 0),
+        0.5 * expectation(3, 1),
+    )
