@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sklearn_deq.kernels._gram import cached_table, check_samples, gram, scaled_samples
+from sklearn_deq.kernels._gram import check_samples, gram, scaled_samples
 from sklearn_deq.theory import Activation, equilibrium_kernel, equilibrium_moments
-
-_table = cached_table(equilibrium_kernel)
-
 
 def deq_kernel(
     X: np.ndarray,
@@ -105,14 +101,13 @@ def deq_kernel(
         center=center,
     )
     return gram(
-        partial(equilibrium_kernel, moments, kernel),
+        equilibrium_kernel(moments, kernel),
         X,
         Y,
         normalize=normalize,
         device=device,
         dtype=dtype,
         max_memory=max_memory,
-        table=partial(_table, (moments, kernel)),
     )
 
 
@@ -168,5 +163,4 @@ def deq_kernel_diag(
     )
     _, norms = scaled_samples(X, normalize)
     diagonal = equilibrium_kernel(moments, kernel).diagonal(norms**2)
-    # The same rounding as the Gram matrix: squares of roots.
-    return (np.sqrt(diagonal) ** 2).astype(X.dtype if dtype is None else dtype)
+    return diagonal.astype(X.dtype if dtype is None else dtype)

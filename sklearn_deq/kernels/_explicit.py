@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
-from sklearn_deq.kernels._gram import cached_table, check_samples, gram, scaled_samples
+from sklearn_deq.kernels._gram import check_samples, gram, scaled_samples
 from sklearn_deq.theory import ExplicitLayer, explicit_pair_kernel
-
-_table = cached_table(explicit_pair_kernel)
-
 
 def explicit_kernel(
     X: np.ndarray,
@@ -73,16 +69,14 @@ def explicit_kernel(
     array([[0.2926, 0.009 ],
            [0.009 , 0.2926]])
     """
-    key = (tuple(layers), kernel)
     return gram(
-        partial(explicit_pair_kernel, *key),
+        explicit_pair_kernel(tuple(layers), kernel),
         X,
         Y,
         normalize=normalize,
         device=device,
         dtype=dtype,
         max_memory=max_memory,
-        table=partial(_table, key),
     )
 
 
@@ -125,4 +119,4 @@ def explicit_kernel_diag(
     X = check_samples(X)
     _, norms = scaled_samples(X, normalize)
     diagonal = explicit_pair_kernel(tuple(layers), kernel).diagonal(norms**2)
-    return (np.sqrt(diagonal) ** 2).astype(X.dtype if dtype is None else dtype)
+    return diagonal.astype(X.dtype if dtype is None else dtype)

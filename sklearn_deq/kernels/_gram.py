@@ -1,24 +1,28 @@
-"""Gram matrices in blocks: one matrix product and one pass over the table.
+"""Gram matrices in blocks.
 
-Used by the DEQ's and the explicit networks' kernels alike. Norms, tables and blocks are
-float64 whatever the dtype of the result, so that float32 output is the rounded exact
-kernel.
+Samples of equal norm: a matrix product and one pass over a table in the angle. Else
+every entry is solved by itself. Used by the DEQ's and the explicit networks' kernels
+alike. Blocks are float64 whatever the dtype of the result, so that float32 output is
+the rounded exact kernel.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from sklearn_deq.kernels._table import KernelTable, build_table, norm_range
+from sklearn_deq.kernels._table import angle_coefficients
 from sklearn_deq.theory import PairKernel
 
 # Rows and columns of a block: a few of them fit the cache.
-_BLOCK = 512
+_BLOCK = 256
+# Norms closer than this count as equal.
+_EQUAL = 1e-13
 # Share of the machine's memory that a Gram matrix may take by default.
 _MEMORY_SHARE = 0.5
 
@@ -78,7 +82,7 @@ def check_memory(shape: tuple[int, int], dtype: np.dtype, max_memory: float | No
 
 
 def gram(
-    kernel: Callable[[], PairKernel],
+    kernel: PairKernel,
     X: np.ndarray,
     Y: np.ndarray | None,
     *,
@@ -86,20 +90,17 @@ def gram(
     device: str,
     dtype: str | np.dtype | None,
     max_memory: float | None,
-    table: Callable[[float, float], KernelTable],
 ) -> np.ndarray:
     """Kernel matrix of X against Y (None: against itself, by symmetry).
 
     Parameters
     ----------
-    kernel : callable
-        Returns the kernel entry by entry, for the diagonal.
+    kernel : PairKernel
+        The kernel, entry by entry.
     X, Y : ndarrays of shape (n_X, p) and (n_Y, p)
         Samples; Y may be None.
     normalize, device, dtype, max_memory
         As in `sklearn_deq.kernels.deq_kernel`.
-    table : callable
-        (low, high) -> the kernel's table for that range of norms.
 
     Returns
     -------
@@ -122,22 +123,26 @@ def gram(
             )
         right, right_norms = scaled_samples(Y, normalize)
     check_memory((left.shape[0], right.shape[0]), out_dtype, max_memory)
-    diagonal = kernel().diagonal
-    roots = np.sqrt(diagonal(left_norms**2))
-    right_roots = roots if Y is None else np.sqrt(diagonal(right_norms**2))
-    found = table(*norm_range(np.concatenate([left_norms, right_norms])))
-    sides = [
-        _Side(data, norms, root, found, resolve_device(device))
-        for data, norms, root in (
-            (left, left_norms, roots),
-            (right, right_norms, right_roots),
-        )
-    ]
+    left_side = _Side.build(kernel, left, left_norms, resolve_device(device))
+    right_side = left_side
+    if Y is not None:
+        right_side = _Side.build(kernel, right, right_norms, resolve_device(device))
+    evaluate: BlockKernel = partial(_solved_block, kernel)
+    norm = _common_norm(left_norms, right_norms)
+    if norm is not None:
+        evaluate = partial(_sphere_block, angle_coefficients(kernel, norm), norm)
     out = np.empty((left.shape[0], right.shape[0]), dtype=out_dtype)
-    _fill(out, *sides, found, symmetric=Y is None)
+    _fill(out, evaluate, left_side, right_side, symmetric=Y is None)
     if Y is None:
-        np.fill_diagonal(out, roots**2)
+        np.fill_diagonal(out, kernel.diagonal(left_norms**2))
     return out
+
+
+def _common_norm(*sides: np.ndarray) -> float | None:
+    """Return the norm that all rows share up to rounding, if they do."""
+    least = min(float(norms.min()) for norms in sides)
+    most = max(float(norms.max()) for norms in sides)
+    return 0.5 * (least + most) if most - least <= _EQUAL * most else None
 
 
 def resolve_device(device: str) -> torch.device:
@@ -147,80 +152,88 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+@dataclass(frozen=True)
 class _Side:
-    """Samples of one side of the Gram matrix, with what the table needs of them."""
+    """Samples of one side.
 
-    def __init__(
-        self,
+    Attributes
+    ----------
+    data : tensor of shape (n, p)
+        Rows, divided by √p.
+    states : tuple of tensors of shape (n,)
+        What the kernel needs of each row.
+    """
+
+    data: torch.Tensor
+    states: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def build(
+        cls,
+        kernel: PairKernel,
         data: np.ndarray,
         norms: np.ndarray,
-        roots: np.ndarray,
-        table: KernelTable,
         device: torch.device,
-    ) -> None:
-        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        features = np.ascontiguousarray(table.norm_features(norms))
-        as_tensor = lambda array: torch.from_numpy(array).to(device)  # noqa: E731
-        self.directions = as_tensor(data * inverse[:, None])
-        self.features = as_tensor(features * roots[:, None])
-        self.size = norms.size
+    ) -> _Side:
+        """Compute the states of the rows and move both to the device."""
+        states = [np.ascontiguousarray(state) for state in kernel.states(norms**2)]
+        return cls(
+            torch.from_numpy(data).to(device),
+            tuple(torch.from_numpy(state).to(device) for state in states),
+        )
+
+    def block(self, rows: slice) -> _Side:
+        """Return the same for some rows."""
+        return _Side(self.data[rows], tuple(state[rows] for state in self.states))
+
+
+# (left, right) -> block of the kernel.
+BlockKernel = Callable[[_Side, _Side], torch.Tensor]
+
+
+def _sphere_block(
+    coefficients: np.ndarray, norm: float, left: _Side, right: _Side
+) -> torch.Tensor:
+    """Angles by a matrix product, then Clenshaw's rule in place."""
+    t = left.data @ right.data.T
+    if norm > 0:
+        t.div_(norm**2)
+    t = t.clamp_(-1.0, 1.0).acos_().mul_(2.0 / np.pi).sub_(1.0)
+    last, before = torch.zeros_like(t), torch.zeros_like(t)
+    for coefficient in coefficients[:0:-1]:
+        # before ← c + 2t · last − before, and swap.
+        before.neg_().add_(float(coefficient)).addcmul_(t, last, value=2.0)
+        last, before = before, last
+    return before.neg_().add_(float(coefficients[0])).addcmul_(t, last)
+
+
+def _solved_block(pair: PairKernel, left: _Side, right: _Side) -> torch.Tensor:
+    """Every entry solved by itself."""
+    entries: torch.Tensor = pair.entries(
+        tuple(state[:, None] for state in left.states),
+        tuple(state[None, :] for state in right.states),
+        left.data @ right.data.T,
+    )
+    return entries
 
 
 def _fill(
-    out: np.ndarray, left: _Side, right: _Side, table: KernelTable, *, symmetric: bool
+    out: np.ndarray,
+    evaluate: BlockKernel,
+    left: _Side,
+    right: _Side,
+    *,
+    symmetric: bool,
 ) -> None:
     """Fill the output block by block; the lower triangle is mirrored if symmetric."""
-    core = torch.from_numpy(table.core).to(left.directions.device)
-    for i in range(0, left.size, _BLOCK):
+    for i in range(0, out.shape[0], _BLOCK):
         rows = slice(i, i + _BLOCK)
-        for j in range(i if symmetric else 0, right.size, _BLOCK):
+        upper_rows = left.block(rows)
+        for j in range(i if symmetric else 0, out.shape[1], _BLOCK):
             columns = slice(j, j + _BLOCK)
-            block = _evaluate(left, right, rows, columns, core).cpu().numpy()
+            block = evaluate(upper_rows, right.block(columns)).cpu().numpy()
+            if symmetric and j == i:
+                block = np.triu(block) + np.triu(block, 1).T
             out[rows, columns] = block
             if symmetric and j > i:
                 out[columns, rows] = block.T
-            elif symmetric:
-                upper = np.triu(block)
-                out[rows, columns] = upper + np.triu(block, 1).T
-
-
-def _evaluate(
-    left: _Side, right: _Side, rows: slice, columns: slice, core: torch.Tensor
-) -> torch.Tensor:
-    """One block: angles by a matrix product, then Clenshaw's rule in the angle."""
-    t = left.directions[rows] @ right.directions[columns].T
-    t = t.clamp_(-1.0, 1.0).acos_().mul_(2.0 / np.pi).sub_(1.0)
-    twice = 2.0 * t
-    features = right.features[columns].T
-    weights = left.features[rows]
-    last, before = torch.zeros_like(t), torch.zeros_like(t)
-    for coefficient in core.flip(0)[:-1]:
-        # before ← coefficient(r, r') + 2t · last − before, then swap.
-        before = torch.addmm(before, weights @ coefficient, features, beta=-1.0)
-        before.addcmul_(twice, last)
-        last, before = before, last
-    first = torch.addmm(before, weights @ core[0], features, beta=-1.0)
-    return first.addcmul_(t, last)
-
-
-def cached_table(
-    make: Callable[..., PairKernel],
-) -> Callable[..., KernelTable]:
-    """Build tables of a kernel family, keeping the most recent ones.
-
-    ``make(*key)`` must be a function of hashable arguments; arguments that cannot be
-    hashed (a user's activation, say) only cost the table again.
-    """
-
-    @lru_cache(maxsize=32)
-    def remembered(key: tuple[object, ...], low: float, high: float) -> KernelTable:
-        return build_table(make(*key), low, high)
-
-    def table(key: tuple[object, ...], low: float, high: float) -> KernelTable:
-        try:
-            hash(key)
-        except TypeError:
-            return build_table(make(*key), low, high)
-        return remembered(key, low, high)
-
-    return table

@@ -5,11 +5,12 @@ input has) that returns arrays or frozen dataclasses; no estimator, no torch.
 """
 
 from sklearn_deq.theory._activations import ACTIVATIONS, Activation, get_activation
-from sklearn_deq.theory._duals import (
+from sklearn_deq.theory._chebyshev import (
     chebyshev_coefficients,
     chebyshev_nodes,
-    dual_activation,
+    sufficient_size,
 )
+from sklearn_deq.theory._duals import dual_activation
 from sklearn_deq.theory._equilibrium import (
     KERNELS,
     EquilibriumMoments,
@@ -52,4 +53,5 @@ __all__ = [
     "get_activation",
     "high_dimensional_equivalent",
     "solve_match",
+    "sufficient_size",
 ]

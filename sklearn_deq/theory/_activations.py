@@ -15,10 +15,10 @@ from math import pi, sqrt
 from typing import Any
 
 import numpy as np
-import scipy.special
-from array_api_compat import array_namespace, is_torch_namespace
+from array_api_compat import array_namespace
 
 from sklearn_deq.theory import _closed_forms as closed_forms
+from sklearn_deq.theory._closed_forms import special
 
 Array = Any
 ArrayFunction = Callable[..., Any]
@@ -93,14 +93,6 @@ class Activation:
         return self.name or getattr(self.function, "__name__", "activation")
 
 
-def _special(name: str, x: Array) -> Array:
-    """Apply a special function that the array standard lacks."""
-    xp = array_namespace(x)
-    if is_torch_namespace(xp):
-        return getattr(xp.special, name)(x)
-    return getattr(scipy.special, name)(x)
-
-
 def _identity(x: Array) -> Array:
     return x
 
@@ -140,7 +132,7 @@ def _tanh_derivative(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return _special("erf", x)
+    return special("erf", x)
 
 
 def _erf_derivative(x: Array) -> Array:
@@ -148,16 +140,16 @@ def _erf_derivative(x: Array) -> Array:
 
 
 def _gelu(x: Array) -> Array:
-    return x * _special("ndtr", x)
+    return x * special("ndtr", x)
 
 
 def _gelu_derivative(x: Array) -> Array:
     density = array_namespace(x).exp(-0.5 * x * x) / sqrt(2 * pi)
-    return _special("ndtr", x) + x * density
+    return special("ndtr", x) + x * density
 
 
 def _sigmoid(x: Array) -> Array:
-    return _special("expit", x)
+    return special("expit", x)
 
 
 def _sigmoid_derivative(x: Array) -> Array:

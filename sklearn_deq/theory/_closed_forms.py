@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from math import pi
 from typing import Any
 
-from array_api_compat import array_namespace
+import scipy.special
+from array_api_compat import array_namespace, is_torch_namespace
 
 # NumPy arrays or torch tensors: whatever the caller's namespace is.
 Array = Any
+
+
+def special(name: str, x: Array) -> Array:
+    """Apply a special function that the array standard lacks, such as ``erf``."""
+    xp = array_namespace(x)
+    if is_torch_namespace(xp):
+        return getattr(xp.special, name)(x)
+    return getattr(scipy.special, name)(x)
 
 
 def correlation(q1: Array, q2: Array, c: Array) -> Array:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from array_api_compat import array_namespace
+
 from sklearn_deq.theory._activations import Activation, get_activation
 from sklearn_deq.theory._duals import dual_function
 from sklearn_deq.theory._moments import (
@@ -20,6 +22,8 @@ from sklearn_deq.theory._moments import (
     mean_squared_derivative,
     spread_moments,
 )
+
+Array = Any
 
 KERNELS = ("ck", "ntk", "ntk_recurrent")
 
@@ -385,20 +389,28 @@ def _stable_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarray:
     return q
 
 
+# What a kernel needs to know of each sample on one side: arrays that broadcast.
+States = tuple[Array, ...]
+
+
 @dataclass(frozen=True)
 class PairKernel:
-    """A kernel entry by entry: from (s_ii, s_jj, s_ij), before any tabulation.
+    """A kernel entry by entry, before any tabulation.
 
     Attributes
     ----------
+    states : callable
+        s_ii (n,) -> tuple of arrays (n,): what entries need of each sample.
     diagonal : callable
         s_ii (n,) -> K_ii (n,).
     entries : callable
-        s_ii, s_jj, s_ij, broadcasting -> K_ij.
+        states of either side, and s_ij, all broadcasting -> K_ij; on the array
+        namespace of s_ij.
     """
 
+    states: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     diagonal: Callable[[np.ndarray], np.ndarray]
-    entries: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    entries: Callable[[States, States, Array], Array]
 
 
 def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairKernel:
@@ -418,19 +430,26 @@ def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairK
     """
     check_kernel(kernel)
 
+    def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
+        q = equilibrium_variance(moments, s)
+        return q, _mean(moments, q)
+
     def diagonal(s: np.ndarray) -> np.ndarray:
         q = equilibrium_variance(moments, s)
         drive = moments.input_variance * s + moments.bias_variance
         value, squared = _diagonal_moments(moments, q)
         return _trained(moments, kernel, value, squared, drive)
 
-    def entries(s1: np.ndarray, s2: np.ndarray, s12: np.ndarray) -> np.ndarray:
-        q1, q2 = equilibrium_variance(moments, s1), equilibrium_variance(moments, s2)
-        value, slope = equilibrium_covariance(moments, q1, q2, s12)
+    def entries(states1: States, states2: States, s12: Array) -> Array:
+        value, slope = equilibrium_covariance(moments, states1, states2, s12)
         drive = moments.input_variance * s12 + moments.bias_variance
         return _trained(moments, kernel, value, slope, drive)
 
-    return PairKernel(diagonal, entries)
+    return PairKernel(
+        states,
+        diagonal,
+        entries,
+    )
 
 
 def _diagonal_moments(
@@ -462,44 +481,43 @@ def _trained(
 
 
 def equilibrium_covariance(
-    moments: EquilibriumMoments, q1: np.ndarray, q2: np.ndarray, s12: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    moments: EquilibriumMoments, states1: States, states2: States, s12: Array
+) -> tuple[Array, Array]:
     """Solve G = E[φ(u)φ(v)] at Λ = σ_a² G + σ_b² s + σ_c² by Newton, and give Ḋ there.
 
     Parameters
     ----------
     moments : EquilibriumMoments
         The DEQ.
-    q1, q2 : ndarrays, broadcasting with s12
-        Equilibrium variances of the two samples.
-    s12 : ndarray
+    states1, states2 : tuples of two arrays, broadcasting with s12
+        Equilibrium variances of the samples of either side and the means E φ there.
+    s12 : array
         Inner products of the samples over the number of features.
 
     Returns
     -------
-    value, slope : ndarrays of the broadcast shape
+    value, slope : arrays of the broadcast shape
         G (the CK) and Ḋ = E[φ'(u)φ'(v)].
     """
+    xp = array_namespace(s12)
+    (q1, mean1), (q2, mean2) = states1, states2
     sa, offset = moments.recurrent_variance, moments.offset
     dual = dual_function(moments.activation, q1, q2)
-    mean1, mean2 = _mean(moments, q1), _mean(moments, q2)
     centring = offset * (offset - mean1 - mean2)
     drive = moments.input_variance * s12 + moments.bias_variance
-    limit = np.sqrt(q1 * q2)
-    covariance = np.clip(drive + 0.0 * limit, -limit, limit)
-    for _ in range(_MAX_STEPS):
-        value = dual(covariance) + centring
-        if sa == 0.0:
+    limit = xp.sqrt(q1 * q2)
+    covariance = xp.clip(drive, -limit, limit)
+    value, slope = dual(covariance) + centring, dual(covariance, derivative=True)
+    for _ in range(_MAX_STEPS if sa > 0 else 0):
+        step = (sa * value + drive - covariance) / (1.0 - sa * slope)
+        new = xp.clip(covariance + step, -limit, limit)
+        change = xp.max(xp.abs(new - covariance) / xp.clip(limit, min=1e-200))
+        covariance = new
+        value, slope = dual(covariance) + centring, dual(covariance, derivative=True)
+        # Newton doubles the digits: after a step of 1e-8 the next is rounding.
+        if change <= 1e-8:
             break
-        gap = sa * value + drive - covariance
-        slope = dual(covariance, derivative=True)
-        step = gap / (1.0 - sa * slope)
-        covariance = np.clip(covariance + step, -limit, limit)
-        if np.all(np.abs(step) <= 2e-16 * limit) or np.all(
-            np.abs(gap) <= 4e-16 * (np.abs(drive) + np.abs(covariance))
-        ):
-            break
-    return dual(covariance) + centring, dual(covariance, derivative=True)
+    return value, slope
 
 
 def _mean(moments: EquilibriumMoments, q: np.ndarray) -> np.ndarray:
@@ -625,7 +643,8 @@ def _general_equivalent(gram: np.ndarray, m: EquilibriumMoments) -> np.ndarray:
     """CK equivalent with a bias or without centring (docs/theory.md, end of 3)."""
     sa, sb = m.recurrent_variance, m.input_variance
     q = np.array([m.tau_star**2])
-    value, _ = equilibrium_covariance(m, q, q, np.zeros(1))
+    state = (q, _mean(m, q))
+    value, _ = equilibrium_covariance(m, state, state, np.zeros(1))
     g0 = float(value[0])
     rho = (sa * g0 + m.bias_variance) / q[0]
     mixed = _mixed_moments(m, float(q[0]), float(rho))

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.special
 from array_api_compat import array_namespace
 
 from sklearn_deq.theory._activations import Activation
-from sklearn_deq.theory._closed_forms import correlation
+from sklearn_deq.theory._closed_forms import correlation, special
 from sklearn_deq.theory._duals import dual_function
-from sklearn_deq.theory._equilibrium import PairKernel, check_kernel
+from sklearn_deq.theory._equilibrium import PairKernel, States, check_kernel
 from sklearn_deq.theory._moments import (
     gaussian_rule,
     legendre_rule,
@@ -104,12 +103,13 @@ class ThreePiece:
 
     def _single(self, root: Array) -> tuple[Array, Array]:
         """E σ(√q ξ) and E σ'(√q ξ)."""
+        xp = array_namespace(root)
         mean = -self.rise * self.knee + 0.0 * root
         slope = self.left_slope + 0.0 * root
         for kink, jump in zip(self.kinks, self.jumps, strict=True):
-            z = np.asarray(_ratio(kink, root))
-            above = scipy.special.ndtr(-z)
-            density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+            z = _ratio(kink, root)
+            above = special("ndtr", -z)
+            density = xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
             mean = mean + jump * (root * density - kink * above)
             slope = slope + jump * above
         return mean, slope
@@ -138,7 +138,7 @@ def _ratio(kink: float, root: Array) -> Array:
     """kink/√q, limited where q vanishes: out of reach either way."""
     if kink == 0.0:
         return 0.0 * root
-    return kink / np.maximum(root, abs(kink) * 1e-6)
+    return kink / array_namespace(root).clip(root, min=abs(kink) * 1e-6)
 
 
 def _plackett(a: Array, b: Array, rho: Array, derivative: bool) -> Array:
@@ -408,39 +408,46 @@ def explicit_pair_kernel(
     check_kernel(kernel)
     scales = [1.0] * (len(layers) + 1) if multipliers is None else list(multipliers)
 
-    def diagonal(s: np.ndarray) -> np.ndarray:
-        value, tangent = s, scales[0] * s
-        for layer, scale in zip(layers, scales[1:], strict=True):
-            safe = np.maximum(value, 1e-200)
-            squared = mean_squared_derivative(layer.activation, safe)
-            value = spread_moments(layer.activation, safe, layer.offset).value
-            tangent = scale * value + tangent * squared
-        return value if kernel == "ck" else tangent
-
-    def entries(s1: np.ndarray, s2: np.ndarray, s12: np.ndarray) -> np.ndarray:
-        value, tangent = s12, scales[0] * s12
-        for layer, scale in zip(layers, scales[1:], strict=True):
-            dual = dual_function(layer.activation, s1, s2)
-            (mean1, s1_next), (mean2, s2_next) = (
-                _mean_and_energy(layer, s) for s in (s1, s2)
+    def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Variance and mean of every layer's activation: s, mean_1, τ_1², …."""
+        found = [s]
+        for layer in layers:
+            spread = spread_moments(
+                layer.activation, np.maximum(found[-1], 1e-200), layer.offset
             )
-            slope = dual(value, derivative=True)
+            found += [spread.mean, spread.value]
+        return tuple(found)
+
+    def diagonal(s: np.ndarray) -> np.ndarray:
+        variances = states(s)[::2]
+        tangent = scales[0] * s
+        for layer, scale, q, value in zip(
+            layers, scales[1:], variances, variances[1:], strict=False
+        ):
+            safe = np.maximum(q, 1e-200)
+            squared = mean_squared_derivative(layer.activation, safe)
+            tangent = scale * value + tangent * squared
+        return variances[-1] if kernel == "ck" else tangent
+
+    def entries(states1: States, states2: States, s12: Array) -> Array:
+        xp = array_namespace(s12)
+        value, tangent = s12, scales[0] * s12
+        for i, (layer, scale) in enumerate(zip(layers, scales[1:], strict=True)):
+            (q1, mean1, next1), (q2, mean2, next2) = (
+                side[2 * i : 2 * i + 3] for side in (states1, states2)
+            )
+            dual = dual_function(layer.activation, q1, q2)
+            if kernel != "ck":
+                tangent = tangent * dual(value, derivative=True)
             value = dual(value) + layer.offset * (layer.offset - mean1 - mean2)
             # Rounding must not carry a covariance past its Cauchy–Schwarz bound.
-            limit = np.sqrt(s1_next * s2_next)
-            value = np.clip(value, -limit, limit)
-            tangent = scale * value + tangent * slope
-            s1, s2 = s1_next, s2_next
+            limit = xp.sqrt(next1 * next2)
+            value = xp.clip(value, -limit, limit)
+            tangent = tangent + scale * value
         return value if kernel == "ck" else tangent
 
-    return PairKernel(diagonal, entries)
-
-
-def _mean_and_energy(
-    layer: ExplicitLayer, q: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """E activation(√q ξ) and E σ(√q ξ)², in the shape of q."""
-    spread = spread_moments(
-        layer.activation, np.maximum(q.ravel(), 1e-200), layer.offset
+    return PairKernel(
+        states,
+        diagonal,
+        entries,
     )
-    return spread.mean.reshape(q.shape), spread.value.reshape(q.shape)
