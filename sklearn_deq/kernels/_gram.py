@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sklearn_deq.kernels._table import angle_coefficients
-from sklearn_deq.theory import PairKernel
+from sklearn_deq.theory import PairKernel, normalize_rows
 
 # Rows and columns of a block: a few of them fit the cache.
 _BLOCK = 256
@@ -46,12 +46,12 @@ def check_samples(X: np.ndarray, name: str = "X") -> np.ndarray:
 
 def scaled_samples(X: np.ndarray, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
     """X/√p in float64, on the unit sphere if normalize, and its row norms r."""
-    scaled = X.astype(np.float64) / np.sqrt(X.shape[1])
+    X = X.astype(np.float64)
+    scaled = (normalize_rows(X) if normalize else X) / np.sqrt(X.shape[1])
     norms = np.linalg.norm(scaled, axis=1)
     if normalize:
-        positive = norms > 0
-        scaled[positive] /= norms[positive, None]
-        norms = positive.astype(np.float64)
+        # Exactly on the sphere, whatever the rounding of the projection.
+        norms = (norms > 0).astype(np.float64)
     return scaled, norms
 
 

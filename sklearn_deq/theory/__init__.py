@@ -20,6 +20,7 @@ from sklearn_deq.theory._equilibrium import (
     equilibrium_moments,
     equilibrium_variance,
     high_dimensional_equivalent,
+    normalize_rows,
 )
 from sklearn_deq.theory._explicit import (
     ExplicitLayer,
@@ -52,6 +53,7 @@ __all__ = [
     "explicit_pair_kernel",
     "get_activation",
     "high_dimensional_equivalent",
+    "normalize_rows",
     "solve_match",
     "sufficient_size",
 ]

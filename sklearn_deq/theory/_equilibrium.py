@@ -186,7 +186,8 @@ def equilibrium_moments(
     _check_variances(recurrent_variance, input_variance, bias_variance, tau0)
     drive = np.array([input_variance * tau0**2 + bias_variance])
     offset = None if center else 0.0
-    q = _solve_variance(phi, recurrent_variance, drive, offset)
+    # Without any drive an odd DEQ is at rest: take the limits of small variances.
+    q = np.maximum(_solve_variance(phi, recurrent_variance, drive, offset), 1e-200)
     spread = spread_moments(phi, q, offset)
     squared = mean_squared_derivative(phi, q)
     _check_stability(
@@ -530,6 +531,13 @@ def _mean(moments: EquilibriumMoments, q: np.ndarray) -> np.ndarray:
         for block in np.array_split(unique, 1 + unique.size // _BLOCK)
     ]
     return np.concatenate(means)[inverse].reshape(q.shape)
+
+
+def normalize_rows(X: np.ndarray) -> np.ndarray:
+    """Project the rows of X (n, p) on the sphere of radius √p; zero rows stay zero."""
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    scale = np.divide(np.sqrt(X.shape[1]), norms, out=np.zeros_like(norms), where=norms > 0)
+    return X * scale
 
 
 def high_dimensional_equivalent(

@@ -1,0 +1,111 @@
+"""What all estimators share: parameters, their checks, and the size of the data."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+
+from sklearn_deq._compat import Interval, StrOptions
+from sklearn_deq.theory import (
+    KERNELS,
+    Activation,
+    EquilibriumMoments,
+    equilibrium_moments,
+    equilibrium_variance,
+    get_activation,
+    normalize_rows,
+)
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return a hint at the closest valid name, or an empty string."""
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+class DEQParameters(BaseEstimator):
+    """Base of all estimators: the parameters that define a wide DEQ."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "activation": [str, Activation, callable],
+        "recurrent_variance": [Interval(Real, 0, None, closed="left")],
+        "input_variance": [Interval(Real, 0, None, closed="left")],
+        "bias_variance": [Interval(Real, 0, None, closed="left")],
+        "center": ["boolean"],
+        "tau0": [None, Interval(Real, 0, None, closed="left")],
+        "normalize": ["boolean"],
+        "device": [str],
+        "dtype": [None, StrOptions({"float32", "float64"})],
+    }
+
+    def __new__(cls, *args: Any, **params: Any) -> DEQParameters:
+        """Refuse unknown parameters with a suggestion; `__init__` does the rest."""
+        valid = inspect.signature(cls.__init__).parameters
+        for name in params:
+            if name not in valid:
+                raise TypeError(
+                    f"{cls.__name__} has no parameter {name!r}."
+                    f"{did_you_mean(name, valid)}"
+                )
+        return super().__new__(cls)
+
+    def set_params(self, **params: Any) -> DEQParameters:
+        """Set parameters; unknown ones are refused with a suggestion.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters of the estimator.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        valid = self.get_params(deep=True)
+        for name in params:
+            if name.partition("__")[0] not in valid:
+                hint = did_you_mean(name, valid)
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {self}.{hint} Valid "
+                    f"parameters are: {sorted(valid)!r}."
+                )
+        return super().set_params(**params)
+
+    def _check_data(self, X: Any, *, reset: bool) -> np.ndarray:
+        """X in the dtype to compute in: that of `dtype`, else its own float dtype."""
+        X = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
+        return self._prepare_input(X)
+
+    def _prepare_input(self, X: np.ndarray) -> np.ndarray:
+        """Cast to the working dtype, and project on the sphere if asked."""
+        X = X.astype(self.dtype or X.dtype, copy=False)
+        return normalize_rows(X) if self.normalize else X
+
+    def _solve_equilibrium(self, X: np.ndarray) -> EquilibriumMoments:
+        """Set τ0 and what follows from it; refuse settings that are unstable on X."""
+        s = np.mean(X.astype(np.float64) ** 2, axis=1)
+        tau0 = float(np.sqrt(s.mean())) if self.tau0 is None else float(self.tau0)
+        moments = equilibrium_moments(
+            get_activation(self.activation),
+            self.recurrent_variance,
+            self.input_variance,
+            bias_variance=self.bias_variance,
+            tau0=tau0,
+            center=self.center,
+        )
+        equilibrium_variance(moments, s)
+        self.tau0_ = tau0
+        self.tau_star_ = moments.tau_star
+        self.offset_ = moments.offset
+        return moments
+
+
+KERNEL_CONSTRAINTS: dict[str, list[Any]] = {"kernel": [StrOptions(set(KERNELS))]}

@@ -1,0 +1,462 @@
+"""Deep equilibrium models as estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, RegressorMixin
+
+from sklearn_deq._compat import Interval, StrOptions, fit_context
+from sklearn_deq.estimators._network import (
+    NetworkClassifierMixin,
+    NetworkEstimator,
+    NetworkRegressorMixin,
+)
+from sklearn_deq.estimators._training import BLOCK, in_blocks
+from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
+from sklearn_deq.theory import Activation, EquilibriumMoments
+
+
+class EquilibriumNetworkEstimator(NetworkEstimator):
+    """Network estimator whose body is an equilibrium layer."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NetworkEstimator._parameter_constraints,
+        "solver": [StrOptions(set(SOLVERS))],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "solver_max_iter": [Interval(Integral, 1, None, closed="left")],
+        "backward": [StrOptions(set(BACKWARDS))],
+    }
+
+    def _make_body(
+        self,
+        n_features: int,
+        moments: EquilibriumMoments,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> EquilibriumLayer:
+        return EquilibriumLayer(
+            n_features,
+            self.width,
+            activation=moments.activation,
+            recurrent_variance=self.recurrent_variance,
+            input_variance=self.input_variance,
+            bias_variance=self.bias_variance,
+            offset=moments.offset,
+            trainable=self.trainable,
+            solver=self.solver,
+            tol=self.tol,
+            solver_max_iter=self.solver_max_iter,
+            backward=self.backward,
+            generator=self._generator,
+            dtype=dtype,
+            device=device,
+        )
+
+    def _block_features(self, X: np.ndarray, device: torch.device) -> np.ndarray:
+        """Features of the training rows, with the outcome of their solves."""
+        features, results = [], []
+        for start in range(0, X.shape[0], BLOCK):
+            features.append(in_blocks(self._body, X[start : start + BLOCK], device))
+            results.append(self._body.last_result)
+        self.solver_n_iter_ = np.concatenate([r.n_iter.cpu().numpy() for r in results])
+        self.converged_ = all(bool(r.converged.all()) for r in results)
+        self.residual_ = max(float(r.residual.max()) for r in results)
+        return np.concatenate(features)
+
+
+class DEQClassifier(NetworkClassifierMixin, ClassifierMixin, EquilibriumNetworkEstimator):
+    """Deep equilibrium model, as a classifier.
+
+    One layer of width m is iterated to its fixed point
+    z = φ(σ_a A z + σ_b B x/√p + σ_c c)/√m, and a linear readout reads z. Gradients come
+    from the implicit function theorem.
+
+    Parameters
+    ----------
+    width : int, default=512
+        Width m of the layer; kernels are those of m → ∞.
+    activation : str, Activation or callable, default="relu"
+        Activation of the layer: a name, a `sklearn_deq.Activation`, or a function.
+    recurrent_variance : float, default=0.2
+        σ_a² of the layer; larger looks deeper and converges more slowly.
+    input_variance : float, default=0.8
+        σ_b² of the layer.
+    bias_variance : float, default=0.0
+        σ_c² of the layer.
+    center : bool, default=True
+        Whether the activation is centred at equilibrium.
+    tau0 : float, default=None
+        Size of the data, √(mean |x|²/p); None: that of the training rows.
+    normalize : bool, default=False
+        Whether rows are projected on the sphere of radius √p; zero rows stay zero.
+    trainable : {"all", "recurrent", "readout"}, default="all"
+        All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
+        alone ("ck"), as a convex problem on features that are solved for once.
+    solver : {"picard"}, default="picard"
+        Fixed-point solver.
+    tol : float, default=1e-5
+        Relative residual per sample at which a solve ends.
+    solver_max_iter : int, default=200
+        Iterations of a solve at most.
+    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
+        Of the mini-batch training.
+    lr : float, default=0.03
+        Its learning rate at the start; annealed to 0 along a cosine. The weights have
+        unit variance, hence the large value.
+    weight_decay : float, default=0.0
+        L2 penalty; at least 1e-6 for a convex readout.
+    max_epochs : int, default=30
+        Passes over the data.
+    batch_size : int or "auto", default="auto"
+        Rows per step; "auto": min(128, n_samples).
+    early_stopping : bool, default=False
+        Whether to stop when the loss on held-out rows has not improved for 10 epochs,
+        and to keep the best weights.
+    validation_fraction : float, default=0.1
+        Share of the rows held out by early stopping.
+    class_weight : dict or "balanced", default=None
+        Weights of the classes in the loss.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the last one.
+    callbacks : list, default=None
+        skorch callbacks; they are copied.
+    device : str, default="cpu"
+        Torch device, or "auto".
+    dtype : {"float32", "float64"}, default=None
+        Of weights and results; None: that of X. "float32" is faster.
+    random_state : int, RandomState instance or None, default=None
+        Of weights, order of the rows and held-out rows.
+    verbose : int, default=0
+        1 prints a line per epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    tau0_ : float
+        Size of the training data.
+    tau_star_ : float
+        Standard deviation of a pre-activation at equilibrium.
+    offset_ : float
+        Centring constant of the activation.
+    solver_n_iter_ : ndarray of shape (n_samples,)
+        Iterations of the solver on every training row, with the final weights.
+    converged_ : bool
+        Whether all of them converged.
+    residual_ : float
+        Their largest relative residual.
+    n_iter_ : int
+        Epochs, or iterations of the convex solver.
+    loss_curve_ : list of float
+        Training loss of every epoch; empty for a convex readout.
+    net_ : skorch.NeuralNet
+        The trained net, unless ``trainable="readout"``.
+    readout_ : LogisticRegression
+        The convex readout, if ``trainable="readout"``.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    ExplicitEquivalentClassifier : Its shallow equivalent.
+    match_deq : Configure the equivalent of a DEQ.
+
+    References
+    ----------
+    .. [1] Ling et al. (2024), "Deep Equilibrium Models are Almost Equivalent to Not-so-
+       deep Explicit Models for High-dimensional Gaussian Mixtures", arXiv 2402.02697.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_deq import DEQClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = make_pipeline(
+    ...     StandardScaler(), DEQClassifier(width=64, random_state=0))
+    >>> model.fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **EquilibriumNetworkEstimator._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        *,
+        width: int = 512,
+        activation: str | Activation | Callable[..., Any] = "relu",
+        recurrent_variance: float = 0.2,
+        input_variance: float = 0.8,
+        bias_variance: float = 0.0,
+        center: bool = True,
+        tau0: float | None = None,
+        normalize: bool = False,
+        trainable: str = "all",
+        solver: str = "picard",
+        tol: float = 1e-5,
+        solver_max_iter: int = 200,
+        backward: str = "implicit",
+        optimizer: str | type = "adam",
+        lr: float = 0.03,
+        weight_decay: float = 0.0,
+        max_epochs: int = 30,
+        batch_size: int | str = "auto",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        callbacks: list[Any] | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.width = width
+        self.activation = activation
+        self.recurrent_variance = recurrent_variance
+        self.input_variance = input_variance
+        self.bias_variance = bias_variance
+        self.center = center
+        self.tau0 = tau0
+        self.normalize = normalize
+        self.trainable = trainable
+        self.solver = solver
+        self.tol = tol
+        self.solver_max_iter = solver_max_iter
+        self.backward = backward
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any) -> DEQClassifier:
+        """Train on X and y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training samples.
+        y : array-like of shape (n_samples,)
+            Class labels.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._fit(X, y)
+
+
+class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEstimator):
+    """Deep equilibrium model, as a regressor.
+
+    One layer of width m is iterated to its fixed point
+    z = φ(σ_a A z + σ_b B x/√p + σ_c c)/√m, and a linear readout reads z. Gradients come
+    from the implicit function theorem.
+
+    Parameters
+    ----------
+    width : int, default=512
+        Width m of the layer; kernels are those of m → ∞.
+    activation : str, Activation or callable, default="relu"
+        Activation of the layer: a name, a `sklearn_deq.Activation`, or a function.
+    recurrent_variance : float, default=0.2
+        σ_a² of the layer; larger looks deeper and converges more slowly.
+    input_variance : float, default=0.8
+        σ_b² of the layer.
+    bias_variance : float, default=0.0
+        σ_c² of the layer.
+    center : bool, default=True
+        Whether the activation is centred at equilibrium.
+    tau0 : float, default=None
+        Size of the data, √(mean |x|²/p); None: that of the training rows.
+    normalize : bool, default=False
+        Whether rows are projected on the sphere of radius √p; zero rows stay zero.
+    trainable : {"all", "recurrent", "readout"}, default="all"
+        All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
+        alone ("ck"), as a convex problem on features that are solved for once.
+    solver : {"picard"}, default="picard"
+        Fixed-point solver.
+    tol : float, default=1e-5
+        Relative residual per sample at which a solve ends.
+    solver_max_iter : int, default=200
+        Iterations of a solve at most.
+    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
+        Of the mini-batch training.
+    lr : float, default=0.03
+        Its learning rate at the start; annealed to 0 along a cosine. The weights have
+        unit variance, hence the large value.
+    weight_decay : float, default=0.0
+        L2 penalty; at least 1e-6 for a convex readout.
+    max_epochs : int, default=30
+        Passes over the data.
+    batch_size : int or "auto", default="auto"
+        Rows per step; "auto": min(128, n_samples).
+    early_stopping : bool, default=False
+        Whether to stop when the loss on held-out rows has not improved for 10 epochs,
+        and to keep the best weights.
+    validation_fraction : float, default=0.1
+        Share of the rows held out by early stopping.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the last one.
+    callbacks : list, default=None
+        skorch callbacks; they are copied.
+    device : str, default="cpu"
+        Torch device, or "auto".
+    dtype : {"float32", "float64"}, default=None
+        Of weights and results; None: that of X. "float32" is faster.
+    random_state : int, RandomState instance or None, default=None
+        Of weights, order of the rows and held-out rows.
+    verbose : int, default=0
+        1 prints a line per epoch.
+
+    Attributes
+    ----------
+    tau0_ : float
+        Size of the training data.
+    tau_star_ : float
+        Standard deviation of a pre-activation at equilibrium.
+    offset_ : float
+        Centring constant of the activation.
+    solver_n_iter_ : ndarray of shape (n_samples,)
+        Iterations of the solver on every training row, with the final weights.
+    converged_ : bool
+        Whether all of them converged.
+    residual_ : float
+        Their largest relative residual.
+    n_iter_ : int
+        Epochs, or iterations of the convex solver.
+    loss_curve_ : list of float
+        Training loss of every epoch; empty for a convex readout.
+    net_ : skorch.NeuralNet
+        The trained net, unless ``trainable="readout"``.
+    readout_ : Ridge
+        The convex readout, if ``trainable="readout"``.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    ExplicitEquivalentRegressor : Its shallow equivalent.
+    match_deq : Configure the equivalent of a DEQ.
+
+    References
+    ----------
+    .. [1] Ling et al. (2024), "Deep Equilibrium Models are Almost Equivalent to Not-so-
+       deep Explicit Models for High-dimensional Gaussian Mixtures", arXiv 2402.02697.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_deq import DEQRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = make_pipeline(
+    ...     StandardScaler(), DEQRegressor(width=64, random_state=0))
+    >>> model.fit(X, y).score(X, y) > 0.3
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 512,
+        activation: str | Activation | Callable[..., Any] = "relu",
+        recurrent_variance: float = 0.2,
+        input_variance: float = 0.8,
+        bias_variance: float = 0.0,
+        center: bool = True,
+        tau0: float | None = None,
+        normalize: bool = False,
+        trainable: str = "all",
+        solver: str = "picard",
+        tol: float = 1e-5,
+        solver_max_iter: int = 200,
+        backward: str = "implicit",
+        optimizer: str | type = "adam",
+        lr: float = 0.03,
+        weight_decay: float = 0.0,
+        max_epochs: int = 30,
+        batch_size: int | str = "auto",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        callbacks: list[Any] | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.width = width
+        self.activation = activation
+        self.recurrent_variance = recurrent_variance
+        self.input_variance = input_variance
+        self.bias_variance = bias_variance
+        self.center = center
+        self.tau0 = tau0
+        self.normalize = normalize
+        self.trainable = trainable
+        self.solver = solver
+        self.tol = tol
+        self.solver_max_iter = solver_max_iter
+        self.backward = backward
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any) -> DEQRegressor:
+        """Train on X and y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._fit(X, y)

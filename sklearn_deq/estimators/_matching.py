@@ -1,0 +1,120 @@
+"""From a DEQ estimator to its explicit equivalent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_array
+
+from sklearn_deq.estimators._base import did_you_mean
+from sklearn_deq.estimators._equilibrium import DEQClassifier, DEQRegressor
+from sklearn_deq.estimators._explicit import (
+    ExplicitEquivalentClassifier,
+    ExplicitEquivalentRegressor,
+)
+from sklearn_deq.theory import normalize_rows
+
+_EQUIVALENTS = {
+    DEQClassifier: ExplicitEquivalentClassifier,
+    DEQRegressor: ExplicitEquivalentRegressor,
+}
+
+
+def match_deq(
+    estimator: Any,
+    X: Any = None,
+    *,
+    kernel: str = "ck",
+    architecture: str = "auto",
+    **params: Any,
+) -> ExplicitEquivalentClassifier | ExplicitEquivalentRegressor:
+    """Configure the shallow explicit network with the same kernel as a DEQ.
+
+    Parameters
+    ----------
+    estimator : DEQClassifier, DEQRegressor, Pipeline or search
+        The DEQ, or a pipeline or a search such as GridSearchCV that ends in one; of a
+        fitted search the best estimator counts.
+    X : array-like of shape (n_samples, n_features), default=None
+        Data whose size is measured: it becomes the equivalent's ``tau0``. A fitted
+        pipeline's other steps are applied first; without them give X as the DEQ would
+        see it.
+    kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
+        Which kernel of the DEQ to match.
+    architecture : str, default="auto"
+        As in `ExplicitEquivalentClassifier`.
+    **params : dict
+        Other parameters of the equivalent, in place of those copied from the DEQ.
+
+    Returns
+    -------
+    ExplicitEquivalentClassifier or ExplicitEquivalentRegressor
+        Unfitted. Shared parameters are those of the DEQ, ``trainable`` among them;
+        ``tau0`` is the ``tau0_`` of a fitted DEQ, unless X is given. The matching
+        equations are solved when it is fitted.
+
+    Raises
+    ------
+    TypeError
+        If the estimator ends in no DEQ, or a parameter is unknown.
+
+    See Also
+    --------
+    sklearn_deq.theory.solve_match : The matching itself.
+
+    Examples
+    --------
+    >>> from sklearn_deq import DEQClassifier, match_deq
+    >>> explicit = match_deq(DEQClassifier(activation="tanh", width=256))
+    >>> explicit.activation, explicit.width
+    ('tanh', 256)
+    """
+    deq, steps = _find_deq(estimator)
+    equivalent = next(
+        explicit for kind, explicit in _EQUIVALENTS.items() if isinstance(deq, kind)
+    )
+    valid = equivalent().get_params()
+    for name in params:
+        if name not in valid:
+            raise TypeError(
+                f"{equivalent.__name__} has no parameter {name!r}."
+                f"{did_you_mean(name, valid)}"
+            )
+    shared = {k: v for k, v in deq.get_params().items() if k in valid}
+    if hasattr(deq, "tau0_"):
+        shared["tau0"] = deq.tau0_
+    if X is not None:
+        shared["tau0"] = _size(X, steps, normalize=deq.normalize)
+    return equivalent(
+        **{**shared, "kernel": kernel, "architecture": architecture, **params}
+    )
+
+
+def _find_deq(estimator: Any) -> tuple[Any, Pipeline | None]:
+    """Return the DEQ at the end, and the pipeline's steps before it."""
+    if hasattr(estimator, "param_grid") or hasattr(estimator, "best_estimator_"):
+        estimator = getattr(estimator, "best_estimator_", estimator.estimator)
+    elif hasattr(estimator, "param_distributions"):
+        estimator = estimator.estimator
+    steps = None
+    if isinstance(estimator, Pipeline):
+        steps = estimator[:-1] if len(estimator) > 1 else None
+        estimator = estimator[-1]
+    if not isinstance(estimator, tuple(_EQUIVALENTS)):
+        raise TypeError(
+            "match_deq needs a DEQClassifier or DEQRegressor, or a Pipeline or search "
+            f"that ends in one; got {estimator!r}."
+        )
+    return estimator, steps
+
+
+def _size(X: Any, steps: Pipeline | None, *, normalize: bool) -> float:
+    """√(mean |x|²/p) of X as the DEQ sees it."""
+    if steps is not None:
+        X = steps.transform(X)
+    X = check_array(X, dtype=np.float64)
+    if normalize:
+        X = normalize_rows(X)
+    return float(np.sqrt(np.mean(X**2)))

@@ -1,0 +1,17 @@
+"""Torch modules: the equilibrium layer, its solver, and explicit networks."""
+
+from sklearn_deq.nn._activations import TorchActivation, torch_activation
+from sklearn_deq.nn._equilibrium import BACKWARDS, EquilibriumLayer
+from sklearn_deq.nn._explicit import ExplicitNetwork
+from sklearn_deq.nn._solvers import SOLVERS, FixedPointResult, fixed_point
+
+__all__ = [
+    "BACKWARDS",
+    "SOLVERS",
+    "EquilibriumLayer",
+    "ExplicitNetwork",
+    "FixedPointResult",
+    "TorchActivation",
+    "fixed_point",
+    "torch_activation",
+]

@@ -1,0 +1,241 @@
+"""The equilibrium layer and its implicit gradient (docs/theory.md, sections 1 and 6)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sklearn_deq.exceptions import SolverWarning
+from sklearn_deq.nn._activations import TorchActivation, torch_activation
+from sklearn_deq.nn._solvers import FixedPointResult, fixed_point
+from sklearn_deq.theory import Activation
+
+BACKWARDS = ("implicit", "one_step", "unrolled")
+TRAINABLE = ("all", "recurrent", "readout")
+
+
+class EquilibriumLayer(nn.Module):
+    """z = (φ(σ_a A z + σ_b B x/√p + σ_c c) − offset)/√m, solved for z.
+
+    Parameters
+    ----------
+    n_features : int
+        p.
+    width : int
+        m.
+    activation : str, Activation or callable, default="relu"
+        φ.
+    recurrent_variance, input_variance, bias_variance : float
+        σ_a² (0.2), σ_b² (0.8) and σ_c² (0.0). The weights themselves have unit
+        variance.
+    offset : float, default=0.0
+        Centring constant, that of `sklearn_deq.theory.equilibrium_moments`.
+    trainable : {"all", "recurrent", "readout"}, default="all"
+        Which weights take gradients: all, A alone, or none.
+    solver : str, default="picard"
+        Of the forward pass, a key of `SOLVERS`.
+    tol : float, default=1e-5
+        Relative residual per sample, forward and backward.
+    solver_max_iter : int, default=200
+        Iterations at most, forward and backward.
+    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
+        The exact adjoint, solved as a fixed point itself; its first term alone; or
+        autograd through as many iterations as the forward pass took.
+    generator : torch.Generator, default=None
+        Of the initial weights; None: the global one.
+    dtype, device
+        Of the weights, which are drawn on the CPU in float64 whatever these are.
+
+    Attributes
+    ----------
+    recurrent_weight : Parameter of shape (m, m)
+        A.
+    input_weight : Parameter of shape (m, p)
+        B.
+    bias : Parameter of shape (m,) or None
+        c; None without bias variance.
+    last_result : FixedPointResult or None
+        Outcome of the last forward solve.
+    last_backward_residual : float
+        Largest relative residual of the last adjoint solve.
+
+    Notes
+    -----
+    Memory is that of a few states, whatever the number of iterations.
+
+    References
+    ----------
+    .. [1] Bai, Kolter & Koltun (2019), "Deep Equilibrium Models"; docs/theory.md,
+       section 6.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_deq.nn import EquilibriumLayer
+    >>> layer = EquilibriumLayer(4, 64, generator=torch.Generator().manual_seed(0))
+    >>> layer(torch.ones(2, 4)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        width: int,
+        *,
+        activation: str | Activation | Callable[..., Any] = "relu",
+        recurrent_variance: float = 0.2,
+        input_variance: float = 0.8,
+        bias_variance: float = 0.0,
+        offset: float = 0.0,
+        trainable: str = "all",
+        solver: str = "picard",
+        tol: float = 1e-5,
+        solver_max_iter: int = 200,
+        backward: str = "implicit",
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        if backward not in BACKWARDS:
+            raise ValueError(f"backward must be one of {BACKWARDS}, got {backward!r}.")
+        if trainable not in TRAINABLE:
+            raise ValueError(
+                f"trainable must be one of {TRAINABLE}, got {trainable!r}."
+            )
+        self.activation = torch_activation(activation)
+        self.offset = offset
+        self.solver, self.tol, self.solver_max_iter = solver, tol, solver_max_iter
+        self.backward_mode = backward
+        self.recurrent_scale = math.sqrt(recurrent_variance)
+        self.input_scale = math.sqrt(input_variance / n_features)
+        self.bias_scale = math.sqrt(bias_variance)
+        self.output_scale = 1.0 / math.sqrt(width)
+
+        def draw(*shape: int, train: bool) -> nn.Parameter:
+            weights = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return nn.Parameter(weights.to(device, dtype), requires_grad=train)
+
+        self.recurrent_weight = draw(width, width, train=trainable != "readout")
+        self.input_weight = draw(width, n_features, train=trainable == "all")
+        self.bias: nn.Parameter | None = None
+        if bias_variance > 0:
+            self.bias = draw(width, train=trainable == "all")
+        self.last_result: FixedPointResult | None = None
+        self.last_backward_residual = 0.0
+
+    def drive(self, x: torch.Tensor) -> torch.Tensor:
+        """σ_b B x/√p + σ_c c, what the input adds to every iteration."""
+        u = torch.mul(x @ self.input_weight.T, self.input_scale)
+        return u if self.bias is None else u + self.bias_scale * self.bias
+
+    def step(self, z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """One application of the layer to the states z with the drive u."""
+        return self._emit(self._mix(z, u))
+
+    def _mix(self, z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(u, z, self.recurrent_weight.T, alpha=self.recurrent_scale)
+
+    def _emit(self, pre: torch.Tensor) -> torch.Tensor:
+        return (self.activation(pre) - self.offset) * self.output_scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Equilibrium states of the rows of x, shape (n, m)."""
+        u = self.drive(x)
+        if self.backward_mode == "unrolled" and torch.is_grad_enabled():
+            result = self.solve(u.detach())
+            z = self.step(torch.zeros_like(u), u)
+            for _ in range(int(result.n_iter.max()) - 1):
+                z = self.step(z, u)
+            return z
+        z = _Equilibrium.apply(u, self.recurrent_weight, self)
+        return z  # type: ignore[no-any-return]
+
+    def solve(self, u: torch.Tensor) -> FixedPointResult:
+        """Solve for the equilibrium under the drive u; warns if a row fails."""
+        weight = self.recurrent_weight.detach().T
+
+        def f(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            part = u if rows.numel() == u.shape[0] else u[rows]
+            return self._emit(
+                torch.addmm(part, z, weight, alpha=self.recurrent_scale)
+            )
+
+        with torch.no_grad():
+            start = self._emit(u)
+        result = fixed_point(
+            f, start, solver=self.solver, tol=self.tol, max_iter=self.solver_max_iter
+        )
+        self.last_result = result
+        _warn_unconverged(result, "equilibrium")
+        return result
+
+    def adjoint(self, pre: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Solve v = d ∘ (g + σ_a Aᵀ v), d = φ'(pre)/√m, for the rows of g."""
+        slope = self.activation.derivative(pre) * self.output_scale
+        source = slope * gradient
+        if self.backward_mode == "one_step":
+            return source
+        weight = self.recurrent_weight.detach()
+
+        def f(v: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            whole = rows.numel() == slope.shape[0]
+            s, g = (slope, source) if whole else (slope[rows], source[rows])
+            return torch.addcmul(g, s, v @ weight, value=self.recurrent_scale)
+
+        result = fixed_point(
+            f, source, tol=self.tol, max_iter=self.solver_max_iter
+        )
+        self.last_backward_residual = float(result.residual.max())
+        _warn_unconverged(result, "adjoint")
+        return result.z
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the last solve's tensors out of copies and pickles."""
+        return {**self.__dict__, "last_result": None}
+
+
+class _Equilibrium(torch.autograd.Function):
+    """Implicit differentiation of the equilibrium: no graph of the solver."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, u: torch.Tensor, weight: torch.Tensor, layer: EquilibriumLayer
+    ) -> torch.Tensor:
+        z = layer.solve(u).z
+        ctx.layer = layer
+        ctx.save_for_backward(u, z)
+        return z
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        u, z = ctx.saved_tensors
+        layer: EquilibriumLayer = ctx.layer
+        v = layer.adjoint(layer._mix(z, u), gradient)
+        weight = None
+        if ctx.needs_input_grad[1]:
+            weight = (v.T @ z).mul_(layer.recurrent_scale)
+        return v, weight, None
+
+
+def _warn_unconverged(result: FixedPointResult, what: str) -> None:
+    """Warn if a row did not converge, with its residual and what to change."""
+    failed = ~result.converged
+    if not bool(failed.any()):
+        return
+    warnings.warn(
+        f"The {what} of {int(failed.sum())} of {failed.numel()} samples did not "
+        f"converge: largest relative residual {float(result.residual.max()):.1e} after "
+        f"{int(result.n_iter.max())} iterations. Raise solver_max_iter or tol, lower "
+        "recurrent_variance, or widen the layer.",
+        SolverWarning,
+        stacklevel=4,
+    )

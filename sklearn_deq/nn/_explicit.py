@@ -1,0 +1,89 @@
+"""Explicit networks: the shallow stand-ins of a DEQ (docs/theory.md, section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from sklearn_deq.nn._activations import torch_activation
+from sklearn_deq.theory import ExplicitLayer
+
+
+class ExplicitNetwork(nn.Module):
+    """x_l = σ_l(W_l x_{l−1})/√m_l, the first layer on x/√p; weights of unit variance.
+
+    Parameters
+    ----------
+    n_features : int
+        p.
+    widths : int or sequence of int
+        Width of each hidden layer; a number serves for all.
+    layers : sequence of ExplicitLayer
+        Activations with their offsets, such as ``MatchResult.layers``.
+    trainable : {"all", "readout"}, default="all"
+        Whether the weights take gradients.
+    generator : torch.Generator, default=None
+        Of the initial weights; None: the global one.
+    dtype, device
+        Of the weights, which are drawn on the CPU in float64 whatever these are.
+
+    Attributes
+    ----------
+    weights : ParameterList
+        W_1 … W_L.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_deq.nn import ExplicitNetwork
+    >>> from sklearn_deq.theory import equilibrium_moments, solve_match
+    >>> layers = solve_match(equilibrium_moments("relu")).layers
+    >>> network = ExplicitNetwork(4, 32, layers)
+    >>> network(torch.ones(2, 4)).shape
+    torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        widths: int | Sequence[int],
+        layers: Sequence[ExplicitLayer],
+        *,
+        trainable: str = "all",
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        if trainable not in ("all", "readout"):
+            raise ValueError(
+                f"trainable must be 'all' or 'readout', got {trainable!r}."
+            )
+        sizes = [widths] * len(layers) if isinstance(widths, int) else list(widths)
+        if not layers or len(sizes) != len(layers):
+            raise ValueError(
+                f"There must be one width for each of the layers, got {len(sizes)} "
+                f"widths and {len(layers)} layers."
+            )
+        self.activations = [torch_activation(layer.activation) for layer in layers]
+        self.offsets = [layer.offset for layer in layers]
+        self.input_scale = 1.0 / math.sqrt(n_features)
+        self.weights = nn.ParameterList()
+        for fan_in, width in zip([n_features, *sizes], sizes, strict=False):
+            weight = torch.randn(
+                width, fan_in, generator=generator, dtype=torch.float64
+            ).to(device, dtype)
+            self.weights.append(nn.Parameter(weight, requires_grad=trainable == "all"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of the last hidden layer, shape (n, m_L)."""
+        x = x * self.input_scale
+        for weight, activation, offset in zip(
+            self.weights, self.activations, self.offsets, strict=True
+        ):
+            scale = 1.0 / math.sqrt(weight.shape[0])
+            x = (activation(x @ weight.T) - offset) * scale
+        return x
