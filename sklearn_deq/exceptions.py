@@ -4,7 +4,7 @@ __all__ = ["MatchWarning", "SolverWarning"]
 
 
 class SolverWarning(UserWarning):
-    """A fixed-point solve ended before it reached its tolerance."""
+    """A fixed-point solve or a table ended before it reached its tolerance."""
 
 
 class MatchWarning(UserWarning):

@@ -29,6 +29,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         "solver": [StrOptions(set(SOLVERS))],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "solver_max_iter": [Interval(Integral, 1, None, closed="left")],
+        "stability": [StrOptions({"project"}), None],
         "backward": [StrOptions(set(BACKWARDS))],
     }
 
@@ -51,6 +52,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             solver=self.solver,
             tol=self.tol,
             solver_max_iter=self.solver_max_iter,
+            stability=self.stability,
             backward=self.backward,
             generator=self._generator,
             dtype=dtype,
@@ -69,7 +71,9 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         return np.concatenate(features)
 
 
-class DEQClassifier(NetworkClassifierMixin, ClassifierMixin, EquilibriumNetworkEstimator):
+class DEQClassifier(
+    NetworkClassifierMixin, ClassifierMixin, EquilibriumNetworkEstimator
+):
     """Deep equilibrium model, as a classifier.
 
     One layer of width m is iterated to its fixed point
@@ -103,16 +107,19 @@ class DEQClassifier(NetworkClassifierMixin, ClassifierMixin, EquilibriumNetworkE
         Relative residual per sample at which a solve ends.
     solver_max_iter : int, default=200
         Iterations of a solve at most.
+    stability : {"project"} or None, default="project"
+        "project" holds the largest singular value of A at its initial value while
+        training, which keeps the equilibrium stable; None leaves it free.
     backward : {"implicit", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by one step, or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.03
+    lr : float, default=0.05
         Its learning rate at the start; annealed to 0 along a cosine. The weights have
         unit variance, hence the large value.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
-    max_epochs : int, default=30
+    max_epochs : int, default=20
         Passes over the data.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto": min(128, n_samples).
@@ -208,11 +215,12 @@ class DEQClassifier(NetworkClassifierMixin, ClassifierMixin, EquilibriumNetworkE
         solver: str = "picard",
         tol: float = 1e-5,
         solver_max_iter: int = 200,
+        stability: str | None = "project",
         backward: str = "implicit",
         optimizer: str | type = "adam",
-        lr: float = 0.03,
+        lr: float = 0.05,
         weight_decay: float = 0.0,
-        max_epochs: int = 30,
+        max_epochs: int = 20,
         batch_size: int | str = "auto",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -236,6 +244,7 @@ class DEQClassifier(NetworkClassifierMixin, ClassifierMixin, EquilibriumNetworkE
         self.solver = solver
         self.tol = tol
         self.solver_max_iter = solver_max_iter
+        self.stability = stability
         self.backward = backward
         self.optimizer = optimizer
         self.lr = lr
@@ -305,16 +314,19 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         Relative residual per sample at which a solve ends.
     solver_max_iter : int, default=200
         Iterations of a solve at most.
+    stability : {"project"} or None, default="project"
+        "project" holds the largest singular value of A at its initial value while
+        training, which keeps the equilibrium stable; None leaves it free.
     backward : {"implicit", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by one step, or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.03
+    lr : float, default=0.05
         Its learning rate at the start; annealed to 0 along a cosine. The weights have
         unit variance, hence the large value.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
-    max_epochs : int, default=30
+    max_epochs : int, default=20
         Passes over the data.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto": min(128, n_samples).
@@ -401,11 +413,12 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         solver: str = "picard",
         tol: float = 1e-5,
         solver_max_iter: int = 200,
+        stability: str | None = "project",
         backward: str = "implicit",
         optimizer: str | type = "adam",
-        lr: float = 0.03,
+        lr: float = 0.05,
         weight_decay: float = 0.0,
-        max_epochs: int = 30,
+        max_epochs: int = 20,
         batch_size: int | str = "auto",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -428,6 +441,7 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         self.solver = solver
         self.tol = tol
         self.solver_max_iter = solver_max_iter
+        self.stability = stability
         self.backward = backward
         self.optimizer = optimizer
         self.lr = lr

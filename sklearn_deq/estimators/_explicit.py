@@ -54,7 +54,9 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         )
 
 
-class ExplicitEquivalentClassifier(NetworkClassifierMixin, ClassifierMixin, ExplicitNetworkEstimator):
+class ExplicitEquivalentClassifier(
+    NetworkClassifierMixin, ClassifierMixin, ExplicitNetworkEstimator
+):
     """Shallow network with the same kernel as a DEQ, as a classifier.
 
     The matching equations are solved on `fit`; the result and its residual are in
@@ -88,12 +90,12 @@ class ExplicitEquivalentClassifier(NetworkClassifierMixin, ClassifierMixin, Expl
         problem.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.03
+    lr : float, default=0.05
         Its learning rate at the start; annealed to 0 along a cosine. The weights have
         unit variance, hence the large value.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
-    max_epochs : int, default=30
+    max_epochs : int, default=20
         Passes over the data.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto": min(128, n_samples).
@@ -185,9 +187,9 @@ class ExplicitEquivalentClassifier(NetworkClassifierMixin, ClassifierMixin, Expl
         architecture: str = "auto",
         trainable: str = "all",
         optimizer: str | type = "adam",
-        lr: float = 0.03,
+        lr: float = 0.05,
         weight_decay: float = 0.0,
-        max_epochs: int = 30,
+        max_epochs: int = 20,
         batch_size: int | str = "auto",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -244,7 +246,9 @@ class ExplicitEquivalentClassifier(NetworkClassifierMixin, ClassifierMixin, Expl
         return self._fit(X, y)
 
 
-class ExplicitEquivalentRegressor(NetworkRegressorMixin, RegressorMixin, ExplicitNetworkEstimator):
+class ExplicitEquivalentRegressor(
+    NetworkRegressorMixin, RegressorMixin, ExplicitNetworkEstimator
+):
     """Shallow network with the same kernel as a DEQ, as a regressor.
 
     The matching equations are solved on `fit`; the result and its residual are in
@@ -278,12 +282,12 @@ class ExplicitEquivalentRegressor(NetworkRegressorMixin, RegressorMixin, Explici
         problem.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.03
+    lr : float, default=0.05
         Its learning rate at the start; annealed to 0 along a cosine. The weights have
         unit variance, hence the large value.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
-    max_epochs : int, default=30
+    max_epochs : int, default=20
         Passes over the data.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto": min(128, n_samples).
@@ -366,9 +370,9 @@ class ExplicitEquivalentRegressor(NetworkRegressorMixin, RegressorMixin, Explici
         architecture: str = "auto",
         trainable: str = "all",
         optimizer: str | type = "adam",
-        lr: float = 0.03,
+        lr: float = 0.05,
         weight_decay: float = 0.0,
-        max_epochs: int = 30,
+        max_epochs: int = 20,
         batch_size: int | str = "auto",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,

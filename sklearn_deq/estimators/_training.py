@@ -97,9 +97,17 @@ class Batches:
 
 
 class InterruptibleNet(NeuralNet):
-    """A skorch net that remembers a KeyboardInterrupt, which skorch swallows."""
+    """A skorch net that stabilises its body and remembers a KeyboardInterrupt."""
 
     interrupted = False
+
+    def train_step(self, batch: Any, **params: Any) -> Any:
+        """One update, and what the body does to stay well-posed after it."""
+        step = super().train_step(batch, **params)
+        stabilize = getattr(self.module_.body, "stabilize", None)
+        if stabilize is not None:
+            stabilize()
+        return step
 
     def fit_loop(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Train; note an interruption before passing it on to skorch."""
@@ -216,8 +224,9 @@ def train(net: InterruptibleNet, X: np.ndarray, y: np.ndarray, epochs: int) -> N
 def loss_curve(net: NeuralNet) -> list[float]:
     """Training loss of every completed epoch."""
     return [
-        float(row["train_loss"]) for row in net.history if row.get("train_loss")
-        is not None
+        float(row["train_loss"])
+        for row in net.history
+        if row.get("train_loss") is not None
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn_deq.kernels._gram import check_samples, gram, scaled_samples
 from sklearn_deq.theory import Activation, equilibrium_kernel, equilibrium_moments
 
+
 def deq_kernel(
     X: np.ndarray,
     Y: np.ndarray | None = None,

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn_deq.kernels._gram import check_samples, gram, scaled_samples
 from sklearn_deq.theory import ExplicitLayer, explicit_pair_kernel
 
+
 def explicit_kernel(
     X: np.ndarray,
     Y: np.ndarray | None = None,

@@ -55,7 +55,9 @@ def scaled_samples(X: np.ndarray, normalize: bool) -> tuple[np.ndarray, np.ndarr
     return scaled, norms
 
 
-def check_memory(shape: tuple[int, int], dtype: np.dtype, max_memory: float | None) -> None:
+def check_memory(
+    shape: tuple[int, int], dtype: np.dtype, max_memory: float | None
+) -> None:
     """Raise a MemoryError before an allocation over the budget.
 
     Parameters

@@ -15,7 +15,14 @@ from sklearn_deq.nn._activations import TorchActivation, torch_activation
 from sklearn_deq.nn._solvers import FixedPointResult, fixed_point
 from sklearn_deq.theory import Activation
 
+# Power iterations for the norm of the initial A, and per update.
+_FIRST_POWER_STEPS = 40
+_POWER_STEPS = 2
+# Singular pairs above the limit that one update may need to have cut.
+_MOST_DEFLATIONS = 4
+
 BACKWARDS = ("implicit", "one_step", "unrolled")
+STABILITIES = ("project", None)
 TRAINABLE = ("all", "recurrent", "readout")
 
 
@@ -43,6 +50,9 @@ class EquilibriumLayer(nn.Module):
         Relative residual per sample, forward and backward.
     solver_max_iter : int, default=200
         Iterations at most, forward and backward.
+    stability : {"project"} or None, default="project"
+        What `stabilize`, called after every update, does: "project" holds the largest
+        singular value of A at its initial value.
     backward : {"implicit", "one_step", "unrolled"}, default="implicit"
         The exact adjoint, solved as a fixed point itself; its first term alone; or
         autograd through as many iterations as the forward pass took.
@@ -96,6 +106,7 @@ class EquilibriumLayer(nn.Module):
         solver: str = "picard",
         tol: float = 1e-5,
         solver_max_iter: int = 200,
+        stability: str | None = "project",
         backward: str = "implicit",
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
@@ -108,7 +119,12 @@ class EquilibriumLayer(nn.Module):
             raise ValueError(
                 f"trainable must be one of {TRAINABLE}, got {trainable!r}."
             )
+        if stability not in STABILITIES:
+            raise ValueError(
+                f"stability must be one of {STABILITIES}, got {stability!r}."
+            )
         self.activation = torch_activation(activation)
+        self.stability = stability
         self.offset = offset
         self.solver, self.tol, self.solver_max_iter = solver, tol, solver_max_iter
         self.backward_mode = backward
@@ -126,6 +142,11 @@ class EquilibriumLayer(nn.Module):
         self.bias: nn.Parameter | None = None
         if bias_variance > 0:
             self.bias = draw(width, train=trainable == "all")
+        self.register_buffer("_direction", None, persistent=False)
+        self._norm_limit = math.inf
+        if stability == "project" and trainable != "readout":
+            self._direction = torch.ones(width, dtype=dtype, device=device)
+            self._norm_limit = self._norm_estimate(_FIRST_POWER_STEPS)[0]
         self.last_result: FixedPointResult | None = None
         self.last_backward_residual = 0.0
 
@@ -162,9 +183,7 @@ class EquilibriumLayer(nn.Module):
 
         def f(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             part = u if rows.numel() == u.shape[0] else u[rows]
-            return self._emit(
-                torch.addmm(part, z, weight, alpha=self.recurrent_scale)
-            )
+            return self._emit(torch.addmm(part, z, weight, alpha=self.recurrent_scale))
 
         with torch.no_grad():
             start = self._emit(u)
@@ -188,12 +207,39 @@ class EquilibriumLayer(nn.Module):
             s, g = (slope, source) if whole else (slope[rows], source[rows])
             return torch.addcmul(g, s, v @ weight, value=self.recurrent_scale)
 
-        result = fixed_point(
-            f, source, tol=self.tol, max_iter=self.solver_max_iter
-        )
+        result = fixed_point(f, source, tol=self.tol, max_iter=self.solver_max_iter)
         self.last_backward_residual = float(result.residual.max())
         _warn_unconverged(result, "adjoint")
         return result.z
+
+    def stabilize(self) -> None:
+        """Hold the largest singular value of A at its initial value.
+
+        To be called after every update. Where 2 σ_a Lip(φ) < 1 this keeps the layer a
+        contraction while it trains (docs/theory.md, section 1). Only the part of the
+        leading singular pair that exceeds the limit is taken away, so that the weights
+        that were drawn, which carry the kernel, are never touched.
+        """
+        if not math.isfinite(self._norm_limit):
+            return
+        for _ in range(_MOST_DEFLATIONS):
+            norm, left, right = self._norm_estimate(_POWER_STEPS)
+            if norm <= self._norm_limit:
+                return
+            with torch.no_grad():
+                self.recurrent_weight.addr_(left, right, alpha=self._norm_limit - norm)
+
+    @torch.no_grad()
+    def _norm_estimate(self, steps: int) -> tuple[float, torch.Tensor, torch.Tensor]:
+        """Leading singular value of A and its vectors, by power iteration."""
+        weight, right = self.recurrent_weight, self._direction
+        for _ in range(steps):
+            left = torch.nn.functional.normalize(weight @ right, dim=0)
+            right = weight.T @ left
+            norm = float(torch.linalg.vector_norm(right))
+            right = right / max(norm, 1e-30)
+        self._direction = right
+        return norm, left, right
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last solve's tensors out of copies and pickles."""

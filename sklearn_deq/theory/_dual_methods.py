@@ -175,12 +175,8 @@ def _outer_rule(
     spread = abs(sine / cosine) if cosine != 0.0 else np.inf
     steps = np.array([0.0, 1.5, 3.0, 5.0, 7.5, 10.0]) * min(spread, 1e3)
     zones = [kink / cosine + s * steps for kink in in_z for s in (-1, 1)]
-    breaks = np.concatenate(
-        [_uniform_breaks(), in_x, -levels, levels, [0.0], *zones]
-    )
+    breaks = np.concatenate([_uniform_breaks(), in_x, -levels, levels, [0.0], *zones])
     x, weights = composite_rule(
         np.unique(np.clip(breaks, -_PLANE_LIMIT, _PLANE_LIMIT)), _PLANE_NODES
     )
     return x, weights * np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi)
-
-

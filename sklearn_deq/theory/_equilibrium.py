@@ -536,7 +536,9 @@ def _mean(moments: EquilibriumMoments, q: np.ndarray) -> np.ndarray:
 def normalize_rows(X: np.ndarray) -> np.ndarray:
     """Project the rows of X (n, p) on the sphere of radius √p; zero rows stay zero."""
     norms = np.linalg.norm(X, axis=1, keepdims=True)
-    scale = np.divide(np.sqrt(X.shape[1]), norms, out=np.zeros_like(norms), where=norms > 0)
+    scale = np.divide(
+        np.sqrt(X.shape[1]), norms, out=np.zeros_like(norms), where=norms > 0
+    )
     return X * scale
 
 

@@ -379,9 +379,7 @@ def explicit_moments(
         )
         tau2 = m.energy
         kappa2 = scale * tau2 + kappa2 * m.squared
-    return ExplicitMoments(
-        tuple(layers), (a1, a2, a3, a4), tau2, (b1, b2, b3), kappa2
-    )
+    return ExplicitMoments(tuple(layers), (a1, a2, a3, a4), tau2, (b1, b2, b3), kappa2)
 
 
 def explicit_pair_kernel(

@@ -262,9 +262,7 @@ def _warn(
     if architecture != "auto":
         other = _shallowest(moments, kernel, tol)
         if other.residual < 0.5 * result.residual:
-            advice = (
-                f"architecture={other.architecture!r} reaches {other.residual:.1e}"
-            )
+            advice = f"architecture={other.architecture!r} reaches {other.residual:.1e}"
         else:
             advice = "no other architecture of this release does better"
     warnings.warn(
