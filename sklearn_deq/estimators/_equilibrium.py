@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from sklearn_deq.estimators._network import (
     NetworkRegressorMixin,
 )
 from sklearn_deq.estimators._training import BLOCK, in_blocks
-from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
+from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer, FixedPointResult
 from sklearn_deq.theory import Activation, EquilibriumMoments
 
 
@@ -64,7 +64,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         features, results = [], []
         for start in range(0, X.shape[0], BLOCK):
             features.append(in_blocks(self._body, X[start : start + BLOCK], device))
-            results.append(self._body.last_result)
+            results.append(cast(FixedPointResult, self._body.last_result))
         self.solver_n_iter_ = np.concatenate([r.n_iter.cpu().numpy() for r in results])
         self.converged_ = all(bool(r.converged.all()) for r in results)
         self.residual_ = max(float(r.residual.max()) for r in results)
@@ -85,7 +85,8 @@ class DEQClassifier(
     width : int, default=512
         Width m of the layer; kernels are those of m → ∞.
     activation : str, Activation or callable, default="relu"
-        Activation of the layer: a name, a `sklearn_deq.Activation`, or a function.
+        Activation of the layer: a name, a function, or a
+        `sklearn_deq.Activation`.
     recurrent_variance : float, default=0.2
         σ_a² of the layer; larger looks deeper and converges more slowly.
     input_variance : float, default=0.8
@@ -292,7 +293,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     width : int, default=512
         Width m of the layer; kernels are those of m → ∞.
     activation : str, Activation or callable, default="relu"
-        Activation of the layer: a name, a `sklearn_deq.Activation`, or a function.
+        Activation of the layer: a name, a function, or a
+        `sklearn_deq.Activation`.
     recurrent_variance : float, default=0.2
         σ_a² of the layer; larger looks deeper and converges more slowly.
     input_variance : float, default=0.8

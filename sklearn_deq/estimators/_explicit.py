@@ -67,7 +67,8 @@ class ExplicitEquivalentClassifier(
     width : int, default=512
         Width m of the layers; kernels are those of m → ∞.
     activation : str, Activation or callable, default="relu"
-        Activation of the DEQ that it replaces: a name, a `sklearn_deq.Activation`, or a function.
+        Activation of the DEQ that it replaces: a name, a function, or a
+        `sklearn_deq.Activation`.
     recurrent_variance : float, default=0.2
         σ_a² of the DEQ that it replaces; larger looks deeper and converges more slowly.
     input_variance : float, default=0.8
@@ -259,7 +260,8 @@ class ExplicitEquivalentRegressor(
     width : int, default=512
         Width m of the layers; kernels are those of m → ∞.
     activation : str, Activation or callable, default="relu"
-        Activation of the DEQ that it replaces: a name, a `sklearn_deq.Activation`, or a function.
+        Activation of the DEQ that it replaces: a name, a function, or a
+        `sklearn_deq.Activation`.
     recurrent_variance : float, default=0.2
         σ_a² of the DEQ that it replaces; larger looks deeper and converges more slowly.
     input_variance : float, default=0.8

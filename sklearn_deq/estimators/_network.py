@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -284,6 +284,7 @@ class NetworkClassifierMixin:
     """Targets, loss and predictions of a classifier."""
 
     _multi_output = False
+    classes_: np.ndarray
 
     def _set_targets(
         self, y: np.ndarray, *, going_on: bool, classes: Any = None
@@ -319,11 +320,11 @@ class NetworkClassifierMixin:
         weight = None
         if self.class_weight is not None:
             present = np.unique(targets)
-            weight = np.ones(len(self.classes_))
-            weight[present] = compute_class_weight(
+            factors = np.ones(len(self.classes_))
+            factors[present] = compute_class_weight(
                 self._class_weight_by_code(), classes=present, y=targets
             )
-            weight = torch.as_tensor(weight, dtype=dtype)
+            weight = torch.as_tensor(factors, dtype=dtype)
         return nn.CrossEntropyLoss(weight=weight)
 
     def _class_weight_by_code(self) -> Any:

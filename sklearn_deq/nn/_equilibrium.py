@@ -1,4 +1,4 @@
-"""The equilibrium layer and its implicit gradient (docs/theory.md, sections 1 and 6)."""
+"""The equilibrium layer and its implicit gradient (docs/theory.md, section 6)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sklearn_deq.exceptions import SolverWarning
-from sklearn_deq.nn._activations import TorchActivation, torch_activation
+from sklearn_deq.nn._activations import torch_activation
 from sklearn_deq.nn._solvers import FixedPointResult, fixed_point
 from sklearn_deq.theory import Activation
 

@@ -1,8 +1,8 @@
 """Fixed-point solvers that treat every row by itself.
 
-A solver takes ``(f, z0, tol, max_iter)`` and returns a `FixedPointResult`. A row freezes
-when it converges and leaves the work; no row sees another, so that results do not
-depend on the batch. `SOLVERS` is the one place to add a solver.
+A solver takes ``(f, z0, tol, max_iter)`` and returns a `FixedPointResult`. A row
+freezes when it converges and leaves the work; no row sees another, so that results do
+not depend on the batch. `SOLVERS` is the one place to add a solver.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from sklearn_deq.theory._explicit import (
 from sklearn_deq.theory._matching import ARCHITECTURES, MatchResult, solve_match
 
 __all__ = [
-    "ARCHITECTURES",
     "ACTIVATIONS",
+    "ARCHITECTURES",
     "KERNELS",
     "Activation",
     "EquilibriumMoments",

@@ -90,7 +90,7 @@ class Activation:
 
     def __str__(self) -> str:
         """Name of the activation, or that of its function."""
-        return self.name or getattr(self.function, "__name__", "activation")
+        return self.name or str(getattr(self.function, "__name__", "activation"))
 
 
 def _identity(x: Array) -> Array:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-
 from array_api_compat import array_namespace
 
 from sklearn_deq.theory._activations import Activation, get_activation
@@ -265,8 +264,8 @@ def _solve_variance(
     """Fixed points of q = σ_a² E[(φ(√q ξ) − b)²] + drive, shape (n,).
 
     Newton's method with plain steps where the map is not contracting; it ends at the
-    first fixed point above the drive, which is where the network's iteration goes. Where
-    there is none, q is returned as inf.
+    first fixed point above the drive, which is where the network's iteration goes.
+    Where there is none, q is returned as inf.
     """
     origin = float(activation.function(np.zeros(1))[0])
     shift = 0.0 if offset is None else (origin - offset) ** 2

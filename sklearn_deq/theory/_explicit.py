@@ -118,11 +118,11 @@ class ThreePiece:
         """Return the same as an `Activation`."""
         return Activation(
             self,
-            self.derivative,
+            _DerivativeOf(self),
             kinks=self.kinks,
             torch_function=self,
             name=str(self),
-            dual=self.dual,
+            dual=_DualOf(self),
         )
 
     def __str__(self) -> str:
@@ -132,6 +132,29 @@ class ThreePiece:
         if self.rise:
             terms.append(f"{self.rise:.6g} clip(x, ±{self.knee:.6g})")
         return " + ".join(terms).replace("+ -", "- ") or "0"
+
+
+# Bound methods compare by identity, which copies and pickles lose: these do not.
+@dataclass(frozen=True)
+class _DerivativeOf:
+    """σ' of a three-piece linear σ."""
+
+    sigma: ThreePiece
+
+    def __call__(self, x: Array) -> Array:
+        return self.sigma.derivative(x)
+
+
+@dataclass(frozen=True)
+class _DualOf:
+    """Dual of a three-piece linear σ."""
+
+    sigma: ThreePiece
+
+    def __call__(
+        self, q1: Array, q2: Array, c: Array, derivative: bool = False
+    ) -> Array:
+        return self.sigma.dual(q1, q2, c, derivative)
 
 
 def _ratio(kink: float, root: Array) -> Array:

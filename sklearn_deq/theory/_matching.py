@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -233,22 +233,16 @@ def _check_matchable(moments: EquilibriumMoments) -> None:
 
 def _shallowest(moments: EquilibriumMoments, kernel: str, tol: float) -> MatchResult:
     """First architecture within tolerance in the order of depth, else the best."""
-    best: MatchResult | None = None
-    for name, family in ARCHITECTURES.items():
+    found = []
+    for name in ARCHITECTURES:
         reason = f"shallowest architecture whose residual is at most {tol:.0e}"
         result = _solve(moments, kernel, name, tol, reason)
         if result.converged:
             return result
-        if best is None or result.residual < best.residual:
-            best = result
-    assert_best: MatchResult = best  # type: ignore[assignment]
-    return _solve(
-        moments,
-        kernel,
-        assert_best.architecture,
-        tol,
-        f"best residual of {', '.join(ARCHITECTURES)}; none is within {tol:.0e}",
-    )
+        found.append(result)
+    best = min(found, key=lambda result: result.residual)
+    names = ", ".join(ARCHITECTURES)
+    return replace(best, reason=f"best residual of {names}; none is within {tol:.0e}")
 
 
 def _warn(

@@ -1,0 +1,32 @@
+"""Fixtures shared by the tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+REFERENCE = json.loads((Path(__file__).parent / "data" / "theory.json").read_text())
+
+
+@pytest.fixture
+def rng():
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Standardised digits, read-only: X_train, X_test, y_train, y_test."""
+    X, y = load_digits(return_X_y=True)
+    X_train, X_test, y_train, y_test = train_test_split(
+        X, y, test_size=0.25, stratify=y, random_state=0
+    )
+    scaler = StandardScaler().fit(X_train)
+    split = scaler.transform(X_train), scaler.transform(X_test), y_train, y_test
+    for array in split:
+        array.flags.writeable = False
+    return split

@@ -1,0 +1,234 @@
+"""Gram matrices: properties that always hold, limits, input checks, memory."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sklearn_deq import Activation
+from sklearn_deq.kernels import (
+    deq_kernel,
+    deq_kernel_diag,
+    explicit_kernel,
+    explicit_kernel_diag,
+)
+from sklearn_deq.theory import (
+    ACTIVATIONS,
+    KERNELS,
+    equilibrium_moments,
+    solve_match,
+)
+
+SAMPLES = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 7), st.integers(1, 5)),
+    elements=st.floats(-4, 4).map(lambda x: round(x, 3)),
+)
+SETTINGS = st.fixed_dictionaries(
+    {
+        "kernel": st.sampled_from(KERNELS),
+        "activation": st.sampled_from(["relu", "leaky_relu", "erf", "sin", "gelu"]),
+        "recurrent_variance": st.sampled_from([0.0, 0.1, 0.4]),
+        "bias_variance": st.sampled_from([0.0, 0.5]),
+        "center": st.booleans(),
+        "normalize": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(X=SAMPLES, params=SETTINGS)
+def test_gram_matrix_properties(X, params):
+    K = deq_kernel(X, **params)
+    diagonal = deq_kernel_diag(X, **params)
+    top = max(K.max(), 1e-300)
+    assert_array_equal(K, K.T)
+    assert_array_equal(np.diag(K), diagonal)
+    # Cauchy–Schwarz; near |ρ| = 1 a kinked NTK carries errors of 1e-8.
+    bound = np.sqrt(np.outer(diagonal, diagonal))
+    assert (np.abs(K) <= bound * (1 + 1e-7) + 1e-14).all()
+    assert np.linalg.eigvalsh(K)[0] >= -1e-7 * top
+    order = np.arange(len(X))[::-1]
+    assert_allclose(deq_kernel(X[order], **params), K[::-1, ::-1], atol=1e-7 * top)
+    assert_allclose(deq_kernel(X, X, **params), K, atol=1e-7 * top)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(X=SAMPLES, seed=st.integers(0, 100))
+def test_rotation_invariance(X, seed):
+    p = X.shape[1]
+    Q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((p, p)))
+    K = deq_kernel(X)
+    assert_allclose(deq_kernel(X @ Q), K, atol=1e-7 * max(K.max(), 1e-300))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_uncentred_relu_is_homogeneous(activation, kernel, rng):
+    X = rng.standard_normal((5, 4))
+    params = {"activation": activation, "kernel": kernel, "center": False}
+    scale = rng.uniform(0.2, 3, 5)
+    found = deq_kernel(scale[:, None] * X, **params)
+    expected = scale[:, None] * scale * deq_kernel(X, **params)
+    assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_identity_in_closed_form(rng):
+    """G = σ_b² S/(1 − σ_a²), NTK = (G + σ_b² S)/(1 − σ_a²)."""
+    X = rng.standard_normal((5, 4))
+    S = X @ X.T / 4
+    params = {"activation": "identity", "recurrent_variance": 0.3}
+    G = 0.8 * S / 0.7
+    assert_allclose(deq_kernel(X, **params), G, rtol=1e-11, atol=1e-13)
+    ntk = (G + 0.8 * S) / 0.7
+    assert_allclose(deq_kernel(X, kernel="ntk", **params), ntk, rtol=1e-11, atol=1e-12)
+
+
+def test_no_recurrence_is_a_one_layer_network(rng):
+    X = rng.standard_normal((4, 3))
+    S = 0.8 * X @ X.T / 3
+    root = np.sqrt(np.diag(S))
+    rho = np.clip(S / np.outer(root, root), -1, 1)
+    arc = (np.sqrt(1 - rho**2) + rho * (np.pi - np.arccos(rho))) / (2 * np.pi)
+    K = deq_kernel(X, recurrent_variance=0.0, center=False)
+    assert_allclose(K, np.outer(root, root) * arc, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_sphere_table_equals_entrywise_solution(activation, kernel, rng):
+    """Equal norms go through a table, any others entry by entry."""
+    X = rng.standard_normal((20, 6))
+    X /= np.sqrt(np.mean(X**2, axis=1, keepdims=True))
+    params = {"activation": activation, "kernel": kernel}
+    table = deq_kernel(X, **params)
+    other = np.vstack([X, 1.5 * X[:1]])
+    entrywise = deq_kernel(other, **params)[:20, :20]
+    assert_allclose(table, entrywise, atol=1e-11 * table.max())
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu", "silu"])
+def test_blocks_do_not_show(activation, rng):
+    """More rows than a block holds, against the rows one block at a time."""
+    X = rng.standard_normal((600, 3))
+    Y = X[:5]
+    K = deq_kernel(X, Y, activation=activation)
+    assert_allclose(K[500:], deq_kernel(X[500:], Y, activation=activation), atol=1e-10)
+    whole = deq_kernel(X, activation=activation)
+    assert_allclose(whole[:, :5], K, atol=1e-10)
+    assert_array_equal(whole, whole.T)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_float32_is_the_rounded_kernel(kernel, activation, normalize, rng):
+    X = rng.standard_normal((40, 10)).astype(np.float32)
+    params = {"kernel": kernel, "activation": activation, "normalize": normalize}
+    single = deq_kernel(X, **params)
+    double = deq_kernel(X, dtype="float64", **params)
+    assert single.dtype == np.float32
+    assert_array_equal(single, double.astype(np.float32))
+    assert np.linalg.eigvalsh(double)[0] > -1e-12 * double.max()
+
+
+def test_zero_rows_duplicates_and_constant_columns():
+    X = np.array([[0.0, 0, 0], [1, 2, 0], [1, 2, 0], [-1, -2, 0]])
+    for activation in ("relu", "tanh", "elu"):
+        for normalize in (False, True):
+            K = deq_kernel(X, activation=activation, normalize=normalize)
+            assert np.isfinite(K).all()
+            assert_allclose(K[1], K[2], rtol=1e-7, atol=1e-12)
+            assert_allclose(K[1, 2], K[1, 1], rtol=1e-7)
+    # An odd activation is at rest at the origin.
+    assert_allclose(deq_kernel(X, activation="tanh")[0], 0, atol=1e-12)
+    assert_allclose(deq_kernel(np.zeros((2, 3)), activation="tanh"), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_extreme_scales_stay_finite(activation, scale, rng):
+    X = scale * rng.standard_normal((6, 4))
+    K = deq_kernel(X, activation=activation)
+    assert np.isfinite(K).all()
+    assert np.linalg.eigvalsh(K)[0] >= -1e-7 * K.max()
+
+
+def test_user_activation_gives_the_builtin_kernel(rng):
+    X = rng.standard_normal((6, 4))
+    for name in ("tanh", "relu"):
+        phi = ACTIVATIONS[name]
+        mine = Activation(phi.function, kinks=phi.kinks)
+        for kernel in KERNELS:
+            expected = deq_kernel(X, activation=name, kernel=kernel)
+            found = deq_kernel(X, activation=mine, kernel=kernel)
+            # The diagonal of a kinked NTK is 1e-8 away from its neighbourhood.
+            assert_allclose(found, expected, atol=2e-8 * expected.max())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_explicit_kernel_properties(activation, kernel, rng):
+    layers = solve_match(equilibrium_moments(activation)).layers
+    X = rng.standard_normal((12, 6))
+    K = explicit_kernel(X, layers=layers, kernel=kernel)
+    assert_array_equal(K, K.T)
+    assert_array_equal(
+        np.diag(K), explicit_kernel_diag(X, layers=layers, kernel=kernel)
+    )
+    assert np.linalg.eigvalsh(K)[0] > -1e-7 * K.max()
+    same = explicit_kernel(X, X.copy(), layers=layers, kernel=kernel)
+    assert_allclose(same, K, atol=1e-7 * K.max())
+
+
+def test_budget_is_checked_before_anything_is_allocated():
+    X = np.ones((100_000, 1))
+    with pytest.raises(MemoryError, match=r"74\.5 GiB.*n_components"):
+        deq_kernel(X, max_memory=1e9)
+    with pytest.raises(MemoryError, match="max_memory"):
+        deq_kernel(X[:10], max_memory=10)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.array([[np.nan]]), "NaN or infinity"),
+        (np.array([[np.inf]]), "NaN or infinity"),
+        (np.ones(3), "two-dimensional"),
+        (np.ones((0, 3)), "at least one row"),
+        (np.array([["a"]]), "real numbers"),
+        (np.array([[1j]]), "real numbers"),
+    ],
+)
+def test_bad_samples(X, message):
+    with pytest.raises(ValueError, match=message):
+        deq_kernel(X)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"kernel": "rbf"}, "kernel must be one of"),
+        ({"activation": "rleu"}, "Did you mean 'relu'"),
+        ({"recurrent_variance": 2.5}, "Unstable DEQ"),
+        ({"bias_variance": -1}, "bias_variance"),
+        ({"dtype": "int32"}, "dtype must be"),
+        ({"Y": np.ones((2, 4))}, "same number of features"),
+    ],
+)
+def test_bad_parameters(params, message):
+    with pytest.raises(ValueError, match=message):
+        deq_kernel(np.ones((2, 3)), **params)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_gpu_equals_cpu(activation, rng):
+    X = rng.standard_normal((300, 10))
+    expected = deq_kernel(X, activation=activation)
+    found = deq_kernel(X, activation=activation, device="cuda")
+    assert_allclose(found, expected, atol=1e-10)

@@ -1,0 +1,215 @@
+"""τ*, stability, exact kernels and high-dimensional equivalents."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from sklearn_deq.datasets import make_gaussian_mixture
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
+from sklearn_deq.theory import (
+    ACTIVATIONS,
+    equilibrium_kernel,
+    equilibrium_moments,
+    equilibrium_variance,
+    get_activation,
+    high_dimensional_equivalent,
+    solve_match,
+)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("center", [True, False])
+def test_tau_star_is_the_fixed_point_of_a_sampled_map(name, center, rng):
+    m = equilibrium_moments(name, 0.3, 0.6, bias_variance=0.1, tau0=1.2, center=center)
+    xi = rng.standard_normal(400_000)
+    values = get_activation(name).function(m.tau_star * xi)
+    centred = (values - values.mean() if center else values) ** 2
+    expected = 0.3 * centred.mean() + 0.6 * 1.2**2 + 0.1
+    error = 0.3 * centred.std() / np.sqrt(xi.size)
+    assert abs(m.tau_star**2 - expected) < 5 * error + 1e-12
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_variances_solve_their_equation(name):
+    m = equilibrium_moments(name, 0.4, 0.5)
+    s = np.geomspace(0.05, 20, 30)
+    q = equilibrium_variance(m, s)
+    G = equilibrium_kernel(m).diagonal(s)
+    assert_allclose(q, 0.4 * G + 0.5 * s, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("activation", "sa", "sb", "condition"),
+    [
+        ("relu", 2.1, 0.5, "fails"),
+        ("tanh", 4.0, 0.5, "χ = "),
+        # χ is still 0.63 where the norm loses its fixed point (docs/theory.md, 1).
+        (np.exp, 0.112, 0.5, "no fixed point"),
+    ],
+)
+def test_unstable_settings_are_refused(activation, sa, sb, condition):
+    with pytest.raises(ValueError, match=condition) as info:
+        equilibrium_moments(activation, sa, sb)
+    assert f"recurrent_variance={sa:.4g}" in str(info.value)
+
+
+def test_tanh_at_four_has_the_documented_values():
+    """docs/theory.md, 1: τ* = 1.68, χ = 1.20 at σ_a² = 4, σ_b² = 0.5."""
+    with pytest.raises(ValueError, match=r"up to 1\.2"):
+        equilibrium_moments("tanh", 4.0, 0.5)
+
+
+def test_instability_at_one_sample_is_found():
+    """docs/theory.md, 1: stable at τ*, but not for a sample with s_ii = 0.01."""
+    m = equilibrium_moments("tanh", 1.5, 1.5)
+    assert_allclose(m.chi, 0.49, atol=0.01)
+    with pytest.raises(ValueError, match="for samples"):
+        equilibrium_variance(m, [0.01, 1.0])
+
+
+@pytest.mark.parametrize("name", ["recurrent_variance", "input_variance", "tau0"])
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
+def test_bad_parameters(name, value):
+    with pytest.raises(ValueError, match=name):
+        equilibrium_moments("relu", **{name: value})
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_gram_matrix_equals_plain_iteration_of_the_duals(name, rng):
+    """The table and Newton against the definition, by Picard iteration."""
+    from sklearn_deq.theory import dual_activation
+
+    X = rng.standard_normal((6, 5)) * rng.uniform(0.5, 1.5, (6, 1))
+    S = X @ X.T / 5
+    m = equilibrium_moments(name, 0.3, 0.6, bias_variance=0.1)
+    means = np.zeros(6)
+    G = np.zeros((6, 6))
+    for _ in range(200):
+        L = 0.3 * G + 0.6 * S + 0.1
+        q = np.diag(L)
+        xi, w = np.polynomial.hermite_e.hermegauss(120)
+        if name in ("relu", "leaky_relu", "elu"):
+            # Split at the kink: half-line Gauss–Legendre.
+            t, v = np.polynomial.legendre.leggauss(80)
+            x = np.concatenate([5 * (t - 1), 5 * (t + 1)])
+            xi, w = x, np.concatenate([5 * v, 5 * v]) * np.exp(-(x**2) / 2)
+        w = w / np.sqrt(2 * np.pi)
+        means = get_activation(name).function(np.sqrt(q)[:, None] * xi) @ w
+        bound = np.sqrt(np.outer(q, q))
+        new = dual_activation(name, q[:, None], q[None, :], np.clip(L, -bound, bound))
+        new = new - m.offset * (means[:, None] + means) + m.offset**2
+        if np.abs(new - G).max() < 1e-15:
+            break
+        G = new
+    K = deq_kernel(
+        X,
+        activation=name,
+        recurrent_variance=0.3,
+        input_variance=0.6,
+        bias_variance=0.1,
+    )
+    assert_allclose(K, G, rtol=0, atol=2e-8)
+
+
+def _relative_error(A, B):
+    return np.linalg.norm(A - B, 2) / np.linalg.norm(B, 2)
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_equivalent_approaches_the_exact_kernel(activation, kernel):
+    """The error falls like p^{-1/2}: by two from p = 200 to 800, spread 20 %."""
+    errors = []
+    for p in (200, 800):
+        per_seed = []
+        for seed in range(3):
+            X, _ = make_gaussian_mixture(int(0.8 * p), p, random_state=seed)
+            tau0 = np.sqrt(np.mean(X**2))
+            m = equilibrium_moments(activation, 0.4, 0.6, tau0=tau0)
+            exact = deq_kernel(
+                X,
+                kernel=kernel,
+                activation=activation,
+                recurrent_variance=0.4,
+                input_variance=0.6,
+                tau0=tau0,
+            )
+            equivalent = high_dimensional_equivalent(X, m, kernel=kernel)
+            per_seed.append(_relative_error(equivalent, exact))
+        errors.append(np.mean(per_seed))
+    assert 1.5 < errors[0] / errors[1] < 2.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "seen"), [("ck", 0.020), ("ntk", 0.040)])
+def test_equivalent_reaches_the_documented_error(kernel, seen):
+    """docs/theory.md, 3: ReLU, σ_a² = 0.4, p = 800."""
+    errors = []
+    for seed in range(3):
+        X, _ = make_gaussian_mixture(640, 800, random_state=seed)
+        tau0 = np.sqrt(np.mean(X**2))
+        m = equilibrium_moments("relu", 0.4, 0.6, tau0=tau0)
+        exact = deq_kernel(
+            X, kernel=kernel, recurrent_variance=0.4, input_variance=0.6, tau0=tau0
+        )
+        errors.append(
+            _relative_error(high_dimensional_equivalent(X, m, kernel=kernel), exact)
+        )
+    assert_allclose(np.mean(errors), seen, rtol=0.25)
+
+
+def test_labelled_form_is_as_good():
+    p = 600
+    X, y = make_gaussian_mixture(480, p, random_state=0)
+    tau0 = np.sqrt(np.mean(X**2))
+    m = equilibrium_moments("relu", 0.4, 0.6, tau0=tau0)
+    exact = deq_kernel(X, recurrent_variance=0.4, input_variance=0.6, tau0=tau0)
+    covariances = np.array([np.eye(p), (1 + 8 / np.sqrt(p)) * np.eye(p)])
+    labelled = high_dimensional_equivalent(X, m, y=y, covariances=covariances)
+    assert _relative_error(labelled, exact) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("setting", "bounds"),
+    [({"bias_variance": 0.3}, (0.005, 0.0025)), ({"center": False}, (0.03, 0.015))],
+)
+def test_equivalent_with_bias_or_without_centring(setting, bounds):
+    for p, bound in zip((400, 1000), bounds, strict=True):
+        X, _ = make_gaussian_mixture(int(0.4 * p), p, random_state=0)
+        tau0 = np.sqrt(np.mean(X**2))
+        m = equilibrium_moments("relu", 0.4, 0.6, tau0=tau0, **setting)
+        exact = deq_kernel(
+            X, recurrent_variance=0.4, input_variance=0.6, tau0=tau0, **setting
+        )
+        assert _relative_error(high_dimensional_equivalent(X, m), exact) < bound
+
+
+def test_general_equivalent_reduces_to_the_theorem():
+    from sklearn_deq.theory._equilibrium import _general_equivalent
+
+    X, _ = make_gaussian_mixture(30, 60, random_state=0)
+    for name in ("relu", "tanh", "softplus"):
+        m = equilibrium_moments(name, 0.4, 0.6, tau0=np.sqrt(np.mean(X**2)))
+        assert_allclose(
+            _general_equivalent(X @ X.T / 60, m),
+            high_dimensional_equivalent(X, m),
+            atol=1e-10,
+        )
+
+
+def test_no_equivalent_is_said_so():
+    X = np.ones((3, 4))
+    m = equilibrium_moments("relu", bias_variance=0.1)
+    with pytest.raises(ValueError, match="use the exact kernel"):
+        high_dimensional_equivalent(X, m, kernel="ntk")
+    with pytest.raises(ValueError, match="center=True"):
+        solve_match(m)
+
+
+@pytest.mark.parametrize(("activation", "bound"), [("relu", 0.01), ("tanh", 0.02)])
+def test_matched_kernel_is_within_percents_on_digits(activation, bound, digits):
+    X = digits[0][:400]
+    tau0 = np.sqrt(np.mean(X**2))
+    match = solve_match(equilibrium_moments(activation, tau0=tau0))
+    exact = deq_kernel(X, activation=activation, tau0=tau0)
+    assert _relative_error(explicit_kernel(X, layers=match.layers), exact) < bound
