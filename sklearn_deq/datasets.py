@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -12,8 +15,40 @@ from sklearn.utils import check_random_state
 __all__ = ["load_idx", "make_gaussian_mixture"]
 
 # Codes of the IDX format, all big-endian.
-_IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4"}
-_IDX_TYPES[0x0E] = ">f8"
+_IDX_TYPES = {
+    0x08: ">u1",
+    0x09: ">i1",
+    0x0B: ">i2",
+    0x0C: ">i4",
+    0x0D: ">f4",
+    0x0E: ">f8",
+}
+
+
+@overload
+def make_gaussian_mixture(
+    n_samples: int = 400,
+    n_features: int = 500,
+    *,
+    n_classes: int = 2,
+    mean_scale: float = 3.0,
+    covariance_scale: float = 8.0,
+    return_statistics: Literal[False] = False,
+    random_state: int | np.random.RandomState | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@overload
+def make_gaussian_mixture(
+    n_samples: int = 400,
+    n_features: int = 500,
+    *,
+    n_classes: int = 2,
+    mean_scale: float = 3.0,
+    covariance_scale: float = 8.0,
+    return_statistics: Literal[True],
+    random_state: int | np.random.RandomState | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
 
 
 def make_gaussian_mixture(
@@ -23,8 +58,9 @@ def make_gaussian_mixture(
     n_classes: int = 2,
     mean_scale: float = 3.0,
     covariance_scale: float = 8.0,
+    return_statistics: bool = False,
     random_state: int | np.random.RandomState | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """Draw the high-dimensional Gaussian mixture of the paper.
 
     Class a has the mean ``mean_scale · e_{8a}`` and the covariance
@@ -35,15 +71,18 @@ def make_gaussian_mixture(
     n_samples : int, default=400
         Number of samples.
     n_features : int, default=500
-        p, at least ``8 (n_classes − 1) + 1``.
+        Number of features p, at least ``8 (n_classes − 1) + 1``.
     n_classes : int, default=2
         Number of classes.
     mean_scale : float, default=3.0
         Size of the means.
     covariance_scale : float, default=8.0
-        Difference of the covariances, in units of 1/√p.
+        Difference of the covariances, in units of 1/√p; above −√p/(n_classes − 1).
+    return_statistics : bool, default=False
+        Whether the means and covariances are returned as well, such as
+        `sklearn_deq.theory.high_dimensional_equivalent` takes them.
     random_state : int, RandomState instance or None, default=None
-        Of the draws.
+        Seed or generator of the draws.
 
     Returns
     -------
@@ -51,11 +90,16 @@ def make_gaussian_mixture(
         Samples, in the order of their classes.
     y : ndarray of shape (n_samples,)
         Classes.
+    means : ndarray of shape (n_classes, n_features)
+        Only if ``return_statistics``.
+    covariances : ndarray of shape (n_classes, n_features, n_features)
+        Only if ``return_statistics``.
 
     Raises
     ------
     ValueError
-        If a size is too small.
+        If a size is no integer or too small, or a scale is not finite or gives a
+        negative variance.
 
     References
     ----------
@@ -68,22 +112,51 @@ def make_gaussian_mixture(
     >>> X.shape, y.tolist()
     ((10, 20), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
     """
+    _check_mixture(n_samples, n_features, n_classes, mean_scale, covariance_scale)
+    rng = check_random_state(random_state)
+    y = np.arange(n_samples) * n_classes // n_samples
+    variances = 1.0 + covariance_scale * np.arange(n_classes) / math.sqrt(n_features)
+    X = np.sqrt(variances)[y, None] * rng.standard_normal((n_samples, n_features))
+    X[np.arange(n_samples), 8 * y] += mean_scale
+    if not return_statistics:
+        return X, y
+    means = np.zeros((n_classes, n_features))
+    means[np.arange(n_classes), 8 * np.arange(n_classes)] = mean_scale
+    return X, y, means, variances[:, None, None] * np.eye(n_features)
+
+
+def _check_mixture(
+    n_samples: int,
+    n_features: int,
+    n_classes: int,
+    mean_scale: float,
+    covariance_scale: float,
+) -> None:
+    """Refuse sizes and scales from which no mixture can be drawn."""
+    sizes = {"n_samples": n_samples, "n_features": n_features, "n_classes": n_classes}
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or isinstance(size, bool):
+            raise ValueError(f"{name} must be an integer, got {size!r}.")
+    scales = {"mean_scale": mean_scale, "covariance_scale": covariance_scale}
+    for name, scale in scales.items():
+        if not isinstance(scale, Real) or not math.isfinite(scale):
+            raise ValueError(f"{name} must be a finite number, got {scale!r}.")
     if n_classes < 1 or n_samples < n_classes:
         raise ValueError(
             f"n_samples must be at least n_classes ≥ 1, got {n_samples} and "
             f"{n_classes}."
         )
-    if n_features < 8 * (n_classes - 1) + 1:
+    least = 8 * (n_classes - 1) + 1
+    if n_features < least:
         raise ValueError(
-            f"n_features must be at least {8 * (n_classes - 1) + 1} for {n_classes} "
-            f"classes, got {n_features}."
+            f"n_features must be at least {least} for {n_classes} classes, got "
+            f"{n_features}."
         )
-    rng = check_random_state(random_state)
-    y = np.arange(n_samples) * n_classes // n_samples
-    scale = np.sqrt(1.0 + covariance_scale * y / math.sqrt(n_features))
-    X = scale[:, None] * rng.standard_normal((n_samples, n_features))
-    X[np.arange(n_samples), 8 * y] += mean_scale
-    return X, y
+    if 1.0 + covariance_scale * (n_classes - 1) / math.sqrt(n_features) <= 0.0:
+        raise ValueError(
+            f"covariance_scale={covariance_scale} makes a variance negative or zero: "
+            f"it must exceed {-math.sqrt(n_features) / (n_classes - 1):.4g} here."
+        )
 
 
 def load_idx(path: str | Path) -> np.ndarray:
@@ -118,7 +191,12 @@ def load_idx(path: str | Path) -> np.ndarray:
     path = Path(path)
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(
+                f"{path} is a damaged or truncated gzip file: {error}"
+            ) from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
         raise ValueError(f"{path} is not in IDX format: its first bytes are wrong.")
     dtype = np.dtype(_IDX_TYPES[content[2]])

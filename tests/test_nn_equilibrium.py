@@ -135,17 +135,16 @@ def test_one_step_gradient_is_the_first_term():
     z.sum().backward()
     with torch.no_grad():
         u = layer.drive(x)
-        slope = (layer._mix(z, u) > 0) / np.sqrt(20)
-        expected = slope.to(x.dtype) @ layer.input_weight * np.sqrt(0.8 / 3)
+        slope = (layer._mix(z, u) > 0).to(x.dtype) / np.sqrt(20)
+        expected = slope @ layer.input_weight * np.sqrt(0.8 / 3)
     assert_allclose(x.grad, expected, rtol=1e-12)
 
 
 def test_second_derivatives_are_refused_in_words():
     layer = _layer()
     x = _inputs().requires_grad_()
-    (gradient,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="backward='unrolled'"):
+        torch.autograd.grad(layer(x).sum(), x, create_graph=True)
 
 
 def test_trainable_weights():
@@ -257,7 +256,7 @@ def _finite_ntk(layer, X, readout, names):
     with torch.no_grad():
         z = layer(X)
     # The readout a ~ N(0, 1) of f = a·z contributes z·z'.
-    return (kernel + z @ z.T).numpy()
+    return (kernel + z @ z.T).detach().numpy()
 
 
 @pytest.mark.parametrize(

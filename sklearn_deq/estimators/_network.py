@@ -284,7 +284,6 @@ class NetworkClassifierMixin:
     """Targets, loss and predictions of a classifier."""
 
     _multi_output = False
-    classes_: np.ndarray
 
     def _set_targets(
         self, y: np.ndarray, *, going_on: bool, classes: Any = None
@@ -302,7 +301,7 @@ class NetworkClassifierMixin:
             unknown = np.setdiff1d(y, encoder.classes_)
             if unknown.size:
                 raise ValueError(f"classes lacks values of y: {unknown.tolist()}.")
-            self.classes_ = encoder.classes_
+            self.classes_: np.ndarray = encoder.classes_
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
     def _n_outputs(self) -> int:
@@ -403,7 +402,8 @@ class NetworkClassifierMixin:
         y : ndarray of shape (n_samples,)
             Class labels.
         """
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        codes = np.argmax(self.predict_proba(X), axis=1)
+        return self.classes_[codes]
 
     @available_if(_trains_batches)
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Any:
@@ -431,6 +431,12 @@ class NetworkRegressorMixin:
     """Targets, loss and predictions of a regressor: y is centred and scaled inside."""
 
     _multi_output = True
+
+    def __sklearn_tags__(self) -> Any:
+        """Describe the regressor to scikit-learn."""
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.target_tags.multi_output = True
+        return tags
 
     def _set_targets(
         self, y: np.ndarray, *, going_on: bool, classes: Any = None

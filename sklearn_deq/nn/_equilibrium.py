@@ -16,7 +16,9 @@ from sklearn_deq.nn._solvers import FixedPointResult, fixed_point
 from sklearn_deq.theory import Activation
 
 # Power iterations for the norm of the initial A, and per update.
-_FIRST_POWER_STEPS = 40
+_FIRST_POWER_STEPS = 100
+# The estimate comes from below: slack, so that the initial weights are left alone.
+_SLACK = 1.02
 _POWER_STEPS = 2
 # Singular pairs above the limit that one update may need to have cut.
 _MOST_DEFLATIONS = 4
@@ -146,7 +148,7 @@ class EquilibriumLayer(nn.Module):
         self._norm_limit = math.inf
         if stability == "project" and trainable != "readout":
             self._direction = torch.ones(width, dtype=dtype, device=device)
-            self._norm_limit = self._norm_estimate(_FIRST_POWER_STEPS)[0]
+            self._norm_limit = _SLACK * self._norm_estimate(_FIRST_POWER_STEPS)[0]
         self.last_result: FixedPointResult | None = None
         self.last_backward_residual = 0.0
 
@@ -259,10 +261,14 @@ class _Equilibrium(torch.autograd.Function):
         return z
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(  # type: ignore[override]
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The implicit gradient cannot be differentiated again "
+                "(create_graph=True): use backward='unrolled' for second derivatives."
+            )
         u, z = ctx.saved_tensors
         layer: EquilibriumLayer = ctx.layer
         v = layer.adjoint(layer._mix(z, u), gradient)

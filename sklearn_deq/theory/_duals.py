@@ -228,7 +228,7 @@ def _to_numpy(x: Array) -> np.ndarray:
 
 def _scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.ndarray:
     """√E φ(√q ξ)², or of φ', by which the table is normalised; shape (n,)."""
-    unique, inverse = np.unique(np.maximum(q, 1e-200), return_inverse=True)
+    unique, inverse = np.unique(q, return_inverse=True)
     if derivative:
         energy = mean_squared_derivative(activation, unique)
     else:
@@ -266,8 +266,8 @@ def _build_table(
     if error > _POOR:
         warnings.warn(
             f"The dual activation of {activation} is tabulated to a relative error of "
-            f"about {error:.0e} only. Declare its kinks, or give a closed form "
-            "(Activation(..., dual=...)).",
+            f"about {error:.0e} only. Declare its kinks (Activation(..., kinks=...)), "
+            "or scale the data so that it does not saturate (StandardScaler).",
             SolverWarning,
             stacklevel=2,
         )

@@ -460,7 +460,7 @@ def _diagonal_moments(
     for start in range(0, q.size, _BLOCK):
         rows = slice(start, start + _BLOCK)
         safe = np.maximum(q[rows], 1e-200)
-        spread = spread_moments(moments.activation, safe, moments.offset)
+        spread = spread_moments(moments.activation, q[rows], moments.offset)
         value[rows] = spread.value
         squared[rows] = mean_squared_derivative(moments.activation, safe)
     return value, squared
@@ -526,7 +526,7 @@ def _mean(moments: EquilibriumMoments, q: np.ndarray) -> np.ndarray:
         return np.zeros_like(q)
     unique, inverse = np.unique(q, return_inverse=True)
     means = [
-        spread_moments(moments.activation, np.maximum(block, 1e-200), 0.0).mean
+        spread_moments(moments.activation, block, 0.0).mean
         for block in np.array_split(unique, 1 + unique.size // _BLOCK)
     ]
     return np.concatenate(means)[inverse].reshape(q.shape)

@@ -433,9 +433,7 @@ def explicit_pair_kernel(
         """Variance and mean of every layer's activation: s, mean_1, τ_1², …."""
         found = [s]
         for layer in layers:
-            spread = spread_moments(
-                layer.activation, np.maximum(found[-1], 1e-200), layer.offset
-            )
+            spread = spread_moments(layer.activation, found[-1], layer.offset)
             found += [spread.mean, spread.value]
         return tuple(found)
 

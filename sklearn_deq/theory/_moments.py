@@ -136,24 +136,26 @@ class SpreadMoments:
 def spread_moments(
     activation: Activation, q: np.ndarray, offset: float | None
 ) -> SpreadMoments:
-    """Second moment about the offset (None: about its own mean) at variances q > 0.
+    """Second moment about the offset (None: about its own mean) at variances q ≥ 0.
 
     The slope is E[(ξ² − 1)(φ − b)²]/(2q) = E[((φ − b)²)'']/2 by Stein's identity, so
     that φ is never differentiated. φ(0) is taken out first: for small q the slope of a
-    constant would be rounding error divided by q.
+    constant would be rounding error divided by q. At q = 0 the slope is given as 0. An
+    activation that grows too fast for a variance gives inf or nan, not a warning.
     """
     rule = gaussian_rule(q, activation.kinks)
     origin = float(activation.function(np.zeros(1))[0])
-    phi = np.asarray(activation.function(rule.u), dtype=float) - origin
-    first = rule.mean(phi)
-    shift = first if offset is None else np.full_like(first, offset - origin)
-    bend = rule.x * rule.x - 1.0
-    excess = phi * (phi - 2.0 * shift[:, None])
-    return SpreadMoments(
-        value=rule.mean((phi - shift[:, None]) ** 2),
-        slope=rule.mean(bend * excess) / (2.0 * q),
-        mean=first + origin,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        phi = np.asarray(activation.function(rule.u), dtype=float) - origin
+        first = rule.mean(phi)
+        shift = first if offset is None else np.full_like(first, offset - origin)
+        bend = rule.x * rule.x - 1.0
+        excess = phi * (phi - 2.0 * shift[:, None])
+        return SpreadMoments(
+            value=rule.mean((phi - shift[:, None]) ** 2),
+            slope=rule.mean(bend * excess) / (2.0 * np.maximum(q, 1e-200)),
+            mean=first + origin,
+        )
 
 
 def mean_squared_derivative(activation: Activation, q: np.ndarray) -> np.ndarray:

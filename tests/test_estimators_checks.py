@@ -1,0 +1,33 @@
+"""scikit-learn's own checks, with no expected failure."""
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklearn_deq import (
+    DEQClassifier,
+    DEQKernelTransformer,
+    DEQRegressor,
+    ExplicitEquivalentClassifier,
+    ExplicitEquivalentRegressor,
+)
+
+SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
+
+
+@parametrize_with_checks(
+    [
+        DEQClassifier(),
+        DEQRegressor(),
+        ExplicitEquivalentClassifier(),
+        ExplicitEquivalentRegressor(),
+        DEQKernelTransformer(),
+        DEQClassifier(**SMALL, activation="tanh", tol=1e-8),
+        DEQClassifier(**SMALL, trainable="readout", normalize=True),
+        DEQRegressor(**SMALL, trainable="readout", bias_variance=0.2),
+        DEQRegressor(**SMALL, trainable="recurrent"),
+        ExplicitEquivalentClassifier(**SMALL, activation="tanh"),
+        ExplicitEquivalentRegressor(**SMALL, trainable="readout"),
+        DEQKernelTransformer(kernel="ntk", activation="gelu", normalize=True),
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
