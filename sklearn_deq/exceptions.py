@@ -20,7 +20,11 @@ class SolverWarning(UserWarning):
 
     >>> import warnings
     >>> from sklearn_deq.exceptions import SolverWarning
-    >>> warnings.simplefilter("error", SolverWarning)  # doctest: +SKIP
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", SolverWarning)
+    ...     warnings.warn("residual 2.1e-03", SolverWarning)
+    Traceback (most recent call last):
+    sklearn_deq.exceptions.SolverWarning: residual 2.1e-03
     """
 
 

@@ -1,6 +1,11 @@
-"""Fixtures shared by the tests."""
+"""Fixtures shared by the tests.
+
+SKLEARN_DEQ_TEST_SEED chooses the seed of `global_random_seed`: tests that use it must
+pass with any in [0, 99].
+"""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+# Figures are only written to files; chosen before anything imports matplotlib.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
 REFERENCE = json.loads((Path(__file__).parent / "data" / "theory.json").read_text())
 
 
@@ -16,6 +24,12 @@ REFERENCE = json.loads((Path(__file__).parent / "data" / "theory.json").read_tex
 def rng():
     """A generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def global_random_seed():
+    """A seed that the one who runs the tests may choose."""
+    return int(os.environ.get("SKLEARN_DEQ_TEST_SEED", "42"))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
         ExplicitEquivalentClassifier(),
         ExplicitEquivalentRegressor(),
         DEQKernelTransformer(),
-        DEQClassifier(**SMALL, activation="tanh", tol=1e-8),
+        DEQClassifier(**{**SMALL, "max_epochs": 100}, activation="tanh", tol=1e-8),
         DEQClassifier(**SMALL, trainable="readout", normalize=True),
         DEQRegressor(**SMALL, trainable="readout", bias_variance=0.2),
         DEQRegressor(**SMALL, trainable="recurrent"),

@@ -175,7 +175,10 @@ def test_projection_holds_the_norm_and_spares_the_initial_weights():
         with torch.no_grad():
             layer.recurrent_weight.add_(u @ u.T, alpha=0.05)
         layer.stabilize()
-    assert float(torch.linalg.matrix_norm(layer.recurrent_weight, 2)) < 1.1 * limit
+    # One update is followed by two power iterations: the estimate lags a little.
+    for _ in range(20):
+        layer.stabilize()
+    assert float(torch.linalg.matrix_norm(layer.recurrent_weight, 2)) < 1.05 * limit
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_equivalent_with_bias_or_without_centring(setting, bounds):
 
 
 def test_general_equivalent_reduces_to_the_theorem():
-    from sklearn_deq.theory._equilibrium import _general_equivalent
+    from sklearn_deq.theory._equivalents import _general_equivalent
 
     X, _ = make_gaussian_mixture(30, 60, random_state=0)
     for name in ("relu", "tanh", "softplus"):

@@ -20,8 +20,8 @@ from sklearn_deq.theory import (
     equilibrium_moments,
     equilibrium_variance,
     get_activation,
-    normalize_rows,
 )
+from sklearn_deq.theory._equilibrium import normalize_rows
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_deq._compat import Interval, fit_context
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS, DEQParameters
 from sklearn_deq.kernels import deq_kernel
+from sklearn_deq.kernels._gram import resolve_device
 from sklearn_deq.theory import Activation
 
 
@@ -138,6 +139,7 @@ class DEQKernelTransformer(
         self : object
             The fitted transformer.
         """
+        resolve_device(self.device)
         X = self._check_data(X, reset=True)
         self._solve_equilibrium(X)
         self.X_fit_ = X

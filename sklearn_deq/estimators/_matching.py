@@ -14,7 +14,7 @@ from sklearn_deq.estimators._explicit import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
-from sklearn_deq.theory import normalize_rows
+from sklearn_deq.theory._equilibrium import normalize_rows
 
 _EQUIVALENTS = {
     DEQClassifier: ExplicitEquivalentClassifier,

@@ -35,7 +35,7 @@ from sklearn_deq.estimators._training import (
     train,
 )
 from sklearn_deq.exceptions import SolverWarning
-from sklearn_deq.kernels import resolve_device
+from sklearn_deq.kernels._gram import resolve_device
 from sklearn_deq.theory import EquilibriumMoments
 
 # A convex readout needs some regularisation to have a unique optimum.
@@ -84,10 +84,10 @@ class NetworkEstimator(
 
     def _fit(self, X: Any, y: Any) -> NetworkEstimator:
         """Validate, solve the theory, and train the readout or everything."""
+        device = resolve_device(self.device)
         going_on = self.warm_start and hasattr(self, "n_features_in_")
         X, y = self._validate(X, y, reset=not going_on)
         targets = self._set_targets(y, going_on=going_on)
-        device = resolve_device(self.device)
         if not going_on or self.trainable == "readout":
             moments = self._solve_equilibrium(X)
             self._start(X, moments, device)

@@ -17,6 +17,7 @@ from skorch.callbacks import EarlyStopping, LRScheduler
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import nn
+from torch.nn.utils import skip_init
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -49,7 +50,8 @@ class FeaturesReadout(nn.Module):
     ) -> None:
         super().__init__()
         self.body = body
-        self.readout = nn.Linear(width, n_outputs, dtype=dtype)
+        # skip_init: the default initialisation would move the global generator.
+        self.readout = skip_init(nn.Linear, width, n_outputs, dtype=dtype)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
@@ -114,7 +116,12 @@ class InterruptibleNet(NeuralNet):
         try:
             return super().fit_loop(X, y, **params)
         except KeyboardInterrupt:
-            self.interrupted = True
+            # skorch's early stopping ends a training in the same way.
+            self.interrupted = not any(
+                isinstance(callback, EarlyStopping)
+                and callback.misses_ == callback.patience
+                for _, callback in self.callbacks_
+            )
             raise
 
 

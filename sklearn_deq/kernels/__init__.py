@@ -2,7 +2,6 @@
 
 from sklearn_deq.kernels._equilibrium import deq_kernel, deq_kernel_diag
 from sklearn_deq.kernels._explicit import explicit_kernel, explicit_kernel_diag
-from sklearn_deq.kernels._gram import resolve_device
 from sklearn_deq.theory import dual_activation
 
 __all__ = [
@@ -11,5 +10,4 @@ __all__ = [
     "dual_activation",
     "explicit_kernel",
     "explicit_kernel_diag",
-    "resolve_device",
 ]

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from sklearn_deq.kernels._table import angle_coefficients
-from sklearn_deq.theory import PairKernel, normalize_rows
+from sklearn_deq.theory import PairKernel
+from sklearn_deq.theory._equilibrium import normalize_rows
 
 # Rows and columns of a block: a few of them fit the cache.
 _BLOCK = 256
@@ -151,7 +152,14 @@ def resolve_device(device: str) -> torch.device:
     """Return the torch device of a name; "auto" takes a GPU where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        # An allocation shows whether it is really there.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be 'cpu', 'auto' or a torch device of this machine, got "
+            f"{device!r}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sklearn_deq.theory import (
-    PairKernel,
+from sklearn_deq.theory import PairKernel
+from sklearn_deq.theory._chebyshev import (
     chebyshev_coefficients,
     chebyshev_nodes,
     sufficient_size,

@@ -17,15 +17,26 @@ _TABLE_TOLERANCE = 1e-10
 
 
 class TorchActivation:
-    """φ on tensors, with its derivative.
+    """Activation on tensors, with its derivative.
+
+    Parameters
+    ----------
+    activation : Activation
+        What to evaluate.
 
     Attributes
     ----------
-    activation : Activation
-        What it evaluates.
     table_error : float
         Largest error of the table relative to max |φ| on [−16, 16]; 0.0 where no
         table is used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_deq.nn import TorchActivation
+    >>> from sklearn_deq.theory import get_activation
+    >>> TorchActivation(get_activation("tanh")).derivative(torch.zeros(1))
+    tensor([1.])
     """
 
     def __init__(self, activation: Activation) -> None:
@@ -45,7 +56,18 @@ class TorchActivation:
         return function(x)  # type: ignore[misc]
 
     def derivative(self, x: torch.Tensor) -> torch.Tensor:
-        """Evaluate φ' at x, without a graph."""
+        """Evaluate φ' at x, without a graph.
+
+        Parameters
+        ----------
+        x : tensor
+            Where.
+
+        Returns
+        -------
+        tensor
+            The slope at x.
+        """
         if self._table is None and self.activation.derivative is not None:
             try:
                 value = self.activation.derivative(x.detach())

@@ -153,12 +153,34 @@ class EquilibriumLayer(nn.Module):
         self.last_backward_residual = 0.0
 
     def drive(self, x: torch.Tensor) -> torch.Tensor:
-        """σ_b B x/√p + σ_c c, what the input adds to every iteration."""
+        """Compute σ_b B x/√p + σ_c c, what the input adds to every iteration.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, p)
+            Samples.
+
+        Returns
+        -------
+        tensor of shape (n, m)
+            The drive u.
+        """
         u = torch.mul(x @ self.input_weight.T, self.input_scale)
         return u if self.bias is None else u + self.bias_scale * self.bias
 
     def step(self, z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        """One application of the layer to the states z with the drive u."""
+        """Apply the layer once to the states z with the drive u.
+
+        Parameters
+        ----------
+        z, u : tensors of shape (n, m)
+            States and drive.
+
+        Returns
+        -------
+        tensor of shape (n, m)
+            The next states.
+        """
         return self._emit(self._mix(z, u))
 
     def _mix(self, z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -168,7 +190,23 @@ class EquilibriumLayer(nn.Module):
         return (self.activation(pre) - self.offset) * self.output_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Equilibrium states of the rows of x, shape (n, m)."""
+        """Solve for the equilibrium states of the rows of x.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, p)
+            Samples.
+
+        Returns
+        -------
+        tensor of shape (n, m)
+            The states z.
+
+        Warns
+        -----
+        SolverWarning
+            If a row does not converge.
+        """
         u = self.drive(x)
         if self.backward_mode == "unrolled" and torch.is_grad_enabled():
             result = self.solve(u.detach())
@@ -180,7 +218,18 @@ class EquilibriumLayer(nn.Module):
         return z  # type: ignore[no-any-return]
 
     def solve(self, u: torch.Tensor) -> FixedPointResult:
-        """Solve for the equilibrium under the drive u; warns if a row fails."""
+        """Solve for the equilibrium under the drive u; warn if a row fails.
+
+        Parameters
+        ----------
+        u : tensor of shape (n, m)
+            The drive.
+
+        Returns
+        -------
+        FixedPointResult
+            States, residuals, iterations and success, row by row.
+        """
         weight = self.recurrent_weight.detach().T
 
         def f(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -197,7 +246,20 @@ class EquilibriumLayer(nn.Module):
         return result
 
     def adjoint(self, pre: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """Solve v = d ∘ (g + σ_a Aᵀ v), d = φ'(pre)/√m, for the rows of g."""
+        """Solve v = d ∘ (g + σ_a Aᵀ v), d = φ'(pre)/√m, for the rows of g.
+
+        Parameters
+        ----------
+        pre : tensor of shape (n, m)
+            Pre-activations at equilibrium.
+        gradient : tensor of shape (n, m)
+            g, the gradient with respect to the states.
+
+        Returns
+        -------
+        tensor of shape (n, m)
+            v, the gradient with respect to the drive.
+        """
         slope = self.activation.derivative(pre) * self.output_scale
         source = slope * gradient
         if self.backward_mode == "one_step":

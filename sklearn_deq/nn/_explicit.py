@@ -79,7 +79,18 @@ class ExplicitNetwork(nn.Module):
             self.weights.append(nn.Parameter(weight, requires_grad=trainable == "all"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features of the last hidden layer, shape (n, m_L)."""
+        """Compute the features of the last hidden layer.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, p)
+            Samples.
+
+        Returns
+        -------
+        tensor of shape (n, m_L)
+            The features.
+        """
         x = x * self.input_scale
         for weight, activation, offset in zip(
             self.weights, self.activations, self.offsets, strict=True

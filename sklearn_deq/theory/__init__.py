@@ -5,23 +5,16 @@ input has) that returns arrays or frozen dataclasses; no estimator, no torch.
 """
 
 from sklearn_deq.theory._activations import ACTIVATIONS, Activation, get_activation
-from sklearn_deq.theory._chebyshev import (
-    chebyshev_coefficients,
-    chebyshev_nodes,
-    sufficient_size,
-)
 from sklearn_deq.theory._duals import dual_activation
 from sklearn_deq.theory._equilibrium import (
     KERNELS,
     EquilibriumMoments,
     PairKernel,
-    equilibrium_covariance,
     equilibrium_kernel,
     equilibrium_moments,
     equilibrium_variance,
-    high_dimensional_equivalent,
-    normalize_rows,
 )
+from sklearn_deq.theory._equivalents import high_dimensional_equivalent
 from sklearn_deq.theory._explicit import (
     ExplicitLayer,
     ExplicitMoments,
@@ -42,10 +35,7 @@ __all__ = [
     "MatchResult",
     "PairKernel",
     "ThreePiece",
-    "chebyshev_coefficients",
-    "chebyshev_nodes",
     "dual_activation",
-    "equilibrium_covariance",
     "equilibrium_kernel",
     "equilibrium_moments",
     "equilibrium_variance",
@@ -53,7 +43,5 @@ __all__ = [
     "explicit_pair_kernel",
     "get_activation",
     "high_dimensional_equivalent",
-    "normalize_rows",
     "solve_match",
-    "sufficient_size",
 ]

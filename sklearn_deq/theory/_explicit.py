@@ -36,6 +36,24 @@ class ThreePiece:
 
     A frozen callable, so that networks built of it compare, pickle and run on any
     array namespace.
+
+    Parameters
+    ----------
+    slope : float
+        Factor of x.
+    bend : float
+        Factor of |x|.
+    rise : float
+        Factor of the clipped x.
+    knee : float
+        Where it is clipped, positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.theory import ThreePiece
+    >>> ThreePiece(slope=0.5, bend=0.5, rise=0.0, knee=1.0)(np.array([-2.0, 2.0]))
+    array([0., 2.])
     """
 
     slope: float
@@ -72,7 +90,18 @@ class ThreePiece:
         return self.slope - self.bend
 
     def derivative(self, x: Array) -> Array:
-        """Evaluate σ'."""
+        """Evaluate σ'.
+
+        Parameters
+        ----------
+        x : array
+            Where; on any array namespace.
+
+        Returns
+        -------
+        array
+            The slope at x.
+        """
         xp = array_namespace(x)
         value = self.left_slope * xp.ones_like(x)
         for kink, jump in zip(self.kinks, self.jumps, strict=True):
@@ -84,6 +113,18 @@ class ThreePiece:
 
         σ'' is a sum of point masses, so d²/dc² E[σ(u)σ(v)] is a sum of bivariate
         normal densities: integrate them from c = 0, where u and v are independent.
+
+        Parameters
+        ----------
+        q1, q2, c : arrays
+            Variances and covariance, broadcasting.
+        derivative : bool, default=False
+            Whether E[σ'(u)σ'(v)] is asked for.
+
+        Returns
+        -------
+        array
+            The expectation.
         """
         xp = array_namespace(c)
         root1, root2 = xp.sqrt(q1), xp.sqrt(q2)
@@ -115,7 +156,13 @@ class ThreePiece:
         return mean, slope
 
     def activation(self) -> Activation:
-        """Return the same as an `Activation`."""
+        """Return the same as an `Activation`.
+
+        Returns
+        -------
+        Activation
+            With its derivative, kinks and dual.
+        """
         return Activation(
             self,
             _DerivativeOf(self),
@@ -324,7 +371,18 @@ class ExplicitMoments:
     kappa2: float
 
     def coefficients(self, kernel: str) -> tuple[float, float, float, float]:
-        """Coefficients of S, χχᵀ, S∘S and the diagonal of a kernel."""
+        """Return the coefficients of S, χχᵀ, S∘S and the diagonal of a kernel.
+
+        Parameters
+        ----------
+        kernel : {"ck", "ntk", "ntk_recurrent"}
+            "ck", or one of the others for the network's tangent kernel.
+
+        Returns
+        -------
+        tuple of 4 floats
+            α1, α2, α3 and τ_L², or β1, β2, β3 and κ².
+        """
         check_kernel(kernel)
         if kernel == "ck":
             return (*self.alpha[:3], self.tau2)
@@ -425,6 +483,15 @@ def explicit_pair_kernel(
     -------
     PairKernel
         The diagonal and the entries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.theory import (
+    ...     equilibrium_moments, explicit_pair_kernel, solve_match)
+    >>> match = solve_match(equilibrium_moments("relu"))
+    >>> explicit_pair_kernel(match.layers).diagonal(np.array([1.0])).round(6)
+    array([0.292624])
     """
     check_kernel(kernel)
     scales = [1.0] * (len(layers) + 1) if multipliers is None else list(multipliers)
