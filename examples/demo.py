@@ -22,6 +22,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from tqdm import tqdm
 
 from sklearn_deq import DEQClassifier, DEQKernelTransformer, match_deq
@@ -175,6 +176,7 @@ def main(argv=None):
         "explicit equivalent": explicit,
         "kernel ridge, DEQ kernel": KernelRidgeOnDEQ(),
         "logistic regression": LogisticRegression(max_iter=2000),
+        "SVM, RBF kernel": SVC(C=10),
         "random forest, 500 trees": RandomForestClassifier(
             20 if options.fast else 500, n_jobs=2, random_state=0
         ),

@@ -88,10 +88,10 @@ def deq_kernel(
     --------
     >>> import numpy as np
     >>> from sklearn_deq.kernels import deq_kernel
-    >>> X = np.array([[1.0, 1.0], [1.0, -1.0]])
+    >>> X = np.array([[1.0, 1.0], [1.4, 0.2]])
     >>> deq_kernel(X).round(4)
-    array([[0.2926, 0.0091],
-           [0.0091, 0.2926]])
+    array([[0.2926, 0.2171],
+           [0.2171, 0.2926]])
     """
     moments = equilibrium_moments(
         activation,
@@ -151,7 +151,7 @@ def deq_kernel_diag(
     >>> import numpy as np
     >>> from sklearn_deq.kernels import deq_kernel_diag
     >>> deq_kernel_diag(np.array([[1.0, 1.0], [2.0, -1.0]])).round(4)
-    array([0.2926, 0.7734])
+    array([0.2926, 0.7817])
     """
     X = check_samples(X)
     moments = equilibrium_moments(

@@ -65,10 +65,10 @@ def explicit_kernel(
     >>> from sklearn_deq.kernels import explicit_kernel
     >>> from sklearn_deq.theory import equilibrium_moments, solve_match
     >>> match = solve_match(equilibrium_moments("relu"))
-    >>> X = np.array([[1.0, 1.0], [1.0, -1.0]])
+    >>> X = np.array([[1.0, 1.0], [1.4, 0.2]])
     >>> explicit_kernel(X, layers=match.layers).round(4)
-    array([[0.2926, 0.009 ],
-           [0.009 , 0.2926]])
+    array([[0.2926, 0.217 ],
+           [0.217 , 0.2926]])
     """
     return gram(
         explicit_pair_kernel(tuple(layers), kernel),

@@ -258,7 +258,7 @@ class EquilibriumLayer(nn.Module):
         Returns
         -------
         tensor of shape (n, m)
-            v, the gradient with respect to the drive.
+            The gradient v with respect to the drive.
         """
         slope = self.activation.derivative(pre) * self.output_scale
         source = slope * gradient

@@ -58,7 +58,7 @@ class Activation:
     >>> swish = Activation(lambda x: x / (1 + np.exp(-2 * x)), name="swish2")
     >>> moments = equilibrium_moments(swish)
     >>> round(float(moments.tau_star), 4)
-    0.9312
+    0.927
     """
 
     function: ArrayFunction

@@ -85,7 +85,7 @@ def dual_activation(
     --------
     >>> from sklearn_deq.theory import dual_activation
     >>> round(float(dual_activation("relu", 1.0, 1.0, 0.5)), 6)
-    0.304501
+    0.304499
     """
     if not hasattr(c, "dtype"):
         c = np.asarray(c, dtype=float)

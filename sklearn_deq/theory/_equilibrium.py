@@ -103,7 +103,7 @@ class EquilibriumMoments:
         Returns
         -------
         tuple of 4 floats
-            α1, α2, α3 and γ², or β1, β2, β3 and κ².
+            Values α1, α2, α3 and γ², or β1, β2, β3 and κ².
         """
         check_kernel(kernel)
         if kernel == "ck":
@@ -377,7 +377,7 @@ def equilibrium_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarr
     >>> from sklearn_deq.theory import equilibrium_moments, equilibrium_variance
     >>> moments = equilibrium_moments("tanh")
     >>> equilibrium_variance(moments, [0.5, 1.0]).round(4)
-    array([0.4468, 0.8794])
+    array([0.4515, 0.874 ])
     """
     s = np.asarray(s, dtype=float)
     unique, inverse = np.unique(s, return_inverse=True)

@@ -381,7 +381,7 @@ class ExplicitMoments:
         Returns
         -------
         tuple of 4 floats
-            α1, α2, α3 and τ_L², or β1, β2, β3 and κ².
+            Values α1, α2, α3 and τ_L², or β1, β2, β3 and κ².
         """
         check_kernel(kernel)
         if kernel == "ck":
