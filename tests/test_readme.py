@@ -4,6 +4,8 @@ import doctest
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -14,6 +16,7 @@ def _blocks():
     )
 
 
+@pytest.mark.slow
 def test_readme_examples_run(tmp_path, monkeypatch):
     # Whatever the examples write stays out of the repository.
     monkeypatch.chdir(tmp_path)
