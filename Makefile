@@ -10,6 +10,7 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -q
 .PHONY: install demo test test-slow lint format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): a few minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
