@@ -9,7 +9,11 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
 from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import Interval, StrOptions
@@ -22,6 +26,9 @@ from sklearn_deq.theory import (
     get_activation,
 )
 from sklearn_deq.theory._equilibrium import normalize_rows
+
+# Squares of the data, and of states that are as large, must stay far from overflow.
+_HEADROOM = 1e-8
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -71,7 +78,8 @@ class DEQParameters(BaseEstimator):
         """
         valid = self.get_params(deep=True)
         for name in params:
-            if name.partition("__")[0] not in valid:
+            # No parameter is an estimator, so that a__b is unknown as well.
+            if name not in valid:
                 hint = did_you_mean(name, valid)
                 raise ValueError(
                     f"Invalid parameter {name!r} for estimator {self}.{hint} Valid "
@@ -91,7 +99,13 @@ class DEQParameters(BaseEstimator):
 
     def _solve_equilibrium(self, X: np.ndarray) -> EquilibriumMoments:
         """Set τ0 and what follows from it; refuse settings that are unstable on X."""
-        s = np.mean(X.astype(np.float64) ** 2, axis=1)
+        with np.errstate(over="ignore"):
+            s = np.mean(X.astype(np.float64) ** 2, axis=1)
+        if not s.max() < _HEADROOM * np.finfo(X.dtype).max:
+            raise ValueError(
+                f"X is too large for {X.dtype.name}: its mean squares reach "
+                f"{s.max():.1e}. Scale X, or set normalize=True."
+            )
         tau0 = float(np.sqrt(s.mean())) if self.tau0 is None else float(self.tau0)
         moments = equilibrium_moments(
             get_activation(self.activation),
@@ -106,6 +120,18 @@ class DEQParameters(BaseEstimator):
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset
         return moments
+
+
+class FeaturesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """Makes an estimator of ours a transformer with named features."""
+
+    def __sklearn_tags__(self) -> Any:
+        """Describe the estimator to scikit-learn: features come in the dtype of X."""
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = (
+            ["float64", "float32"] if self.dtype is None else [self.dtype]
+        )
+        return tags
 
 
 KERNEL_CONSTRAINTS: dict[str, list[Any]] = {"kernel": [StrOptions(set(KERNELS))]}

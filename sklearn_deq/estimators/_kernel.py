@@ -7,19 +7,20 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_deq._compat import Interval, fit_context
-from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS, DEQParameters
+from sklearn_deq.estimators._base import (
+    KERNEL_CONSTRAINTS,
+    DEQParameters,
+    FeaturesMixin,
+)
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._gram import resolve_device
 from sklearn_deq.theory import Activation
 
 
-class DEQKernelTransformer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DEQParameters
-):
+class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     """Map samples to their DEQ kernel with the training samples: X → K(X, X_fit).
 
     For estimators with ``kernel="precomputed"``, inside pipelines and searches. The
@@ -194,9 +195,3 @@ class DEQKernelTransformer(
             device=self.device,
             max_memory=self.max_memory,
         )
-
-    def __sklearn_tags__(self) -> Any:
-        """Describe the transformer to scikit-learn."""
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

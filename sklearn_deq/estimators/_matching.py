@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_array
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from sklearn_deq.estimators._base import did_you_mean
 from sklearn_deq.estimators._equilibrium import DEQClassifier, DEQRegressor
@@ -38,9 +40,9 @@ def match_deq(
         The DEQ, or a pipeline or a search such as GridSearchCV that ends in one; of a
         fitted search the best estimator counts.
     X : array-like of shape (n_samples, n_features), default=None
-        Data whose size is measured: it becomes the equivalent's ``tau0``. A fitted
-        pipeline's other steps are applied first; without them give X as the DEQ would
-        see it.
+        Data whose size is measured: it becomes the equivalent's ``tau0``. The other
+        steps of a pipeline, which must be fitted, are applied first; with a bare DEQ
+        give X as the DEQ would see it.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         Which kernel of the DEQ to match.
     architecture : str, default="auto"
@@ -59,6 +61,8 @@ def match_deq(
     ------
     TypeError
         If the estimator ends in no DEQ, or a parameter is unknown.
+    NotFittedError
+        If X is given together with a pipeline that is not fitted.
 
     See Also
     --------
@@ -82,7 +86,10 @@ def match_deq(
                 f"{equivalent.__name__} has no parameter {name!r}."
                 f"{did_you_mean(name, valid)}"
             )
-    shared = {k: v for k, v in deq.get_params().items() if k in valid}
+    # As clone does: the equivalent shares no callback with the DEQ.
+    shared = {
+        k: clone(v, safe=False) for k, v in deq.get_params().items() if k in valid
+    }
     if hasattr(deq, "tau0_"):
         shared["tau0"] = deq.tau0_
     if X is not None:
@@ -92,28 +99,36 @@ def match_deq(
     )
 
 
-def _find_deq(estimator: Any) -> tuple[Any, Pipeline | None]:
-    """Return the DEQ at the end, and the pipeline's steps before it."""
-    if hasattr(estimator, "param_grid") or hasattr(estimator, "best_estimator_"):
-        estimator = getattr(estimator, "best_estimator_", estimator.estimator)
-    elif hasattr(estimator, "param_distributions"):
-        estimator = estimator.estimator
-    steps = None
-    if isinstance(estimator, Pipeline):
-        steps = estimator[:-1] if len(estimator) > 1 else None
-        estimator = estimator[-1]
+def _find_deq(estimator: Any) -> tuple[Any, list[Any]]:
+    """Return the DEQ at the end, and the transformers before it."""
+    given, steps = estimator, []
+    while True:
+        if isinstance(estimator, Pipeline):
+            steps += [s for s in estimator[:-1] if s not in (None, "passthrough")]
+            estimator = estimator[-1]
+        elif hasattr(estimator, "cv") and hasattr(estimator, "estimator"):
+            estimator = getattr(estimator, "best_estimator_", estimator.estimator)
+        else:
+            break
     if not isinstance(estimator, tuple(_EQUIVALENTS)):
         raise TypeError(
             "match_deq needs a DEQClassifier or DEQRegressor, or a Pipeline or search "
-            f"that ends in one; got {estimator!r}."
+            f"that ends in one; got {given!r}."
         )
     return estimator, steps
 
 
-def _size(X: Any, steps: Pipeline | None, *, normalize: bool) -> float:
+def _size(X: Any, steps: list[Any], *, normalize: bool) -> float:
     """√(mean |x|²/p) of X as the DEQ sees it."""
-    if steps is not None:
-        X = steps.transform(X)
+    for step in steps:
+        try:
+            check_is_fitted(step)
+        except NotFittedError as error:
+            raise NotFittedError(
+                f"To measure X, {type(step).__name__} must be fitted: fit the pipeline "
+                "first, or leave X out (the size is then measured by fit)."
+            ) from error
+        X = step.transform(X)
     X = check_array(X, dtype=np.float64)
     if normalize:
         X = normalize_rows(X)

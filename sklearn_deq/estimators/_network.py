@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
@@ -23,12 +23,15 @@ from skorch.dataset import Dataset
 from torch import nn
 
 from sklearn_deq._compat import Interval, StrOptions
-from sklearn_deq.estimators._base import DEQParameters
+from sklearn_deq.estimators._base import DEQParameters, FeaturesMixin
 from sklearn_deq.estimators._training import (
     OPTIMIZERS,
     FeaturesReadout,
     TrainingPlan,
+    WeightedCrossEntropy,
     as_tensor,
+    check_outcome,
+    check_training_tools,
     in_blocks,
     loss_curve,
     make_net,
@@ -53,9 +56,7 @@ def _trains_batches(estimator: NetworkEstimator) -> bool:
     return True
 
 
-class NetworkEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DEQParameters
-):
+class NetworkEstimator(FeaturesMixin, DEQParameters):
     """Base of the estimators that are a body of features with a linear readout.
 
     Subclasses provide `_make_body`; the classifier and regressor mixins below provide
@@ -85,12 +86,15 @@ class NetworkEstimator(
     def _fit(self, X: Any, y: Any) -> NetworkEstimator:
         """Validate, solve the theory, and train the readout or everything."""
         device = resolve_device(self.device)
-        going_on = self.warm_start and hasattr(self, "n_features_in_")
+        check_training_tools(self.optimizer, self.callbacks)
+        going_on = (
+            self.warm_start and self.trainable != "readout" and hasattr(self, "net_")
+        )
         X, y = self._validate(X, y, reset=not going_on)
-        targets = self._set_targets(y, going_on=going_on)
-        if not going_on or self.trainable == "readout":
-            moments = self._solve_equilibrium(X)
-            self._start(X, moments, device)
+        targets = self._targets(X, y, going_on=going_on)
+        self._check_rules(targets)
+        if not going_on:
+            self._start(X, self._solve_equilibrium(X), device)
         if self.trainable == "readout":
             self._fit_readout(X, targets, device)
         else:
@@ -107,12 +111,38 @@ class NetworkEstimator(
             multi_output=self._multi_output,
             y_numeric=self._multi_output,
         )
-        return self._prepare_input(X), y
+        X = self._prepare_input(X)
+        return X if reset else X.astype(self._working_dtype(), copy=False), y
+
+    def _targets(self, X: np.ndarray, y: Any, **options: Any) -> np.ndarray:
+        """Encoded labels, or targets in the dtype of X."""
+        targets = self._set_targets(y, **options)
+        if targets.dtype.kind == "f":
+            targets = targets.astype(X.dtype, copy=False)
+        return targets
+
+    def _check_rules(self, targets: np.ndarray) -> None:
+        """Refuse, before any work, a held-out set that cannot be drawn."""
+        if not self.early_stopping or self.trainable == "readout":
+            return
+        strata = self._strata(targets)
+        needed = 1 if strata is None else len(np.unique(strata))
+        n = len(targets)
+        held = math.ceil(self.validation_fraction * n)
+        if held < needed or n - held < needed:
+            raise ValueError(
+                f"early_stopping with validation_fraction={self.validation_fraction} "
+                f"holds out {held} of {n} samples and trains on {n - held}: both need "
+                f"at least {needed}, one of every class. Change validation_fraction, "
+                "or set early_stopping=False."
+            )
 
     def _start(
         self, X: np.ndarray, moments: EquilibriumMoments, device: torch.device
     ) -> None:
         """Draw the weights of the body."""
+        for outdated in ("net_", "readout_"):
+            self.__dict__.pop(outdated, None)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._generator = torch.Generator().manual_seed(int(seed))
         dtype = getattr(torch, X.dtype.name)
@@ -125,26 +155,22 @@ class NetworkEstimator(
         plan = self._plan(X.shape[0], device)
         fit_rows, validation = self._split(X, targets)
         X_train, y_train = X[fit_rows], targets[fit_rows]
-        if not (going_on and hasattr(self, "net_")):
-            self.net_ = self._new_net(y_train, plan, validation)
+        if not going_on:
+            self.net_ = self._new_net(y_train, plan)
         with self._solver_warnings_as_sklearn():
-            train(self.net_, X_train, y_train, plan.max_epochs)
-        self._finish(X, device)
+            train(self.net_, X_train, y_train, plan.max_epochs, validation=validation)
+            self._finish(X, targets, device)
         if self.net_.interrupted:
             raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
 
-    def _new_net(
-        self, targets: np.ndarray, plan: TrainingPlan, validation: Dataset | None
-    ) -> Any:
+    def _new_net(self, targets: np.ndarray, plan: TrainingPlan) -> Any:
         dtype = next(self._body.parameters()).dtype
         module = FeaturesReadout(self._body, self.width, self._n_outputs(), dtype)
         return make_net(
             module.to(plan.device),
             self._criterion(targets, dtype),
             plan,
-            targets.shape[0],
             self._generator,
-            validation,
         )
 
     def _plan(self, n_samples: int, device: torch.device) -> TrainingPlan:
@@ -157,7 +183,6 @@ class NetworkEstimator(
             weight_decay=self.weight_decay,
             max_epochs=self.max_epochs,
             batch_size=batch_size,
-            early_stopping=self.early_stopping,
             callbacks=self.callbacks,
             device=device,
             verbose=int(self.verbose),
@@ -182,20 +207,21 @@ class NetworkEstimator(
         self, X: np.ndarray, targets: np.ndarray, device: torch.device
     ) -> None:
         """Solve for the equilibria once, and for the readout as a convex problem."""
-        self.__dict__.pop("net_", None)
         with self._solver_warnings_as_sklearn():
             features = self._block_features(X, device)
         self.readout_, self.n_iter_, self.loss_curve_ = self._convex_readout(
             features, targets, max(self.weight_decay, _LEAST_DECAY)
         )
 
-    def _finish(self, X: np.ndarray, device: torch.device) -> None:
-        """Record the outcome of a training by mini-batches."""
-        self.__dict__.pop("readout_", None)
+    def _finish(self, X: np.ndarray, targets: np.ndarray, device: torch.device) -> None:
+        """Record the outcome of a training by mini-batches, and judge it."""
         self.loss_curve_ = loss_curve(self.net_)
         self.n_iter_ = max(1, len(self.loss_curve_))
-        with self._solver_warnings_as_sklearn():
-            self._block_features(X, device)
+        if not self.net_.interrupted:
+            advice = check_outcome(self.net_, self._start_loss(targets))
+            if advice is not None:
+                warnings.warn(advice, ConvergenceWarning, stacklevel=4)
+        self._block_features(X, device)
 
     def _block_features(self, X: np.ndarray, device: torch.device) -> np.ndarray:
         """Features of the training rows; subclasses record the solves."""
@@ -203,31 +229,41 @@ class NetworkEstimator(
 
     @contextmanager
     def _solver_warnings_as_sklearn(self) -> Iterator[None]:
-        """Raise the solver's warnings once, as scikit-learn's ConvergenceWarning."""
+        """Raise the last of the solver's warnings as a ConvergenceWarning."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
-        first = True
+        message = None
         for item in caught:
-            if not issubclass(item.category, SolverWarning):
+            if issubclass(item.category, SolverWarning):
+                # The last is that of the final weights.
+                message = str(item.message)
+            else:
                 warnings.warn_explicit(
                     item.message, item.category, item.filename, item.lineno
                 )
-            elif first:
-                warnings.warn(str(item.message), ConvergenceWarning, stacklevel=4)
-                first = False
+        if message is not None:
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
     def _partial_fit(self, X: Any, y: Any, classes: Any = None) -> NetworkEstimator:
+        device = resolve_device(self.device)
+        check_training_tools(self.optimizer, self.callbacks)
+        if self.early_stopping:
+            raise ValueError(
+                "partial_fit sees one batch at a time and cannot hold out samples: set "
+                "early_stopping=False."
+            )
         first = not hasattr(self, "net_")
         X, y = self._validate(X, y, reset=first)
-        device = resolve_device(self.device)
-        targets = self._set_targets(y, going_on=not first, classes=classes)
+        targets = self._targets(X, y, going_on=not first, classes=classes)
+        self._check_rules(targets)
         if first:
             self._start(X, self._solve_equilibrium(X), device)
-            self.net_ = self._new_net(targets, self._plan(X.shape[0], device), None)
+            self.net_ = self._new_net(targets, self._plan(X.shape[0], device))
         with self._solver_warnings_as_sklearn():
-            train(self.net_, X, targets, 1)
-        self._finish(X, device)
+            # Nobody knows how many calls will come, so the rate stays as it is.
+            train(self.net_, X, targets, 1, anneal=False)
+            self._finish(X, targets, device)
         if self.net_.interrupted:
             raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
         return self
@@ -279,6 +315,24 @@ class NetworkEstimator(
     ) -> nn.Module:
         raise AttributeError("A network estimator defines _make_body.")
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a readout: a fit that failed half-way leaves none."""
+        return hasattr(self, "net_") or hasattr(self, "readout_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the body where the net holds it: copied once, not twice."""
+        state = super().__getstate__()
+        if "net_" in state:
+            state = {k: v for k, v in state.items() if k not in ("_body", "_generator")}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the body, which further training changes, from the net again."""
+        super().__setstate__(state)
+        if "net_" in self.__dict__:
+            self._body = self.net_.module_.body
+            self._generator = self.net_.iterator_train__generator
+
 
 class NetworkClassifierMixin:
     """Targets, loss and predictions of a classifier."""
@@ -308,7 +362,7 @@ class NetworkClassifierMixin:
         return len(self.classes_)
 
     def _strata(self, targets: np.ndarray) -> np.ndarray:
-        if np.bincount(targets).min() < 2:
+        if np.unique(targets, return_counts=True)[1].min() < 2:
             raise ValueError(
                 "early_stopping needs at least 2 samples of every class, to hold out "
                 "a stratified validation set; set early_stopping=False."
@@ -316,15 +370,36 @@ class NetworkClassifierMixin:
         return targets
 
     def _criterion(self, targets: np.ndarray, dtype: torch.dtype) -> nn.Module:
-        weight = None
-        if self.class_weight is not None:
-            present = np.unique(targets)
-            factors = np.ones(len(self.classes_))
-            factors[present] = compute_class_weight(
-                self._class_weight_by_code(), classes=present, y=targets
+        if self.class_weight is None:
+            return nn.CrossEntropyLoss()
+        present = np.unique(targets)
+        factors = np.ones(len(self.classes_))
+        factors[present] = compute_class_weight(
+            self._class_weight_by_code(), classes=present, y=targets
+        )
+        factors /= factors[targets].mean()
+        return WeightedCrossEntropy(torch.as_tensor(factors, dtype=dtype))
+
+    def _start_loss(self, targets: np.ndarray) -> float:
+        """Loss of equal scores for all classes."""
+        return math.log(len(self.classes_))
+
+    def _check_rules(self, targets: np.ndarray) -> None:
+        """Refuse, before any work, weights and labels that cannot be trained on."""
+        super()._check_rules(targets)  # type: ignore[misc]
+        if self.trainable == "readout" and len(np.unique(targets)) < 2:
+            raise ValueError(
+                "With trainable='readout' y needs samples of at least 2 classes, but "
+                "it contains only one class."
             )
-            weight = torch.as_tensor(factors, dtype=dtype)
-        return nn.CrossEntropyLoss(weight=weight)
+        by_code = self._class_weight_by_code()
+        if isinstance(by_code, dict):
+            values = np.array([by_code.get(c, 1.0) for c in np.unique(targets)])
+            if not (np.isfinite(values).all() and values.min() >= 0 < values.max()):
+                raise ValueError(
+                    "class_weight must be finite, not negative, and positive for one "
+                    f"of the classes in y at least, got {self.class_weight!r}."
+                )
 
     def _class_weight_by_code(self) -> Any:
         if not isinstance(self.class_weight, dict):
@@ -338,11 +413,6 @@ class NetworkClassifierMixin:
     def _convex_readout(
         self, features: np.ndarray, targets: np.ndarray, decay: float
     ) -> tuple[Any, int, list[float]]:
-        if len(np.unique(targets)) < 2:
-            raise ValueError(
-                "With trainable='readout' y needs samples of at least 2 classes, but "
-                "it contains only one class."
-            )
         readout = LogisticRegression(
             C=1.0 / (decay * len(targets)),
             class_weight=self._class_weight_by_code(),
@@ -424,6 +494,11 @@ class NetworkClassifierMixin:
             The estimator.
         """
         self._validate_params()
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all samples at once, not partial_fit; "
+                "give the weights as a dict."
+            )
         return self._partial_fit(X, y, classes)
 
 
@@ -441,7 +516,6 @@ class NetworkRegressorMixin:
     def _set_targets(
         self, y: np.ndarray, *, going_on: bool, classes: Any = None
     ) -> np.ndarray:
-        dtype = np.dtype(self.dtype or np.float64)
         y = np.asarray(y, dtype=np.float64)
         columns = y.reshape(len(y), -1)
         if not going_on:
@@ -449,7 +523,7 @@ class NetworkRegressorMixin:
             scale = columns.std(axis=0)
             self._y_scale = np.where(scale > 0, scale, 1.0)
             self._y_is_1d = y.ndim == 1
-        return ((columns - self._y_mean) / self._y_scale).astype(dtype)
+        return (columns - self._y_mean) / self._y_scale
 
     def _n_outputs(self) -> int:
         return len(self._y_mean)
@@ -459,6 +533,10 @@ class NetworkRegressorMixin:
 
     def _criterion(self, targets: np.ndarray, dtype: torch.dtype) -> nn.Module:
         return nn.MSELoss()
+
+    def _start_loss(self, targets: np.ndarray) -> float:
+        """Loss of predicting the mean."""
+        return float(np.mean(np.square(targets, dtype=np.float64)))
 
     def _convex_readout(
         self, features: np.ndarray, targets: np.ndarray, decay: float

@@ -6,6 +6,7 @@ The only file that imports skorch.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EarlyStopping, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import nn
@@ -28,6 +29,9 @@ OPTIMIZERS = {
 BLOCK = 1024
 # Epochs without improvement of the validation loss that end an early-stopped fit.
 _PATIENCE = 10
+# Factor over the loss of the untrained model at which a training counts as failed;
+# noise of a few mini-batches stays below.
+_RISE = 2.0
 
 
 class FeaturesReadout(nn.Module):
@@ -98,6 +102,71 @@ class Batches:
         return -(-len(self.dataset) // self.batch_size)
 
 
+class WeightedCrossEntropy(nn.Module):
+    """Cross-entropy with class weights relative to their mean on the training rows.
+
+    torch divides by the weights of the batch instead, which gives a rare class its full
+    say in every batch where the others are missing.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n_classes,)
+        Weights of the classes, whose mean over the training rows is one.
+    """
+
+    weight: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean of the weighted losses."""
+        total = nn.functional.cross_entropy(
+            outputs, targets, weight=self.weight, reduction="sum"
+        )
+        return total / targets.shape[0]
+
+
+class Annealing(Callback):
+    """Anneal the learning rate to 0 along a cosine, once over every call of `train`.
+
+    Parameters
+    ----------
+    lr : float
+        Rate at the start.
+    """
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+        self.steps_ = 0
+        self.step_ = 0
+
+    def start(self, steps: int) -> None:
+        """Begin anew, to end after so many steps; 0 keeps the rate as it is."""
+        self.steps_, self.step_ = steps, 0
+
+    def on_batch_begin(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
+        """Set the rate of the update."""
+        if not training:
+            return
+        rate = self.lr
+        if self.steps_:
+            rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
+        for group in net.optimizer_.param_groups:
+            group["lr"] = rate
+        self.step_ += 1
+
+
+class HeldOutStopping(EarlyStopping):
+    """Early stopping in those calls of `train` that have a validation set."""
+
+    def on_epoch_end(self, net: NeuralNet, **params: Any) -> None:
+        """Look at the validation loss, if there is one."""
+        if net.train_split is not None:
+            super().on_epoch_end(net, **params)
+
+
 class InterruptibleNet(NeuralNet):
     """A skorch net that stabilises its body and remembers a KeyboardInterrupt."""
 
@@ -137,8 +206,6 @@ class TrainingPlan:
         Of the optimizer; the rate is annealed to 0 over the epochs.
     max_epochs, batch_size : int
         Length of the training.
-    early_stopping : bool
-        Whether a validation set ends the training.
     callbacks : list or None
         The user's skorch callbacks; copied, so that they stay as they were.
     device : torch.device
@@ -152,7 +219,6 @@ class TrainingPlan:
     weight_decay: float
     max_epochs: int
     batch_size: int
-    early_stopping: bool
     callbacks: Any
     device: torch.device
     verbose: int
@@ -162,9 +228,7 @@ def make_net(
     module: FeaturesReadout,
     criterion: nn.Module,
     plan: TrainingPlan,
-    n_samples: int,
     generator: torch.Generator,
-    validation: Dataset | None,
 ) -> InterruptibleNet:
     """Initialised skorch net for a module.
 
@@ -176,28 +240,16 @@ def make_net(
         Loss of (outputs, targets).
     plan : TrainingPlan
         How to train.
-    n_samples : int
-        Training rows, which set the length of the schedule.
     generator : torch.Generator
         Of the order of the rows.
-    validation : Dataset or None
-        Validation set of early stopping.
 
     Returns
     -------
     InterruptibleNet
         Ready for `train`.
     """
-    steps = plan.max_epochs * -(-n_samples // plan.batch_size)
-    callbacks: list[Any] = [
-        LRScheduler(
-            policy=torch.optim.lr_scheduler.CosineAnnealingLR,
-            T_max=max(1, steps),
-            step_every="batch",
-        )
-    ]
-    if plan.early_stopping:
-        callbacks.append(EarlyStopping(patience=_PATIENCE, load_best=True))
+    callbacks: list[Any] = [("annealing", Annealing(plan.lr))]
+    callbacks.append(HeldOutStopping(patience=_PATIENCE, load_best=True))
     callbacks += copy.deepcopy(list(plan.callbacks or []))
     optimizer = plan.optimizer
     net = InterruptibleNet(
@@ -214,7 +266,7 @@ def make_net(
         iterator_train__shuffle=True,
         iterator_train__generator=generator,
         iterator_valid=Batches,
-        train_split=None if validation is None else predefined_split(validation),
+        train_split=None,
         callbacks=callbacks,
         device=plan.device,
         verbose=plan.verbose,
@@ -222,10 +274,115 @@ def make_net(
     return net.initialize()
 
 
-def train(net: InterruptibleNet, X: np.ndarray, y: np.ndarray, epochs: int) -> None:
-    """Train for some epochs; a KeyboardInterrupt ends it and is noted in the net."""
+def train(
+    net: InterruptibleNet,
+    X: np.ndarray,
+    y: np.ndarray,
+    epochs: int,
+    *,
+    anneal: bool = True,
+    validation: Dataset | None = None,
+) -> None:
+    """Train for some epochs; a KeyboardInterrupt ends it and is noted in the net.
+
+    Parameters
+    ----------
+    net : InterruptibleNet
+        The net.
+    X, y : ndarray
+        Training rows and their targets.
+    epochs : int
+        Passes over them.
+    anneal : bool, default=True
+        Whether the learning rate falls to 0 over these epochs, or stays.
+    validation : Dataset, default=None
+        Validation set of early stopping; not kept in the net.
+    """
     net.interrupted = False
-    net.partial_fit(Dataset(as_tensor(X), as_tensor(y)), y=None, epochs=epochs)
+    data = Dataset(as_tensor(X), as_tensor(y))
+    steps = epochs * -(-len(data) // net.batch_size) if anneal else 0
+    dict(net.callbacks_)["annealing"].start(steps)
+    net.train_split = None if validation is None else predefined_split(validation)
+    device = torch.device(net.device)
+    # What callbacks and optimizers draw follows from the estimator's seed as well.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(net.iterator_train__generator.initial_seed())
+        try:
+            net.partial_fit(data, y=None, epochs=epochs)
+        finally:
+            net.train_split = None
+
+
+def check_training_tools(optimizer: Any, callbacks: Any) -> None:
+    """Refuse optimizers and callbacks that torch and skorch could not use.
+
+    Parameters
+    ----------
+    optimizer : str or type
+        A key of `OPTIMIZERS` or a torch optimizer class.
+    callbacks : list or None
+        skorch callbacks, or pairs of a name and one.
+
+    Raises
+    ------
+    ValueError
+        If either is of another kind.
+    """
+    is_class = isinstance(optimizer, type)
+    if not isinstance(optimizer, str) and not (
+        is_class and issubclass(optimizer, torch.optim.Optimizer)
+    ):
+        raise ValueError(
+            f"optimizer must be one of {sorted(OPTIMIZERS)} or a class derived from "
+            f"torch.optim.Optimizer, got {optimizer!r}."
+        )
+    for item in callbacks or []:
+        callback = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+        if isinstance(callback, type):
+            is_callback = issubclass(callback, Callback)
+        else:
+            is_callback = isinstance(callback, Callback)
+        if not is_callback:
+            raise ValueError(
+                "callbacks must hold skorch callbacks, or pairs of a name and one, "
+                f"got {item!r}."
+            )
+
+
+def check_outcome(net: NeuralNet, start_loss: float) -> str | None:
+    """Judge a training by its weights and its last loss.
+
+    Parameters
+    ----------
+    net : NeuralNet
+        After training.
+    start_loss : float
+        Loss of a readout of zeros.
+
+    Returns
+    -------
+    str or None
+        Advice if the loss rose instead of falling.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not finite.
+    """
+    losses = loss_curve(net)
+    last = losses[-1] if losses else float("nan")
+    advice = "Lower lr, or scale X."
+    if not all(bool(torch.isfinite(p).all()) for p in net.module_.parameters()):
+        raise ValueError(
+            f"Training diverged: weights are not finite after {len(losses)} epochs. "
+            f"{advice}"
+        )
+    if losses and not last <= _RISE * start_loss:
+        return (
+            f"Training ended with a loss of {last:.1e}, above the {start_loss:.1e} it "
+            f"began with. {advice}"
+        )
+    return None
 
 
 def loss_curve(net: NeuralNet) -> list[float]:
@@ -256,11 +413,15 @@ def in_blocks(module: nn.Module, X: np.ndarray, device: torch.device) -> np.ndar
 __all__ = [
     "BLOCK",
     "OPTIMIZERS",
+    "Annealing",
     "Batches",
     "FeaturesReadout",
     "InterruptibleNet",
     "TrainingPlan",
+    "WeightedCrossEntropy",
     "as_tensor",
+    "check_outcome",
+    "check_training_tools",
     "in_blocks",
     "loss_curve",
     "make_net",

@@ -1,0 +1,121 @@
+"""match_deq: what it accepts, copies, measures and refuses."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import EpochTimer
+
+from sklearn_deq import (
+    DEQClassifier,
+    DEQRegressor,
+    ExplicitEquivalentClassifier,
+    ExplicitEquivalentRegressor,
+    match_deq,
+)
+from sklearn_deq.theory import equilibrium_moments, solve_match
+
+SMALL = {"width": 16, "max_epochs": 2, "random_state": 0}
+
+
+@pytest.fixture
+def iris():
+    """Raw iris."""
+    return load_iris(return_X_y=True)
+
+
+def test_kinds():
+    assert type(match_deq(DEQClassifier())) is ExplicitEquivalentClassifier
+    assert type(match_deq(DEQRegressor())) is ExplicitEquivalentRegressor
+    with pytest.raises(NotFittedError):
+        check_is_fitted(match_deq(DEQClassifier()))
+
+
+def test_shared_parameters_are_copied():
+    changed = {
+        "width": 99,
+        "activation": "tanh",
+        "recurrent_variance": 0.3,
+        "input_variance": 0.6,
+        "normalize": True,
+        "trainable": "readout",
+        "lr": 0.07,
+        "batch_size": 17,
+        "class_weight": "balanced",
+        "dtype": "float32",
+        "random_state": 5,
+    }
+    params = match_deq(DEQClassifier(**changed), kernel="ntk").get_params()
+    assert {name: params[name] for name in changed} == changed
+    assert params["kernel"] == "ntk"
+    assert params["tau0"] is None
+    assert match_deq(DEQClassifier(**changed), width=7).width == 7
+
+
+def test_callbacks_are_not_shared():
+    deq = DEQClassifier(callbacks=[EpochTimer()])
+    assert match_deq(deq).callbacks[0] is not deq.callbacks[0]
+
+
+def test_size_of_a_fitted_deq_is_taken_over(iris):
+    X, y = iris
+    deq = DEQClassifier(**SMALL).fit(X, y)
+    explicit = match_deq(deq)
+    assert explicit.tau0 == deq.tau0_
+    explicit.fit(X, y)
+    moments = equilibrium_moments("relu", tau0=deq.tau0_)
+    assert explicit.match_ == solve_match(moments)
+    assert explicit.offset_ == deq.offset_
+
+
+def test_pipelines_and_searches(iris):
+    X, y = iris
+    pipe = make_pipeline(StandardScaler(), DEQClassifier(**SMALL))
+    assert match_deq(pipe).width == 16
+    grid = GridSearchCV(pipe, {"deqclassifier__width": [8, 12]}, cv=2)
+    assert match_deq(grid).width == 16
+    grid.fit(X, y)
+    assert match_deq(grid).width == grid.best_params_["deqclassifier__width"]
+    assert match_deq(grid).tau0 == grid.best_estimator_[-1].tau0_
+    random = RandomizedSearchCV(DEQRegressor(), {"width": [8]}, n_iter=1)
+    assert match_deq(make_pipeline(StandardScaler(), random)).width == 512
+    nested = make_pipeline(StandardScaler(), make_pipeline("passthrough", pipe[-1]))
+    assert match_deq(nested).width == 16
+
+
+def test_data_are_measured_as_the_deq_sees_them(iris):
+    X, y = iris
+    assert_allclose(match_deq(DEQClassifier(), X).tau0, np.sqrt(np.mean(X**2)))
+    assert_allclose(match_deq(DEQClassifier(normalize=True), X).tau0, 1.0)
+    pipe = make_pipeline(StandardScaler(), DEQClassifier(**SMALL))
+    with pytest.raises(NotFittedError, match="StandardScaler must be fitted"):
+        match_deq(pipe, X)
+    pipe.fit(X, y)
+    expected = np.sqrt(np.mean(pipe[0].transform(3 * X) ** 2))
+    assert_allclose(match_deq(pipe, 3 * X).tau0, expected)
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match=r"'widht'. Did you mean 'width'\?"):
+        match_deq(DEQClassifier(), widht=3)
+    with pytest.raises(TypeError, match="no parameter 'solver_max_iter'"):
+        match_deq(DEQClassifier(), solver_max_iter=3)
+    for other in (LogisticRegression(), make_pipeline(StandardScaler()), "deq"):
+        with pytest.raises(TypeError, match="needs a DEQClassifier or DEQRegressor"):
+            match_deq(other)
+    with pytest.raises(ValueError, match="contains NaN"):
+        match_deq(DEQClassifier(), [[np.nan]])
+
+
+def test_the_equivalent_learns_as_well_as_the_deq(digits):
+    X_train, X_test, y_train, y_test = digits
+    deq = DEQClassifier(width=256, trainable="readout", dtype="float32", random_state=0)
+    deq.fit(X_train, y_train)
+    explicit = match_deq(deq).fit(X_train, y_train)
+    assert explicit.score(X_test, y_test) > deq.score(X_test, y_test) - 0.015
