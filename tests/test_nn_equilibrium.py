@@ -13,6 +13,7 @@ from sklearn_deq import Activation
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.nn import (
+    BACKWARDS,
     SOLVERS,
     EquilibriumLayer,
     ExplicitNetwork,
@@ -65,6 +66,74 @@ def test_bad_rows_neither_converge_nor_harm_the_others(solver):
     assert_allclose(result.z[2], 1 / 0.9, rtol=1e-11)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("n", [1, 7, 64])
+def test_rows_are_solved_alone(solver, n):
+    """To the bit, as f is elementwise: rows done keep the value that they had."""
+    factor = torch.linspace(-0.95, 0.9, 100, dtype=torch.float64)[:, None]
+    start = _inputs(100, 5)
+
+    def solve(part):
+        def f(z, rows):
+            return factor[part][rows] * z.tanh() + 1.0
+
+        return fixed_point(f, start[part], solver=solver, tol=1e-8)
+
+    whole = solve(torch.arange(100))
+    parts = [solve(part) for part in torch.arange(100).split(n)]
+    for field in ("z", "residual", "n_iter", "converged"):
+        pieces = torch.cat([getattr(part, field) for part in parts])
+        assert torch.equal(pieces, getattr(whole, field))
+    assert len(set(whole.n_iter.tolist())) > 10
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("factor", [-1.5, -1.0])
+def test_residual_is_that_of_the_state_returned(solver, factor):
+    """Of rows that do not converge: the best state seen, never a later one."""
+
+    def f(z, rows):
+        return factor * z + 1.0
+
+    start = torch.tensor([[0.41], [0.7], [3.0]], dtype=torch.float64)
+    result = fixed_point(f, start, solver=solver, max_iter=5)
+
+    def measure(z):
+        gap = (f(z, None) - z).abs() / torch.maximum(z.abs(), f(z, None).abs())
+        return gap[:, 0]
+
+    assert_allclose(result.residual, measure(result.z), rtol=1e-12)
+    assert (result.residual <= measure(start)).all()
+    assert not result.converged.any()
+    assert (result.n_iter == 5).all()
+
+
+def test_picard_evaluates_once_per_iteration():
+    calls = []
+
+    def f(z, rows):
+        calls.append(rows.numel())
+        return 0.5 * z + 1.0
+
+    result = fixed_point(f, torch.zeros(3, 2), tol=1e-5)
+    assert len(calls) == int(result.n_iter.max())
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solver_does_not_depend_on_the_scale(solver):
+    b = _inputs(5, 4)
+    plain, tiny = (
+        fixed_point(
+            lambda z, rows, b=b: 0.5 * z.roll(1, 1) + b[rows],
+            torch.zeros_like(b),
+            solver=solver,
+        )
+        for b in (b, 2.0**-60 * b)
+    )
+    assert torch.equal(plain.z * 2.0**-60, tiny.z)
+    assert torch.equal(plain.n_iter, tiny.n_iter)
+
+
 def test_state_at_rest_converges():
     result = fixed_point(lambda z, rows: 0.5 * z, torch.zeros(2, 3))
     assert result.converged.all()
@@ -113,6 +182,88 @@ def test_gradcheck(activation):
         return functional_call(layer, dict(zip(names, weights, strict=True)), (x,))
 
     assert torch.autograd.gradcheck(f, (_inputs().requires_grad_(), *weights))
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_empty_batch(backward):
+    layer = _layer(backward=backward)
+    z = layer(_inputs()[:0])
+    assert z.shape == (0, 8)
+    z.sum().backward()
+    assert not layer.input_weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    "activation", ["relu", Activation(np.tanh), Activation(np.abs, kinks=(0.0,))]
+)
+def test_bad_row_harms_itself_alone(activation):
+    layer = _layer(width=30, activation=activation)
+    x = _inputs()
+    expected = layer(x).detach()
+    x[1, 0] = np.nan
+    with pytest.warns(SolverWarning, match="1 of 4 samples"):
+        z = layer(x).detach()
+    assert layer.last_result.converged.tolist() == [True, False, True, True]
+    others = [0, 2, 3]
+    assert_allclose(z[others], expected[others], atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backward", "exact"),
+        ("stability", "hope"),
+        ("solver", "newton"),
+        ("tol", 0.0),
+        ("solver_max_iter", 0),
+        ("width", 0),
+        ("n_features", 0),
+        ("recurrent_variance", -0.1),
+        ("input_variance", float("nan")),
+        ("bias_variance", float("inf")),
+    ],
+)
+def test_layer_arguments_are_checked(name, value):
+    with pytest.raises(ValueError, match=name.removeprefix("solver_")):
+        _layer(**{name: value})
+
+
+def test_gradcheck_with_a_table():
+    mine = Activation(lambda x: np.abs(x) + np.sin(x), kinks=(0.0,))
+    layer = _layer(width=6, activation=mine, recurrent_variance=0.05)
+    assert torch.autograd.gradcheck(layer, (_inputs().requires_grad_(),))
+
+
+def test_gradient_is_that_of_the_weights_used():
+    """Weights swapped in by functional_call are gone when backward runs."""
+    x, gradients = _inputs(), []
+    for backward in ("implicit", "unrolled"):
+        layer = _layer(width=20, backward=backward)
+        other = (1.5 * layer.recurrent_weight.detach() + 0.1).requires_grad_()
+        functional_call(layer, {"recurrent_weight": other}, (x,)).sum().backward()
+        gradients.append(other.grad)
+    assert_allclose(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_weights_changed_before_backward_are_refused():
+    layer = _layer()
+    z = layer(_inputs())
+    with torch.no_grad():
+        layer.recurrent_weight.mul_(0.5)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        z.sum().backward()
+
+
+def test_unrolling_follows_the_solver_row_by_row():
+    layer = _layer(width=40, backward="unrolled", bias_variance=0.5, tol=1e-4)
+    x = _inputs(30) * torch.linspace(0.01, 5, 30, dtype=torch.float64)[:, None]
+    unrolled = layer(x)
+    assert unrolled.requires_grad
+    assert len(set(layer.last_result.n_iter.tolist())) > 1
+    with torch.no_grad():
+        assert_allclose(unrolled.detach(), layer(x), atol=1e-15)
+        alone = torch.cat([layer(row) for row in x.split(1)])
+    assert_allclose(unrolled.detach(), alone, atol=1e-15)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
@@ -220,6 +371,90 @@ def test_user_function_is_tabulated():
     assert_allclose(table.derivative(x)[off], slope[off], atol=1e-5)
 
 
+def test_table_takes_any_tensor():
+    mine = Activation(lambda x: np.tanh(x) + np.abs(x - 0.3), kinks=(0.3, 0.3, 40.0))
+    table = torch_activation(mine)
+    for shape in ((), (0,), (2, 3, 4)):
+        x = torch.full(shape, 1.7)
+        assert table(x).shape == table.derivative(x).shape == shape
+        assert table(x).dtype == table.derivative(x).dtype == torch.float32
+    x = torch.tensor([np.nan, np.inf, -np.inf, 0.3], dtype=torch.float64)
+    expected = [np.nan, np.inf, np.inf, np.tanh(0.3)]
+    assert_allclose(table(x), expected, atol=1e-10)
+    # One ulp of a float32 x, times the slope: the cells cost no more than that.
+    x = torch.linspace(-16, 16, 997)
+    assert_allclose(table(x), mine.function(x.double().numpy()), atol=2e-6)
+
+
+def test_slope_of_a_table_is_that_of_autograd():
+    table = torch_activation(
+        Activation(lambda x: np.exp(-np.abs(x)) + 0.1 * x * x, kinks=(0.0,))
+    )
+    x = torch.linspace(-20, 20, 1000, dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(table(x).sum(), x)
+    assert_allclose(table.derivative(x), slope, rtol=1e-9, atol=1e-12)
+
+
+def test_table_made_in_inference_mode_serves_training():
+    layer = _layer(activation=Activation(np.tanh), backward="unrolled")
+    x = _inputs()
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert torch.isfinite(layer.recurrent_weight.grad).all()
+
+
+@pytest.mark.parametrize("function", [lambda x: np.abs(x - 0.3), np.sign])
+def test_poor_table_is_warned_of(function):
+    with pytest.warns(SolverWarning, match="Declare its kinks"):
+        table = torch_activation(Activation(function))
+    assert table.table_error > 1e-6
+
+
+@pytest.mark.parametrize("torch_function", [torch.relu, "torch.relu", None])
+def test_user_derivative_need_not_take_tensors(torch_function):
+    mine = Activation(
+        lambda x: np.maximum(x, 0),
+        lambda x: (x > 0).astype(x.dtype),
+        kinks=(0.0,),
+        torch_function=torch_function,
+    )
+    x = torch.tensor([-2.0, -0.5, 0.5, 2.0])
+    slope = torch_activation(mine).derivative(x)
+    assert_allclose(slope, [0.0, 0.0, 1.0, 1.0], atol=1e-5)
+
+
+def _relu_kernels(X, a, b):
+    """CK and NTK (readout, A and B trained) of the ReLU DEQ, in closed form."""
+    S = X @ X.T / X.shape[1]
+    G = np.zeros_like(S)
+    for _ in range(200):
+        Q = a * G + b * S
+        root = np.sqrt(np.diag(Q))
+        rho = np.clip(Q / np.outer(root, root), -1, 1)
+        slope = (np.pi - np.arccos(rho)) / (2 * np.pi)
+        G = np.outer(root, root) * (np.sqrt(1 - rho**2) / (2 * np.pi) + rho * slope)
+    return G, (G + b * S * slope) / (1 - a * slope)
+
+
+def test_wide_relu_network_has_the_kernels_in_closed_form():
+    X = _inputs(4, 10)
+    exact = _relu_kernels(X.numpy(), 0.2, 0.8)
+    found = np.zeros((2, 4, 4))
+    seeds = range(8)
+    for seed in seeds:
+        layer = _layer(400, 10, generator=_generator(seed), backward="unrolled")
+        readout = torch.randn(400, generator=_generator(50 + seed), dtype=X.dtype)
+        z = layer(X).detach().numpy()
+        names = ["recurrent_weight", "input_weight"]
+        found += [z @ z.T, _finite_ntk(layer, X, readout, names)]
+    for kernel, limit in zip(found / len(seeds), exact, strict=True):
+        # E φ⁴/(E φ²)² = 6 for ReLU: a mean over m units and the seeds fluctuates by
+        # √(5/(m · seeds)) = 4 %, the entries alike. Three of that.
+        error = np.linalg.norm(kernel - limit) / np.linalg.norm(limit)
+        assert error < 3 * np.sqrt(5 / (400 * len(seeds)))
+
+
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_features_approach_the_conjugate_kernel(activation):
     """The error of z·z' falls like m^{-1/2}: by four from m = 100 to 1600."""
@@ -264,16 +499,17 @@ def _finite_ntk(layer, X, readout, names):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "names"),
+    ("activation", "kernel", "names"),
     [
-        ("ntk_recurrent", ["recurrent_weight"]),
-        ("ntk", ["recurrent_weight", "input_weight"]),
+        ("relu", "ntk_recurrent", ["recurrent_weight"]),
+        ("relu", "ntk", ["recurrent_weight", "input_weight"]),
+        ("tanh", "ntk", ["recurrent_weight", "input_weight"]),
     ],
 )
-def test_gradients_approach_the_tangent_kernels(kernel, names):
+def test_gradients_approach_the_tangent_kernels(activation, kernel, names):
     X = _inputs(4, 10)
-    offset = equilibrium_moments("relu").offset
-    exact = deq_kernel(X.numpy(), kernel=kernel)
+    offset = equilibrium_moments(activation).offset
+    exact = deq_kernel(X.numpy(), activation=activation, kernel=kernel)
     errors = []
     for width in (50, 450):
         total = 0.0
@@ -281,6 +517,7 @@ def test_gradients_approach_the_tangent_kernels(kernel, names):
             layer = EquilibriumLayer(
                 10,
                 width,
+                activation=activation,
                 offset=offset,
                 generator=_generator(seed),
                 dtype=torch.float64,
@@ -316,6 +553,22 @@ def test_explicit_network_arguments():
         ExplicitNetwork(3, (4,), layers)
     with pytest.raises(ValueError, match="trainable"):
         ExplicitNetwork(3, 4, layers, trainable="some")
+    with pytest.raises(ValueError, match="at least 1"):
+        ExplicitNetwork(3, (4, 0), layers)
+
+
+def test_explicit_network_is_its_formula():
+    layers = solve_match(equilibrium_moments("relu")).layers
+    network = ExplicitNetwork(
+        3, (5, 6), layers, generator=_generator(), dtype=torch.float64
+    )
+    x = _inputs()
+    expected = x.numpy() / np.sqrt(3)
+    for weight, layer in zip(network.weights, layers, strict=True):
+        expected = layer.activation.function(expected @ weight.detach().numpy().T)
+        expected = (expected - layer.offset) / np.sqrt(len(weight))
+    assert_allclose(network(x).detach(), expected, rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(network, (x.requires_grad_(),))
 
 
 @pytest.mark.gpu

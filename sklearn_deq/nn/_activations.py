@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import math
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
+from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.theory import Activation, get_activation
 
 # Range of the table, outside of which the function is continued linearly.
 _LIMIT = 16.0
 _STEPS = (2**10, 2**12, 2**14, 2**16)
 _TABLE_TOLERANCE = 1e-10
+# Above this the table is warned of: a kink that was not declared has 1e-5 and more.
+_POOR = 1e-6
 
 
 class TorchActivation:
@@ -27,8 +34,8 @@ class TorchActivation:
     Attributes
     ----------
     table_error : float
-        Largest error of the table relative to max |φ| on [−16, 16]; 0.0 where no
-        table is used.
+        Largest error of the table on [−16, 16], relative to |φ(x)| or, where that is
+        smaller, to max |φ| on [−2, 2]; 0.0 where no table is used.
 
     Examples
     --------
@@ -52,8 +59,7 @@ class TorchActivation:
         """Evaluate φ; autograd can follow."""
         if self._table is not None:
             return self._table(x)
-        function = self._function or _torch_function(self.activation)
-        return function(x)  # type: ignore[misc]
+        return self._function(x)  # type: ignore[misc]
 
     def derivative(self, x: torch.Tensor) -> torch.Tensor:
         """Evaluate φ' at x, without a graph.
@@ -68,21 +74,26 @@ class TorchActivation:
         tensor
             The slope at x.
         """
-        if self._table is None and self.activation.derivative is not None:
-            try:
-                value = self.activation.derivative(x.detach())
-            except TypeError:
-                value = None
-            if isinstance(value, torch.Tensor):
-                return value
+        if self._table is not None:
+            return self._table.derivative(x.detach())
+        own = self.activation.derivative
+        # Only the package's own derivatives are known to take tensors: a user's takes
+        # NumPy arrays.
+        if own is not None and own.__module__.startswith("sklearn_deq."):
+            return own(x.detach())  # type: ignore[no-any-return]
         with torch.enable_grad():
             point = x.detach().requires_grad_(True)
             (slope,) = torch.autograd.grad(self(point).sum(), point)
         return slope
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """Leave out the resolved function: built-in ones do not always pickle."""
         return {**self.__dict__, "_function": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Resolve the function again."""
+        self.__dict__.update(state)
+        self._function = _torch_function(self.activation)
 
 
 def torch_activation(
@@ -100,6 +111,11 @@ def torch_activation(
     -------
     TorchActivation
         A picklable callable with a ``derivative`` method.
+
+    Warns
+    -----
+    SolverWarning
+        If a table is needed and its error is above 1e-6.
 
     Examples
     --------
@@ -128,66 +144,139 @@ class _Table:
 
     Every piece between two kinks has a uniform grid of its own, so that no cubic
     crosses a kink; the grid is refined until the error between its points is small.
+    All pieces lie in one array of coefficients, so that kinks cost little.
     """
 
     def __init__(self, activation: Activation) -> None:
-        inner = [kink for kink in activation.kinks if abs(kink) < _LIMIT]
-        self.edges = np.array([-_LIMIT, *inner, _LIMIT])
-        self.values: list[np.ndarray] = []
-        self.error = 0.0
-        for left, right in zip(self.edges[:-1], self.edges[1:], strict=True):
-            values, error = _tabulate(activation, float(left), float(right))
-            self.values.append(values)
-            self.error = max(self.error, error)
+        inner = sorted({kink for kink in activation.kinks if abs(kink) < _LIMIT})
+        edges = np.array([-_LIMIT, *inner, _LIMIT])
+        near = np.asarray(activation.function(np.linspace(-2, 2, 401)), dtype=float)
+        floor = max(float(np.abs(near).max()), 1e-300)
+        pieces, steps, errors = [], [], []
+        for left, right in itertools.pairwise(edges):
+            piece, error = _tabulate(activation, float(left), float(right), floor)
+            pieces.append(piece)
+            steps.append(piece.shape[1] + 2)
+            errors.append(error)
+        self.error = max(errors)
+        self.kinks = tuple(inner)
+        self._arrays = {
+            # (4, cells): a gather from each row of its own is what is fast.
+            "coefficients": np.concatenate(pieces, axis=1),
+            "left": edges[:-1],
+            "density": np.array(steps) / np.diff(edges),
+            # Cell c of a piece, 1 ≤ c ≤ steps − 2, is the row offset + c.
+            "offset": np.cumsum([0, *(count - 2 for count in steps[:-1])]) - 1,
+            "last": np.array(steps) - 2,
+        }
+        # With which the function goes on beyond the table.
+        self.end_slopes = tuple(
+            float(np.polyval([3 * c3, 2 * c2, c1], t) * density)
+            for (_, c1, c2, c3), t, density in (
+                (pieces[0][:, 0], -1.0, self._arrays["density"][0]),
+                (pieces[-1][:, -1], 2.0, self._arrays["density"][-1]),
+            )
+        )
+        self._on_device: dict[
+            tuple[torch.dtype, torch.device], dict[str, torch.Tensor]
+        ] = {}
+        if self.error > _POOR:
+            warnings.warn(
+                f"The table of {activation} has a relative error of {self.error:.0e}. "
+                "Declare its kinks (Activation(..., kinks=...)) or give a "
+                "torch_function.",
+                SolverWarning,
+                stacklevel=5,
+            )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.zeros_like(x)
-        last = len(self.values) - 1
-        for k, values in enumerate(self.values):
-            left, right = float(self.edges[k]), float(self.edges[k + 1])
-            inside = torch.ones_like(x, dtype=torch.bool)
-            if k > 0:
-                inside &= x >= left
-            if k < last:
-                inside &= x < right
-            out = torch.where(inside, _interpolate(values, left, right, x), out)
-        return out
+        bounded = x.clamp(-_LIMIT, _LIMIT)
+        (c0, c1, c2, c3), t, _ = self._locate(bounded)
+        value = c0 + t * (c1 + t * (c2 + t * c3))
+        low, high = self.end_slopes
+        beyond = x - bounded
+        return value + beyond.clamp(max=0) * low + beyond.clamp(min=0) * high
+
+    def derivative(self, x: torch.Tensor) -> torch.Tensor:
+        """Slope at x: that of the ends outside of the table."""
+        (_, c1, c2, c3), t, density = self._locate(x.clamp(-_LIMIT, _LIMIT))
+        return (c1 + t * (2 * c2 + 3 * t * c3)) * density
+
+    def _locate(
+        self, x: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Coefficients of the cells of x, the places in them, cells per unit."""
+        tensors = self._tensors(x)
+        piece: torch.Tensor | int = 0
+        for kink in self.kinks:
+            piece = piece + (x.detach() >= kink).long()
+        left, density, offset, last = (
+            tensors[name][piece] for name in ("left", "density", "offset", "last")
+        )
+        position = (x - left) * density
+        # Clamped as integers: NaN then has a cell, and stays NaN by its place in it.
+        cell = torch.minimum(position.detach().long().clamp(min=1), last)
+        row = (cell + offset).reshape(-1)
+        found = [
+            column.index_select(0, row).reshape(x.shape)
+            for column in tensors["coefficients"]
+        ]
+        return found, position - cell, density
+
+    def _tensors(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The arrays in the type and on the device of x, remembered."""
+        key = (x.dtype, x.device)
+        if key not in self._on_device:
+            # Of use to autograd later, even when this is called in inference mode.
+            with torch.inference_mode(False):
+                self._on_device[key] = {
+                    name: torch.tensor(
+                        array,
+                        dtype=x.dtype if array.dtype.kind == "f" else torch.long,
+                        device=x.device,
+                    )
+                    for name, array in self._arrays.items()
+                }
+        return self._on_device[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the NumPy arrays alone."""
+        return {**self.__dict__, "_on_device": {}}
 
 
 def _tabulate(
-    activation: Activation, left: float, right: float
+    activation: Activation, left: float, right: float, floor: float
 ) -> tuple[np.ndarray, float]:
-    """Values on a uniform grid just inside [left, right], and the error between."""
+    """Coefficients (4, cells) of cubics on [left, right], and the error between nodes.
+
+    The error is relative to |φ|, or to `floor` where |φ| is smaller.
+    """
     for steps in _STEPS:
         grid = np.linspace(left, right, steps + 1)
+        middle = 0.5 * (grid[1:] + grid[:-1])
         # One-sided values at a kink.
         grid[0], grid[-1] = np.nextafter(left, right), np.nextafter(right, left)
-        values = np.asarray(activation.function(grid), dtype=float)
-        middle = 0.5 * (grid[1:] + grid[:-1])
+        coefficients = _cubics(np.asarray(activation.function(grid), dtype=float))
         exact = np.asarray(activation.function(middle), dtype=float)
-        found = _interpolate(values, left, right, torch.from_numpy(middle)).numpy()
-        error = float(np.abs(found - exact).max() / max(np.abs(values).max(), 1e-300))
+        node = np.arange(steps)
+        cell = np.clip(node, 1, steps - 2)
+        t = node + 0.5 - cell
+        c0, c1, c2, c3 = coefficients[:, cell - 1]
+        found = c0 + t * (c1 + t * (c2 + t * c3))
+        error = np.max(np.abs(found - exact) / np.maximum(np.abs(exact), floor))
         if error <= _TABLE_TOLERANCE:
             break
-    return values, error
+    return coefficients, float(error) if np.isfinite(error) else math.inf
 
 
-def _interpolate(
-    values: np.ndarray, left: float, right: float, x: torch.Tensor
-) -> torch.Tensor:
-    """Cubic Lagrange interpolation, continued linearly outside of [left, right]."""
-    table = torch.as_tensor(values, dtype=x.dtype, device=x.device)
-    steps = table.numel() - 1
-    position = (x - left) * (steps / (right - left))
-    bounded = position.clamp(0.0, float(steps))
-    cell = bounded.detach().floor().clamp(1, steps - 2).long()
-    t = bounded - cell
-    before, here, after, beyond = (table[cell + k] for k in (-1, 0, 1, 2))
-    value = (
-        -t * (t - 1) * (t - 2) / 6 * before
-        + (t + 1) * (t - 1) * (t - 2) / 2 * here
-        - (t + 1) * t * (t - 2) / 2 * after
-        + (t + 1) * t * (t - 1) / 6 * beyond
+def _cubics(values: np.ndarray) -> np.ndarray:
+    """Lagrange's cubics through four nodes at t = −1, 0, 1, 2, as powers of t."""
+    before, here, after, beyond = (values[k : len(values) - 3 + k] for k in range(4))
+    return np.stack(
+        [
+            here,
+            after - here / 2 - before / 3 - beyond / 6,
+            (before + after) / 2 - here,
+            (here - after) / 2 + (beyond - before) / 6,
+        ]
     )
-    slope = torch.where(position < 0, table[1] - table[0], table[-1] - table[-2])
-    return value + slope * (position - bounded)

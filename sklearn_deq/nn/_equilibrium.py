@@ -12,7 +12,7 @@ from torch import nn
 
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn._activations import torch_activation
-from sklearn_deq.nn._solvers import FixedPointResult, fixed_point
+from sklearn_deq.nn._solvers import FixedPointResult, check_solver, fixed_point
 from sklearn_deq.theory import Activation
 
 # Power iterations for the norm of the initial A, and per update.
@@ -76,6 +76,12 @@ class EquilibriumLayer(nn.Module):
     last_backward_residual : float
         Largest relative residual of the last adjoint solve.
 
+    Raises
+    ------
+    ValueError
+        For an option that is not among those listed, a size below 1, a variance that
+        is negative or not finite, or solver settings that `fixed_point` refuses.
+
     Notes
     -----
     Memory is that of a few states, whatever the number of iterations.
@@ -115,15 +121,20 @@ class EquilibriumLayer(nn.Module):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        if backward not in BACKWARDS:
-            raise ValueError(f"backward must be one of {BACKWARDS}, got {backward!r}.")
-        if trainable not in TRAINABLE:
+        _check_choice("backward", backward, BACKWARDS)
+        _check_choice("trainable", trainable, TRAINABLE)
+        _check_choice("stability", stability, STABILITIES)
+        check_solver(solver, tol, solver_max_iter)
+        if n_features < 1 or width < 1:
             raise ValueError(
-                f"trainable must be one of {TRAINABLE}, got {trainable!r}."
+                "n_features and width must be at least 1, "
+                f"got {n_features} and {width}."
             )
-        if stability not in STABILITIES:
+        variances = (recurrent_variance, input_variance, bias_variance)
+        if not all(0 <= variance < math.inf for variance in variances):
             raise ValueError(
-                f"stability must be one of {STABILITIES}, got {stability!r}."
+                "recurrent_variance, input_variance and bias_variance must be "
+                f"nonnegative and finite, got {variances}."
             )
         self.activation = torch_activation(activation)
         self.stability = stability
@@ -209,13 +220,22 @@ class EquilibriumLayer(nn.Module):
         """
         u = self.drive(x)
         if self.backward_mode == "unrolled" and torch.is_grad_enabled():
-            result = self.solve(u.detach())
-            z = self.step(torch.zeros_like(u), u)
-            for _ in range(int(result.n_iter.max()) - 1):
-                z = self.step(z, u)
-            return z
-        z = _Equilibrium.apply(u, self.recurrent_weight, self)
-        return z  # type: ignore[no-any-return]
+            return self._unroll(u)
+        z: torch.Tensor = _Equilibrium.apply(  # type: ignore[no-untyped-call]
+            u, self.recurrent_weight, self
+        )
+        return z
+
+    def _unroll(self, u: torch.Tensor) -> torch.Tensor:
+        """Repeat the iterations of the solve for autograd: of each row, its own."""
+        result = self.solve(u.detach())
+        # A row that overflowed keeps its best state, without a gradient.
+        lost = ~result.converged & (result.n_iter < self.solver_max_iter)
+        steps = torch.where(lost, 0, result.n_iter)
+        z = torch.where(lost[:, None], result.z, self._emit(u))
+        for k in range(max(steps.tolist(), default=0)):
+            z = torch.where((steps > k)[:, None], self.step(z, u), z)
+        return z
 
     def solve(self, u: torch.Tensor) -> FixedPointResult:
         """Solve for the equilibrium under the drive u; warn if a row fails.
@@ -231,9 +251,10 @@ class EquilibriumLayer(nn.Module):
             States, residuals, iterations and success, row by row.
         """
         weight = self.recurrent_weight.detach().T
+        parts = _Rows(u)
 
         def f(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            part = u if rows.numel() == u.shape[0] else u[rows]
+            (part,) = parts(rows)
             return self._emit(torch.addmm(part, z, weight, alpha=self.recurrent_scale))
 
         with torch.no_grad():
@@ -245,7 +266,12 @@ class EquilibriumLayer(nn.Module):
         _warn_unconverged(result, "equilibrium")
         return result
 
-    def adjoint(self, pre: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def adjoint(
+        self,
+        pre: torch.Tensor,
+        gradient: torch.Tensor,
+        weight: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Solve v = d ∘ (g + σ_a Aᵀ v), d = φ'(pre)/√m, for the rows of g.
 
         Parameters
@@ -254,6 +280,8 @@ class EquilibriumLayer(nn.Module):
             Pre-activations at equilibrium.
         gradient : tensor of shape (n, m)
             g, the gradient with respect to the states.
+        weight : tensor of shape (m, m), default=None
+            A of the forward pass; None: the layer's own.
 
         Returns
         -------
@@ -264,15 +292,15 @@ class EquilibriumLayer(nn.Module):
         source = slope * gradient
         if self.backward_mode == "one_step":
             return source
-        weight = self.recurrent_weight.detach()
+        weight = (self.recurrent_weight if weight is None else weight).detach()
+        parts = _Rows(slope, source)
 
         def f(v: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            whole = rows.numel() == slope.shape[0]
-            s, g = (slope, source) if whole else (slope[rows], source[rows])
+            s, g = parts(rows)
             return torch.addcmul(g, s, v @ weight, value=self.recurrent_scale)
 
         result = fixed_point(f, source, tol=self.tol, max_iter=self.solver_max_iter)
-        self.last_backward_residual = float(result.residual.max())
+        self.last_backward_residual = max(result.residual.tolist(), default=0.0)
         _warn_unconverged(result, "adjoint")
         return result.z
 
@@ -314,16 +342,17 @@ class _Equilibrium(torch.autograd.Function):
     """Implicit differentiation of the equilibrium: no graph of the solver."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, u: torch.Tensor, weight: torch.Tensor, layer: EquilibriumLayer
     ) -> torch.Tensor:
         z = layer.solve(u).z
         ctx.layer = layer
-        ctx.save_for_backward(u, z)
+        # With A: backward uses the one of this pass, and refuses one changed in place.
+        ctx.save_for_backward(u, z, weight)
         return z
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         if torch.is_grad_enabled():
@@ -331,13 +360,35 @@ class _Equilibrium(torch.autograd.Function):
                 "The implicit gradient cannot be differentiated again "
                 "(create_graph=True): use backward='unrolled' for second derivatives."
             )
-        u, z = ctx.saved_tensors
+        u, z, weight = ctx.saved_tensors
         layer: EquilibriumLayer = ctx.layer
-        v = layer.adjoint(layer._mix(z, u), gradient)
-        weight = None
-        if ctx.needs_input_grad[1]:
-            weight = (v.T @ z).mul_(layer.recurrent_scale)
-        return v, weight, None
+        pre = torch.addmm(u, z, weight.T, alpha=layer.recurrent_scale)
+        v = layer.adjoint(pre, gradient, weight)
+        if not ctx.needs_input_grad[1]:
+            return v, None, None
+        return v, (v.T @ z).mul_(layer.recurrent_scale), None
+
+
+class _Rows:
+    """Rows of tensors, gathered anew only when the rows in work change."""
+
+    def __init__(self, *wholes: torch.Tensor) -> None:
+        self._wholes = self._parts = wholes
+        self._rows: torch.Tensor | None = None
+
+    def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if rows.numel() == self._wholes[0].shape[0]:
+            return self._wholes
+        if rows is not self._rows:
+            self._parts = tuple(whole[rows] for whole in self._wholes)
+            self._rows = rows
+        return self._parts
+
+
+def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Refuse a value that is not among the allowed ones."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
 
 
 def _warn_unconverged(result: FixedPointResult, what: str) -> None:

@@ -68,6 +68,11 @@ class ExplicitNetwork(nn.Module):
                 f"There must be one width for each of the layers, got {len(sizes)} "
                 f"widths and {len(layers)} layers."
             )
+        if n_features < 1 or min(sizes) < 1:
+            raise ValueError(
+                f"n_features and widths must be at least 1, got {n_features} and "
+                f"{sizes}."
+            )
         self.activations = [torch_activation(layer.activation) for layer in layers]
         self.offsets = [layer.offset for layer in layers]
         self.input_scale = 1.0 / math.sqrt(n_features)
