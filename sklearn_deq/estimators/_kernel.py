@@ -16,7 +16,7 @@ from sklearn_deq.estimators._base import (
     FeaturesMixin,
 )
 from sklearn_deq.kernels import deq_kernel
-from sklearn_deq.kernels._gram import resolve_device
+from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.theory import Activation
 
 

@@ -38,7 +38,7 @@ from sklearn_deq.estimators._training import (
     train,
 )
 from sklearn_deq.exceptions import SolverWarning
-from sklearn_deq.kernels._gram import resolve_device
+from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.theory import EquilibriumMoments
 
 # A convex readout needs some regularisation to have a unique optimum.

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_deq.kernels._gram import check_samples, gram, scaled_samples
+from sklearn_deq.kernels._gram import gram
+from sklearn_deq.kernels._samples import Samples, check_samples
 from sklearn_deq.theory import Activation, equilibrium_kernel, equilibrium_moments
 
 
@@ -162,6 +163,6 @@ def deq_kernel_diag(
         tau0=tau0,
         center=center,
     )
-    _, norms = scaled_samples(X, normalize)
-    diagonal = equilibrium_kernel(moments, kernel).diagonal(norms**2)
+    squares = Samples.build(X, normalize).squares
+    diagonal = equilibrium_kernel(moments, kernel).diagonal(squares)
     return diagonal.astype(X.dtype if dtype is None else dtype)

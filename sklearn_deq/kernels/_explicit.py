@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sklearn_deq.kernels._gram import check_samples, gram, scaled_samples
+from sklearn_deq.kernels._gram import gram
+from sklearn_deq.kernels._samples import Samples, check_samples
 from sklearn_deq.theory import ExplicitLayer, explicit_pair_kernel
 
 
@@ -118,6 +119,6 @@ def explicit_kernel_diag(
     array([0.2926])
     """
     X = check_samples(X)
-    _, norms = scaled_samples(X, normalize)
-    diagonal = explicit_pair_kernel(tuple(layers), kernel).diagonal(norms**2)
+    squares = Samples.build(X, normalize).squares
+    diagonal = explicit_pair_kernel(tuple(layers), kernel).diagonal(squares)
     return diagonal.astype(X.dtype if dtype is None else dtype)

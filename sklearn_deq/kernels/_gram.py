@@ -1,87 +1,34 @@
-"""Gram matrices in blocks.
+"""Gram matrices in blocks, on all threads or on a GPU.
 
-Samples of equal norm: a matrix product and one pass over a table in the angle. Else
-every entry is solved by itself. Used by the DEQ's and the explicit networks' kernels
-alike. Blocks are float64 whatever the dtype of the result, so that float32 output is
-the rounded exact kernel.
+Used by the DEQ's and the explicit networks' kernels alike. Blocks are float64 whatever
+the dtype of the result, so that float32 output is the rounded exact kernel; nothing
+else of the size of the result is ever held.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 
-from sklearn_deq.kernels._table import angle_coefficients
+from sklearn_deq.kernels._samples import (
+    Samples,
+    check_memory,
+    check_samples,
+    resolve_device,
+)
+from sklearn_deq.kernels._tables import fastest
 from sklearn_deq.theory import PairKernel
-from sklearn_deq.theory._equilibrium import normalize_rows
 
-# Rows and columns of a block: a few of them fit the cache.
-_BLOCK = 256
-# Norms closer than this count as equal.
-_EQUAL = 1e-13
-# Share of the machine's memory that a Gram matrix may take by default.
-_MEMORY_SHARE = 0.5
+# Rows and columns of a block: on the CPU a few blocks fit a core's cache; a GPU wants
+# large ones.
+_CPU_BLOCK = 256
+_GPU_BLOCK = 4096
 
-
-def check_samples(X: np.ndarray, name: str = "X") -> np.ndarray:
-    """Return X as a float array of shape (n, p), or raise a ValueError."""
-    X = np.asarray(X)
-    if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(
-            f"{name} must be a two-dimensional array with at least one row and one "
-            f"column, got shape {X.shape}."
-        )
-    if X.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be an array of real numbers, got {X.dtype}.")
-    if X.dtype not in (np.float32, np.float64):
-        X = X.astype(np.float64)
-    if not np.isfinite(X).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
-    return X
-
-
-def scaled_samples(X: np.ndarray, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
-    """X/√p in float64, on the unit sphere if normalize, and its row norms r."""
-    X = X.astype(np.float64)
-    scaled = (normalize_rows(X) if normalize else X) / np.sqrt(X.shape[1])
-    norms = np.linalg.norm(scaled, axis=1)
-    if normalize:
-        # Exactly on the sphere, whatever the rounding of the projection.
-        norms = (norms > 0).astype(np.float64)
-    return scaled, norms
-
-
-def check_memory(
-    shape: tuple[int, int], dtype: np.dtype, max_memory: float | None
-) -> None:
-    """Raise a MemoryError before an allocation over the budget.
-
-    Parameters
-    ----------
-    shape : tuple of 2 ints
-        Shape of the Gram matrix.
-    dtype : dtype
-        Its dtype.
-    max_memory : float or None
-        Budget in bytes; None: half of the machine's memory.
-    """
-    budget = max_memory
-    if budget is None:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        budget = _MEMORY_SHARE * total
-    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    if size > budget:
-        raise MemoryError(
-            f"A kernel matrix of shape {shape} and dtype {np.dtype(dtype)} takes "
-            f"{size / 2**30:.3g} GiB, over the budget of {budget / 2**30:.3g} GiB. "
-            "Raise max_memory, use dtype='float32', or use a low-rank approximation "
-            "with n_components (sklearn.kernel_approximation.Nystroem)."
-        )
+Block = tuple[slice, slice]
 
 
 def gram(
@@ -114,136 +61,125 @@ def gram(
     out_dtype = np.dtype(X.dtype if dtype is None else dtype)
     if out_dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
-    left, left_norms = scaled_samples(X, normalize)
-    if Y is None:
-        right, right_norms = left, left_norms
-    else:
+    place = resolve_device(device)
+    left = right = Samples.build(X, normalize)
+    if Y is not None:
         Y = check_samples(Y, "Y")
         if Y.shape[1] != X.shape[1]:
             raise ValueError(
                 f"X and Y must have the same number of features, got {X.shape[1]} "
                 f"and {Y.shape[1]}."
             )
-        right, right_norms = scaled_samples(Y, normalize)
-    check_memory((left.shape[0], right.shape[0]), out_dtype, max_memory)
-    left_side = _Side.build(kernel, left, left_norms, resolve_device(device))
-    right_side = left_side
-    if Y is not None:
-        right_side = _Side.build(kernel, right, right_norms, resolve_device(device))
-    evaluate: BlockKernel = partial(_solved_block, kernel)
-    norm = _common_norm(left_norms, right_norms)
-    if norm is not None:
-        evaluate = partial(_sphere_block, angle_coefficients(kernel, norm), norm)
-    out = np.empty((left.shape[0], right.shape[0]), dtype=out_dtype)
-    _fill(out, evaluate, left_side, right_side, symmetric=Y is None)
+        right = Samples.build(Y, normalize)
+    shape = len(left.squares), len(right.squares)
+    check_memory(shape, out_dtype, max_memory)
+    fast = fastest(kernel, np.concatenate([left.squares, right.squares]))
+    rows = _Side.build(fast, left, place)
+    columns = rows if Y is None else _Side.build(fast, right, place)
+    out = np.empty(shape, dtype=out_dtype)
+
+    def fill(block: Block) -> None:
+        _fill(out, fast, rows, columns, block, symmetric=Y is None)
+
+    _for_each(fill, _blocks(shape, place, symmetric=Y is None), place)
     if Y is None:
-        np.fill_diagonal(out, kernel.diagonal(left_norms**2))
+        np.fill_diagonal(out, kernel.diagonal(left.squares))
     return out
-
-
-def _common_norm(*sides: np.ndarray) -> float | None:
-    """Return the norm that all rows share up to rounding, if they do."""
-    least = min(float(norms.min()) for norms in sides)
-    most = max(float(norms.max()) for norms in sides)
-    return 0.5 * (least + most) if most - least <= _EQUAL * most else None
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the torch device of a name; "auto" takes a GPU where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        # An allocation shows whether it is really there.
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device must be 'cpu', 'auto' or a torch device of this machine, got "
-            f"{device!r}: {str(error).splitlines()[0]}"
-        ) from error
 
 
 @dataclass(frozen=True)
 class _Side:
-    """Samples of one side.
+    """Samples of one side on the device.
 
     Attributes
     ----------
     data : tensor of shape (n, p)
-        Rows, divided by √p.
-    states : tuple of tensors of shape (n,)
+        Rows as they are given.
+    scale : tensor of shape (n,)
+        As in `Samples`.
+    states : tuple of tensors with n rows
         What the kernel needs of each row.
     """
 
     data: torch.Tensor
+    scale: torch.Tensor
     states: tuple[torch.Tensor, ...]
 
     @classmethod
-    def build(
-        cls,
-        kernel: PairKernel,
-        data: np.ndarray,
-        norms: np.ndarray,
-        device: torch.device,
-    ) -> _Side:
-        """Compute the states of the rows and move both to the device."""
-        states = [np.ascontiguousarray(state) for state in kernel.states(norms**2)]
-        return cls(
-            torch.from_numpy(data).to(device),
-            tuple(torch.from_numpy(state).to(device) for state in states),
-        )
+    def build(cls, kernel: PairKernel, samples: Samples, device: torch.device) -> _Side:
+        """Compute the states of the rows and move all to the device."""
+
+        def move(array: np.ndarray) -> torch.Tensor:
+            if not array.flags.writeable or min(array.strides, default=0) < 0:
+                array = array.copy()
+            return torch.from_numpy(np.asarray(array)).to(device)
+
+        states = tuple(move(state) for state in kernel.states(samples.squares))
+        return cls(move(samples.data), move(samples.scale), states)
 
     def block(self, rows: slice) -> _Side:
-        """Return the same for some rows."""
-        return _Side(self.data[rows], tuple(state[rows] for state in self.states))
+        """Return the same for some rows, as float64."""
+        return _Side(
+            self.data[rows].to(torch.float64),
+            self.scale[rows],
+            tuple(state[rows] for state in self.states),
+        )
 
 
-# (left, right) -> block of the kernel.
-BlockKernel = Callable[[_Side, _Side], torch.Tensor]
-
-
-def _sphere_block(
-    coefficients: np.ndarray, norm: float, left: _Side, right: _Side
-) -> torch.Tensor:
-    """Angles by a matrix product, then Clenshaw's rule in place."""
-    t = left.data @ right.data.T
-    if norm > 0:
-        t.div_(norm**2)
-    t = t.clamp_(-1.0, 1.0).acos_().mul_(2.0 / np.pi).sub_(1.0)
-    last, before = torch.zeros_like(t), torch.zeros_like(t)
-    for coefficient in coefficients[:0:-1]:
-        # before ← c + 2t · last − before, and swap.
-        before.neg_().add_(float(coefficient)).addcmul_(t, last, value=2.0)
-        last, before = before, last
-    return before.neg_().add_(float(coefficients[0])).addcmul_(t, last)
-
-
-def _solved_block(pair: PairKernel, left: _Side, right: _Side) -> torch.Tensor:
-    """Every entry solved by itself."""
-    entries: torch.Tensor = pair.entries(
-        tuple(state[:, None] for state in left.states),
-        tuple(state[None, :] for state in right.states),
-        left.data @ right.data.T,
-    )
-    return entries
+def _blocks(
+    shape: tuple[int, int], device: torch.device, *, symmetric: bool
+) -> Iterator[Block]:
+    """Rows and columns of all blocks, of those on and above the diagonal if enough."""
+    size = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
+    for i in range(0, shape[0], size):
+        for j in range(i if symmetric else 0, shape[1], size):
+            yield slice(i, i + size), slice(j, j + size)
 
 
 def _fill(
     out: np.ndarray,
-    evaluate: BlockKernel,
+    kernel: PairKernel,
     left: _Side,
     right: _Side,
+    block: Block,
     *,
     symmetric: bool,
 ) -> None:
-    """Fill the output block by block; the lower triangle is mirrored if symmetric."""
-    for i in range(0, out.shape[0], _BLOCK):
-        rows = slice(i, i + _BLOCK)
-        upper_rows = left.block(rows)
-        for j in range(i if symmetric else 0, out.shape[1], _BLOCK):
-            columns = slice(j, j + _BLOCK)
-            block = evaluate(upper_rows, right.block(columns)).cpu().numpy()
-            if symmetric and j == i:
-                block = np.triu(block) + np.triu(block, 1).T
-            out[rows, columns] = block
-            if symmetric and j > i:
-                out[columns, rows] = block.T
+    """Compute a block of the output, and its mirror image if symmetric."""
+    rows, columns = block
+    first, second = left.block(rows), right.block(columns)
+    products = (first.data @ second.data.T).mul_(first.scale[:, None])
+    entries = kernel.entries(
+        tuple(state[:, None] for state in first.states),
+        tuple(state[None] for state in second.states),
+        products.mul_(second.scale),
+    )
+    values = entries.cpu().numpy()
+    if symmetric and rows == columns:
+        values = np.triu(values) + np.triu(values, 1).T
+    out[rows, columns] = values
+    if symmetric and rows != columns:
+        out[columns, rows] = values.T
+
+
+def _for_each(
+    work: Callable[[Block], None], blocks: Iterator[Block], device: torch.device
+) -> None:
+    """Do the work for every block, on as many threads as torch would use.
+
+    Each thread takes whole blocks: the passes over a block are too short to be split.
+    """
+    n_threads = torch.get_num_threads()
+    if device.type != "cpu" or n_threads == 1:
+        for block in blocks:
+            work(block)
+        return
+    try:
+        with ThreadPoolExecutor(
+            n_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            for _ in pool.map(work, blocks):
+                pass
+    finally:
+        # The workers' setting holds for threads to come: put it back.
+        torch.set_num_threads(n_threads)

@@ -9,11 +9,10 @@ from sklearn_deq.theory._duals import dual_activation
 from sklearn_deq.theory._equilibrium import (
     KERNELS,
     EquilibriumMoments,
-    PairKernel,
-    equilibrium_kernel,
     equilibrium_moments,
     equilibrium_variance,
 )
+from sklearn_deq.theory._equilibrium_kernel import equilibrium_kernel
 from sklearn_deq.theory._equivalents import high_dimensional_equivalent
 from sklearn_deq.theory._explicit import (
     ExplicitLayer,
@@ -23,6 +22,7 @@ from sklearn_deq.theory._explicit import (
     explicit_pair_kernel,
 )
 from sklearn_deq.theory._matching import ARCHITECTURES, MatchResult, solve_match
+from sklearn_deq.theory._pairs import PairKernel, Reduction
 
 __all__ = [
     "ACTIVATIONS",
@@ -34,6 +34,7 @@ __all__ = [
     "ExplicitMoments",
     "MatchResult",
     "PairKernel",
+    "Reduction",
     "ThreePiece",
     "dual_activation",
     "equilibrium_kernel",

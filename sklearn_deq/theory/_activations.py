@@ -207,7 +207,7 @@ ACTIVATIONS: dict[str, Activation] = {
             kinks=(0.0,),
             torch_function="torch.nn.functional.leaky_relu",
             name="leaky_relu",
-            dual=closed_forms.LeakyReLUDual(_LEAK),
+            dual=closed_forms.HomogeneousDual(1.0, _LEAK),
         ),
         Activation(
             _tanh,

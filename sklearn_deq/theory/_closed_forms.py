@@ -55,10 +55,15 @@ def relu_dual(q1: Array, q2: Array, c: Array, derivative: bool = False) -> Array
 
 
 @dataclass(frozen=True)
-class LeakyReLUDual:
-    """Dual of max(x, slope · x), from the ReLU's: a c + (1 − a)² E[relu relu]."""
+class HomogeneousDual:
+    """Dual of φ(x) = right · x for x > 0, left · x for x < 0, from the ReLU's.
 
-    slope: float
+    φ(x) = left · x + (right − left) relu(x), so that
+    E[φφ] = left · right · c + (right − left)² E[relu relu].
+    """
+
+    right: float
+    left: float
 
     def __call__(
         self, q1: Array, q2: Array, c: Array, derivative: bool = False
@@ -66,7 +71,8 @@ class LeakyReLUDual:
         """Evaluate the dual or its derivative."""
         linear = identity_dual(q1, q2, c, derivative)
         kinked = relu_dual(q1, q2, c, derivative)
-        return self.slope * linear + (1.0 - self.slope) ** 2 * kinked
+        bend = self.right - self.left
+        return self.left * self.right * linear + bend * bend * kinked
 
 
 def erf_dual(q1: Array, q2: Array, c: Array, derivative: bool = False) -> Array:

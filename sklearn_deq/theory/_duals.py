@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
-from numpy.polynomial import chebyshev
 
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.theory._activations import Activation, get_activation
@@ -26,9 +25,16 @@ from sklearn_deq.theory._chebyshev import (
     last_coefficients,
     sufficient_size,
 )
-from sklearn_deq.theory._closed_forms import correlation
+from sklearn_deq.theory._closed_forms import HomogeneousDual, correlation
 from sklearn_deq.theory._dual_methods import dual_on_grid
+from sklearn_deq.theory._homogeneous import homogeneous_slopes
 from sklearn_deq.theory._moments import mean_squared_derivative, spread_moments
+from sklearn_deq.theory._norms import (
+    along_norms,
+    norm_basis,
+    norm_coordinate,
+    norm_nodes,
+)
 
 Array = Any
 # A dual activation whose variances are fixed: (c, derivative) -> value.
@@ -110,6 +116,9 @@ def dual_function(activation: Activation, q1: Array, q2: Array) -> DualFunction:
     """
     if activation.dual is not None:
         return partial(activation.dual, q1, q2)
+    slopes = homogeneous_slopes(activation)
+    if slopes is not None:
+        return partial(HomogeneousDual(slopes.right, slopes.left), q1, q2)
     return TabulatedDual(activation, q1, q2)
 
 
@@ -195,17 +204,8 @@ class _DualTable:
 
     def features(self, norms: np.ndarray) -> np.ndarray:
         """Functions of the norms (n,), shape (n, rank)."""
-        width = self.high - self.low
-        if width == 0.0:
-            return np.broadcast_to(self.basis[:1], (norms.size, self.basis.shape[1]))
-        t = 2.0 * (norm_coordinate(norms) - self.low) / width - 1.0
-        order = self.basis.shape[0] - 1
-        return chebyshev.chebvander(np.clip(t, -1.0, 1.0), order) @ self.basis
-
-
-def norm_coordinate(norms: np.ndarray) -> np.ndarray:
-    """Linear for small norms, logarithmic for large ones: duals are smooth in it."""
-    return np.arcsinh(4.0 * norms)
+        basis = norm_basis(norms, self.low, self.high, self.basis.shape[0])
+        return basis @ self.basis
 
 
 def norm_range(norms: np.ndarray) -> tuple[float, float]:
@@ -228,12 +228,17 @@ def _to_numpy(x: Array) -> np.ndarray:
 
 def _scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.ndarray:
     """√E φ(√q ξ)², or of φ', by which the table is normalised; shape (n,)."""
-    unique, inverse = np.unique(q, return_inverse=True)
-    if derivative:
-        energy = mean_squared_derivative(activation, unique)
-    else:
-        energy = spread_moments(activation, unique, 0.0).value
-    return np.sqrt(energy)[inverse]
+    # Divided by its order for small q, so that the relative error is small there too.
+    origin = float(activation.function(np.zeros(1))[0]) ** 2
+    safe = np.maximum(q, 1e-200)
+    weight = np.ones_like(safe) if derivative else safe + origin
+
+    def energy(q: np.ndarray) -> np.ndarray:
+        if derivative:
+            return mean_squared_derivative(activation, q)[None]
+        return spread_moments(activation, q, 0.0).value[None] / (q + origin)
+
+    return np.sqrt(along_norms(energy, safe)[0] * weight)
 
 
 def _table(
@@ -293,9 +298,7 @@ def _sample(
     n_angles: int,
 ) -> np.ndarray:
     """Normalised dual on a Chebyshev grid, shape (n_norms, n_norms, n_angles)."""
-    middle, half = 0.5 * (low + high), 0.5 * (high - low)
-    points = middle + half * (chebyshev_nodes(n_norms) if half else np.zeros(1))
-    q = np.maximum((np.sinh(points) / 4.0) ** 2, 1e-200)
+    q = norm_nodes(low, high, n_norms)
     angles = 0.5 * np.pi * (1.0 + chebyshev_nodes(n_angles))
     values = dual_on_grid(activation, q, q, angles, derivative)
     scale = _scale(activation, q, derivative)

@@ -1,7 +1,7 @@
-"""The equilibrium of a wide DEQ: variances, covariances, kernels and their limits.
+"""The equilibrium of a wide DEQ: τ*, its moments, and the variance of each sample.
 
-Docs/theory.md: section 1 (τ*, stability) and 2 (exact kernels); the coefficients of
-section 3, whose matrices are in `_equivalents`.
+Docs/theory.md: section 1 (τ*, stability), and the coefficients of section 3, whose
+matrices are in `_equivalents`. The kernels are in `_equilibrium_kernel`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from sklearn_deq.theory._activations import Activation, get_activation
-from sklearn_deq.theory._duals import dual_function
 from sklearn_deq.theory._moments import (
     gaussian_rule,
     mean_squared_derivative,
     spread_moments,
 )
-
-Array = Any
+from sklearn_deq.theory._norms import along_norms
 
 KERNELS = ("ck", "ntk", "ntk_recurrent")
 
 _MAX_STEPS = 200
 # A variance that grows past this multiple of the input's has no fixed point.
 _LARGEST_GROWTH = 1e8
-# Rows treated at once where a quadrature rule per row is held in memory.
-_BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -380,15 +375,38 @@ def equilibrium_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarr
     array([0.4515, 0.874 ])
     """
     s = np.asarray(s, dtype=float)
-    unique, inverse = np.unique(s, return_inverse=True)
-    q = np.empty_like(unique)
-    for start in range(0, unique.size, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        q[rows] = _stable_variance(moments, unique[rows])
-    return q[inverse].reshape(s.shape)
+    # Divided by its order for small s, so that the relative error is small there too.
+    start = _least_variance(moments, s.ravel())
+
+    def functions(s: np.ndarray) -> np.ndarray:
+        q, slope, chi = _variance_and_stability(moments, s)
+        return np.stack(
+            [q / np.maximum(_least_variance(moments, s), 1e-200), slope, chi]
+        )
+
+    ratio, slope, chi = along_norms(functions, s.ravel())
+    _check_stability(
+        f"for samples with |x|²/p in [{s.min():.4g}, {s.max():.4g}]",
+        slope,
+        chi,
+        moments.recurrent_variance,
+        moments.input_variance,
+        moments.bias_variance,
+    )
+    return (ratio * start).reshape(s.shape)
 
 
-def _stable_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarray:
+def _least_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarray:
+    """Variance after the first step of the iteration, which the limit exceeds."""
+    drive = moments.input_variance * s + moments.bias_variance
+    origin = float(moments.activation.function(np.zeros(1))[0])
+    return drive + moments.recurrent_variance * (origin - moments.offset) ** 2
+
+
+def _variance_and_stability(
+    moments: EquilibriumMoments, s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """q, σ_a² E[(φ²)'']/2 and χ of samples; NaN where there is no fixed point."""
     drive = moments.input_variance * s + moments.bias_variance
     sa = moments.recurrent_variance
     q = _solve_variance(moments.activation, sa, drive, moments.offset)
@@ -398,167 +416,7 @@ def _stable_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarray:
     safe = np.maximum(q[exists], 1e-200)
     slope[exists] = sa * spread_moments(moments.activation, safe, moments.offset).slope
     chi[exists] = sa * mean_squared_derivative(moments.activation, safe)
-    _check_stability(
-        f"for samples with |x|²/p in [{s.min():.4g}, {s.max():.4g}]",
-        slope,
-        chi,
-        sa,
-        moments.input_variance,
-        moments.bias_variance,
-    )
-    return q
-
-
-# What a kernel needs to know of each sample on one side: arrays that broadcast.
-States = tuple[Array, ...]
-
-
-@dataclass(frozen=True)
-class PairKernel:
-    """A kernel entry by entry, before any tabulation.
-
-    Attributes
-    ----------
-    states : callable
-        s_ii (n,) -> tuple of arrays (n,): what entries need of each sample.
-    diagonal : callable
-        s_ii (n,) -> K_ii (n,).
-    entries : callable
-        states of either side, and s_ij, all broadcasting -> K_ij; on the array
-        namespace of s_ij.
-    """
-
-    states: Callable[[np.ndarray], tuple[np.ndarray, ...]]
-    diagonal: Callable[[np.ndarray], np.ndarray]
-    entries: Callable[[States, States, Array], Array]
-
-
-def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairKernel:
-    """Exact infinite-width kernel of a DEQ as functions of s_ii, s_jj and s_ij.
-
-    Parameters
-    ----------
-    moments : EquilibriumMoments
-        The DEQ.
-    kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
-        Which weights are trained: the readout, all, or the readout and A.
-
-    Returns
-    -------
-    PairKernel
-        The diagonal and the entries.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn_deq.theory import equilibrium_kernel, equilibrium_moments
-    >>> pair = equilibrium_kernel(equilibrium_moments("relu"))
-    >>> state = pair.states(np.array([1.0]))
-    >>> pair.entries(state, state, np.array([0.3])).round(6)
-    array([0.069495])
-    """
-    check_kernel(kernel)
-
-    def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
-        q = equilibrium_variance(moments, s)
-        return q, moment_means(moments, q)
-
-    def diagonal(s: np.ndarray) -> np.ndarray:
-        q = equilibrium_variance(moments, s)
-        drive = moments.input_variance * s + moments.bias_variance
-        value, squared = _diagonal_moments(moments, q)
-        return _trained(moments, kernel, value, squared, drive)
-
-    def entries(states1: States, states2: States, s12: Array) -> Array:
-        value, slope = equilibrium_covariance(moments, states1, states2, s12)
-        drive = moments.input_variance * s12 + moments.bias_variance
-        return _trained(moments, kernel, value, slope, drive)
-
-    return PairKernel(
-        states,
-        diagonal,
-        entries,
-    )
-
-
-def _diagonal_moments(
-    moments: EquilibriumMoments, q: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """E[(φ − offset)²] and E[φ'²] at the variances q."""
-    value, squared = np.empty_like(q), np.empty_like(q)
-    for start in range(0, q.size, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        safe = np.maximum(q[rows], 1e-200)
-        spread = spread_moments(moments.activation, q[rows], moments.offset)
-        value[rows] = spread.value
-        squared[rows] = mean_squared_derivative(moments.activation, safe)
-    return value, squared
-
-
-def _trained(
-    moments: EquilibriumMoments,
-    kernel: str,
-    value: np.ndarray,
-    slope: np.ndarray,
-    drive: np.ndarray,
-) -> np.ndarray:
-    """Turn G, Ḋ and σ_b² S + σ_c² into the kernel asked for (docs/theory.md, 2)."""
-    if kernel == "ck":
-        return value
-    numerator = value + drive * slope if kernel == "ntk" else value
-    return numerator / (1.0 - moments.recurrent_variance * slope)
-
-
-def equilibrium_covariance(
-    moments: EquilibriumMoments, states1: States, states2: States, s12: Array
-) -> tuple[Array, Array]:
-    """Solve G = E[φ(u)φ(v)] at Λ = σ_a² G + σ_b² s + σ_c² by Newton, and give Ḋ there.
-
-    Parameters
-    ----------
-    moments : EquilibriumMoments
-        The DEQ.
-    states1, states2 : tuples of two arrays, broadcasting with s12
-        Equilibrium variances of the samples of either side and the means E φ there.
-    s12 : array
-        Inner products of the samples over the number of features.
-
-    Returns
-    -------
-    value, slope : arrays of the broadcast shape
-        G (the CK) and Ḋ = E[φ'(u)φ'(v)].
-    """
-    xp = array_namespace(s12)
-    (q1, mean1), (q2, mean2) = states1, states2
-    sa, offset = moments.recurrent_variance, moments.offset
-    dual = dual_function(moments.activation, q1, q2)
-    centring = offset * (offset - mean1 - mean2)
-    drive = moments.input_variance * s12 + moments.bias_variance
-    limit = xp.sqrt(q1 * q2)
-    covariance = xp.clip(drive, -limit, limit)
-    value, slope = dual(covariance) + centring, dual(covariance, derivative=True)
-    for _ in range(_MAX_STEPS if sa > 0 else 0):
-        step = (sa * value + drive - covariance) / (1.0 - sa * slope)
-        new = xp.clip(covariance + step, -limit, limit)
-        change = xp.max(xp.abs(new - covariance) / xp.clip(limit, min=1e-200))
-        covariance = new
-        value, slope = dual(covariance) + centring, dual(covariance, derivative=True)
-        # Newton doubles the digits: after a step of 1e-8 the next is rounding.
-        if change <= 1e-8:
-            break
-    return value, slope
-
-
-def moment_means(moments: EquilibriumMoments, q: np.ndarray) -> np.ndarray:
-    """E φ(√q ξ) at variances of any shape; skipped where nothing is centred."""
-    if moments.offset == 0.0:
-        return np.zeros_like(q)
-    unique, inverse = np.unique(q, return_inverse=True)
-    means = [
-        spread_moments(moments.activation, block, 0.0).mean
-        for block in np.array_split(unique, 1 + unique.size // _BLOCK)
-    ]
-    return np.concatenate(means)[inverse].reshape(q.shape)
+    return q, slope, chi
 
 
 def normalize_rows(X: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sklearn_deq.theory._equilibrium import (
-    EquilibriumMoments,
+from sklearn_deq.theory._equilibrium import EquilibriumMoments
+from sklearn_deq.theory._equilibrium_kernel import (
     equilibrium_covariance,
     moment_means,
 )

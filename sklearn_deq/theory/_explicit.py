@@ -17,12 +17,19 @@ from array_api_compat import array_namespace
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._closed_forms import correlation, special
 from sklearn_deq.theory._duals import dual_function
-from sklearn_deq.theory._equilibrium import PairKernel, States, check_kernel
+from sklearn_deq.theory._equilibrium import check_kernel
 from sklearn_deq.theory._moments import (
     gaussian_rule,
     legendre_rule,
     mean_squared_derivative,
     spread_moments,
+)
+from sklearn_deq.theory._pairs import (
+    PairKernel,
+    Reduction,
+    States,
+    common_square,
+    sphere_reduction,
 )
 
 Array = Any
@@ -532,8 +539,9 @@ def explicit_pair_kernel(
             tangent = tangent + scale * value
         return value if kernel == "ck" else tangent
 
-    return PairKernel(
-        states,
-        diagonal,
-        entries,
-    )
+    def reduce(s: np.ndarray) -> Reduction | None:
+        square = common_square(s)
+        return None if square is None else sphere_reduction(states, entries, square)
+
+    smooth = not any(layer.activation.kinks for layer in layers)
+    return PairKernel(states, diagonal, entries, reduce, smooth)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.differentiate import derivative as finite_difference
 
 from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._homogeneous import Slopes, homogeneous_slopes
 
 # Beyond 12.5 the density is below 1e-34: room for activations that grow fast.
 _OUTER_BREAKS = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 12.5)
@@ -143,6 +144,9 @@ def spread_moments(
     constant would be rounding error divided by q. At q = 0 the slope is given as 0. An
     activation that grows too fast for a variance gives inf or nan, not a warning.
     """
+    slopes = homogeneous_slopes(activation)
+    if slopes is not None:
+        return _homogeneous_moments(slopes, q, offset)
     rule = gaussian_rule(q, activation.kinks)
     origin = float(activation.function(np.zeros(1))[0])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -158,8 +162,26 @@ def spread_moments(
         )
 
 
+def _homogeneous_moments(
+    slopes: Slopes, q: np.ndarray, offset: float | None
+) -> SpreadMoments:
+    """Closed form of `spread_moments` for a positively homogeneous φ."""
+    root = np.sqrt(q)
+    mean = slopes.mean * root
+    shift = mean if offset is None else np.full_like(mean, offset)
+    bend = slopes.mean * shift / np.where(root > 0, root, np.inf)
+    return SpreadMoments(
+        value=slopes.squared * q + shift * (shift - 2.0 * mean),
+        slope=np.where(q > 0, slopes.squared - bend, 0.0),
+        mean=mean,
+    )
+
+
 def mean_squared_derivative(activation: Activation, q: np.ndarray) -> np.ndarray:
     """E[φ'(√q ξ)²] at variances q, shape (n,)."""
+    slopes = homogeneous_slopes(activation)
+    if slopes is not None:
+        return np.full(q.shape, slopes.squared)
     rule = gaussian_rule(q, activation.kinks)
     return rule.mean(differentiate(activation, rule.u) ** 2)
 

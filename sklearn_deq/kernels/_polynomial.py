@@ -1,0 +1,151 @@
+"""Polynomials of one number per pair of samples, evaluated on torch blocks.
+
+A kernel that is one function of the angle is a short Chebyshev series in the angle, or
+in its cosine if that is shorter. A block then costs one pass per term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.polynomial import chebyshev
+
+from sklearn_deq.theory._chebyshev import (
+    chebyshev_coefficients,
+    chebyshev_nodes,
+    last_coefficients,
+)
+
+# A series ends where the rest is below this share of its largest value. Near θ = 0
+# rounding of cos θ limits what a finer grid could gain.
+_TOLERANCE = 1e-13
+_SIZES = (16, 24, 32, 48, 64, 96, 128, 192)
+# The arc cosine costs as much as this many terms.
+_ANGLE_COST = 8
+# Horner's rule loses digits where the coefficients are this large: Clenshaw's then.
+_GROWTH = 1e3
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def to_angle(x: torch.Tensor) -> torch.Tensor:
+    """Replace cosines by 2θ/π − 1, in place."""
+    return x.acos_().mul_(2.0 / np.pi).sub_(1.0)
+
+
+def series_in(
+    function: Function, angle: bool, sizes: tuple[int, ...] = _SIZES
+) -> np.ndarray | None:
+    """Chebyshev coefficients along axis 0 of a function of x in [−1, 1].
+
+    Parameters
+    ----------
+    function : callable
+        x (m,) -> values (m, ...).
+    angle : bool
+        Whether the series is in 2 arccos(x)/π − 1 instead of x.
+    sizes : tuple of int
+        Numbers of terms to try.
+
+    Returns
+    -------
+    ndarray of shape (n_terms, ...) or None
+        The coefficients, cut where the rest is negligible; None: no convergence.
+    """
+    for size in sizes:
+        t = chebyshev_nodes(size)
+        values = function(np.cos(0.5 * np.pi * (1.0 + t)) if angle else t)
+        if last_coefficients(values) <= _TOLERANCE:
+            coefficients = chebyshev_coefficients(values)
+            return coefficients[: _needed(coefficients)]
+    return None
+
+
+def _needed(coefficients: np.ndarray) -> int:
+    """Number of terms up to which the rest matters."""
+    sizes = np.abs(coefficients).reshape(coefficients.shape[0], -1)
+    rest = np.cumsum(sizes[::-1], axis=0)[::-1].max(axis=1)
+    return max(1, int(np.sum(rest > _TOLERANCE * sizes.max())))
+
+
+def shorter_series(function: Function) -> tuple[np.ndarray, bool]:
+    """Series in the cosine or in the angle, whichever is cheaper to evaluate.
+
+    Parameters
+    ----------
+    function : callable
+        x (m,) -> values (m, ...).
+
+    Returns
+    -------
+    coefficients : ndarray of shape (n_terms, ...)
+        Chebyshev coefficients.
+    angle : bool
+        Whether they belong to the angle.
+    """
+    in_angle = series_in(function, angle=True)
+    in_cosine = series_in(function, angle=False)
+    if in_angle is None and in_cosine is None:
+        t = chebyshev_nodes(_SIZES[-1])
+        values = function(np.cos(0.5 * np.pi * (1.0 + t)))
+        return chebyshev_coefficients(values), True
+    if in_angle is None or (
+        in_cosine is not None and len(in_cosine) <= len(in_angle) + _ANGLE_COST
+    ):
+        return in_cosine, False  # type: ignore[return-value]
+    return in_angle, True
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """A Chebyshev series on [−1, 1] with the rule that evaluates it.
+
+    Attributes
+    ----------
+    coefficients : ndarray of shape (n_terms,)
+        In powers for Horner's rule, else in Chebyshev polynomials.
+    horner : bool
+        Which rule.
+    """
+
+    coefficients: np.ndarray
+    horner: bool
+
+    @classmethod
+    def build(cls, series: np.ndarray) -> Polynomial:
+        """Choose the rule: Horner's takes half the passes, where it is accurate.
+
+        Parameters
+        ----------
+        series : ndarray of shape (n_terms,)
+            Chebyshev coefficients.
+
+        Returns
+        -------
+        Polynomial
+            The same function.
+        """
+        powers = chebyshev.cheb2poly(series)
+        stable = np.abs(powers).sum() <= _GROWTH * np.abs(series).max()
+        return cls(powers if stable else series, bool(stable))
+
+    def __call__(self, t: torch.Tensor) -> torch.Tensor:
+        """Evaluate at every entry."""
+        c = [torch.tensor(v, dtype=t.dtype, device=t.device) for v in self.coefficients]
+        if len(c) == 1:
+            return c[0].expand(t.shape)
+        if self.horner:
+            value = torch.addcmul(c[-2], t, c[-1])
+            for coefficient in c[-3::-1]:
+                torch.addcmul(coefficient, value, t, out=value)
+            return value
+        twice = 2.0 * t
+        last, before = torch.zeros_like(t), torch.zeros_like(t)
+        for coefficient in c[:0:-1]:
+            # before ← c + 2t · last − before, and swap.
+            torch.sub(coefficient, before, out=before).addcmul_(twice, last)
+            last, before = before, last
+        return torch.sub(c[0], before, out=before).addcmul_(t, last)

@@ -1,0 +1,116 @@
+"""Samples as the kernels take them, and the machine they are computed on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+# Share of the machine's memory that a Gram matrix may take by default.
+_MEMORY_SHARE = 0.5
+
+
+def check_samples(X: np.ndarray, name: str = "X") -> np.ndarray:
+    """Return X as a float array of shape (n, p), or raise a ValueError."""
+    X = np.asarray(X)
+    if X.ndim != 2 or 0 in X.shape:
+        raise ValueError(
+            f"{name} must be a two-dimensional array with at least one row and one "
+            f"column, got shape {X.shape}."
+        )
+    if X.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be an array of real numbers, got {X.dtype}.")
+    if X.dtype not in (np.float32, np.float64):
+        X = X.astype(np.float64)
+    # One reduction, without a temporary of the size of X, tells unless it overflows.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(X.sum()) or np.isfinite(X).all()
+    if not finite:
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return X
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows with the factors that turn their inner products into s_ij.
+
+    Attributes
+    ----------
+    data : ndarray of shape (n, p)
+        The rows as they are given: no copy.
+    scale : ndarray of shape (n,)
+        s_ij = scale_i scale_j x_i · x_j: 1/√p, or 1/|x_i| on the sphere.
+    squares : ndarray of shape (n,)
+        s_ii; exactly 1 on the sphere, and 0 for zero rows.
+    """
+
+    data: np.ndarray
+    scale: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def build(cls, X: np.ndarray, normalize: bool) -> Samples:
+        """Measure the rows of X.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+            Float rows.
+        normalize : bool
+            Whether rows are projected on the sphere of radius √p.
+
+        Returns
+        -------
+        Samples
+            The same rows.
+        """
+        lengths = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+        if not normalize:
+            return cls(X, np.full(X.shape[0], X.shape[1] ** -0.5), lengths / X.shape[1])
+        norms = np.sqrt(lengths)
+        scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+        return cls(X, scale, (norms > 0).astype(np.float64))
+
+
+def check_memory(
+    shape: tuple[int, int], dtype: np.dtype, max_memory: float | None
+) -> None:
+    """Raise a MemoryError before an allocation over the budget.
+
+    Parameters
+    ----------
+    shape : tuple of 2 ints
+        Shape of the Gram matrix.
+    dtype : dtype
+        Its dtype.
+    max_memory : float or None
+        Budget in bytes; None: half of the machine's memory.
+    """
+    budget = max_memory
+    if budget is None:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        budget = _MEMORY_SHARE * total
+    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    if size > budget:
+        raise MemoryError(
+            f"A kernel matrix of shape {shape} and dtype {np.dtype(dtype)} takes "
+            f"{size / 2**30:.3g} GiB, over the budget of {budget / 2**30:.3g} GiB. "
+            "Raise max_memory, use dtype='float32', or use a low-rank approximation: "
+            "DEQKernelTransformer with n_components."
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device of a name; "auto" takes a GPU where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        # An allocation shows whether it is really there.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be 'cpu', 'auto' or a torch device of this machine, got "
+            f"{device!r}: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,193 @@
+"""The fastest exact form of a kernel on given data.
+
+`fastest` replaces a `PairKernel`, whose entries solve an equation each, by one that
+evaluates polynomials: of one number per pair where the theory knows a `Reduction`
+(samples of one norm; positively homogeneous activations), else, for smooth kernels, of
+both norms and the angle. What has neither is left as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sklearn_deq.kernels._polynomial import (
+    Polynomial,
+    series_in,
+    shorter_series,
+    to_angle,
+)
+from sklearn_deq.theory import PairKernel, Reduction
+from sklearn_deq.theory._chebyshev import last_coefficients
+from sklearn_deq.theory._norms import norm_basis, norm_coordinate, norm_nodes
+
+_TOLERANCE = 1e-13
+
+
+def fastest(kernel: PairKernel, squares: np.ndarray) -> PairKernel:
+    """Return the kernel in the form that is fastest for samples with these s_ii.
+
+    Parameters
+    ----------
+    kernel : PairKernel
+        Any kernel.
+    squares : ndarray of shape (n,)
+        s_ii of the samples of both sides.
+
+    Returns
+    -------
+    PairKernel
+        The same kernel to about 1e-12 of √(K_ii K_jj); its entries take torch tensors.
+    """
+    reduction = kernel.reduce(squares)
+    if reduction is not None:
+        return _from_reduction(kernel, reduction)
+    if kernel.smooth:
+        return _from_norms(kernel, squares) or kernel
+    return kernel
+
+
+def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel:
+    """Evaluate the functions of a reduction as polynomials."""
+    series, angle = shorter_series(lambda x: reduction.profiles(x).T)
+    polynomials = [Polynomial.build(column) for column in series.T]
+
+    def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
+        x = reduction.argument(first, second, s12).clamp_(-1.0, 1.0)
+        if angle:
+            x = to_angle(x)
+        values = [polynomial(x) for polynomial in polynomials]
+        return reduction.assemble(first, second, *values)
+
+    return replace(kernel, states=reduction.states, entries=entries)
+
+
+# Norms on either side of a table, tried one after the other.
+_NORM_SIZES = (8, 12, 16, 24, 32, 48)
+
+
+@dataclass(frozen=True)
+class _NormTable:
+    """K_ij/√(K_ii K_jj) = Σ_k T_k(t) Σ_l σ_kl f_kl(r_i) f_kl(r_j), with t = t(θ_ij).
+
+    Attributes
+    ----------
+    low, high : float
+        Range of the norm coordinate.
+    functions : ndarray of shape (n_norms, n_functions)
+        Chebyshev coefficients of all f_kl in the norm coordinate.
+    signs : ndarray of shape (n_functions,)
+        σ_kl = ±1.
+    ranks : tuple of int
+        Number of functions of each order k.
+    angle : bool
+        Whether t is the angle, 2θ/π − 1, or its cosine.
+    """
+
+    low: float
+    high: float
+    functions: np.ndarray
+    signs: np.ndarray
+    ranks: tuple[int, ...]
+    angle: bool
+
+    def features(self, norms: np.ndarray) -> np.ndarray:
+        """f_kl at the norms (n,), shape (n, n_functions)."""
+        basis = norm_basis(norms, self.low, self.high, self.functions.shape[0])
+        return basis @ self.functions
+
+    def __call__(
+        self, first: torch.Tensor, second: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
+        """Evaluate a block from the features of its rows and columns, by Clenshaw."""
+        first = first * torch.from_numpy(self.signs).to(t)
+        ends = np.cumsum(self.ranks)
+        parts = [slice(e - rank, e) for e, rank in zip(ends, self.ranks, strict=True)]
+        twice = 2.0 * t
+        last, before = torch.zeros_like(t), torch.zeros_like(t)
+        for part in parts[:0:-1]:
+            # before ← c_k + 2t · last − before, and swap.
+            before.addmm_(first[:, part], second[:, part].T, beta=-1.0)
+            before.addcmul_(twice, last)
+            last, before = before, last
+        before.addmm_(first[:, parts[0]], second[:, parts[0]].T, beta=-1.0)
+        return before.addcmul_(t, last)
+
+
+def _from_norms(kernel: PairKernel, squares: np.ndarray) -> PairKernel | None:
+    """Tabulate a smooth kernel in both norms and the angle; None: not converged."""
+    low, high = (
+        float(norm_coordinate(np.sqrt(s))) for s in (squares.min(), squares.max())
+    )
+    table = _build_norm_table(kernel, low, high)
+    if table is None:
+        return None
+
+    def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
+        norms = np.sqrt(s)
+        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+        size = np.sqrt(kernel.diagonal(s))
+        return inverse, table.features(norms) * size[:, None]
+
+    def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
+        (inverse1, features1), (inverse2, features2) = first, second
+        t = (s12 * inverse1).mul_(inverse2).clamp_(-1.0, 1.0)
+        if table.angle:
+            t = to_angle(t)
+        return table(features1[:, 0], features2[0], t)
+
+    return replace(kernel, states=states, entries=entries)
+
+
+def _build_norm_table(kernel: PairKernel, low: float, high: float) -> _NormTable | None:
+    """Sample the kernel on a grid, and compress what belongs to each power of t."""
+
+    def sample(size: int, x: np.ndarray) -> np.ndarray:
+        """Normalised kernel, shape (len(x), size, size)."""
+        squares = norm_nodes(low, high, size)
+        states = kernel.states(squares)
+        norms, scale = np.sqrt(squares), np.sqrt(kernel.diagonal(squares))
+        values = kernel.entries(
+            tuple(state[:, None, None] for state in states),
+            tuple(state[None, :, None] for state in states),
+            norms[:, None, None] * norms[:, None] * x,
+        )
+        return np.moveaxis(values / np.multiply.outer(scale, scale)[..., None], 2, 0)
+
+    few = np.cos(np.pi * (np.arange(6) + 0.5) / 6)
+    for size in _NORM_SIZES:
+        if last_coefficients(np.moveaxis(sample(size, few), 1, 0)) <= _TOLERANCE:
+            break
+    else:
+        return None
+    coarse, angle = shorter_series(lambda x: sample(3, x))
+    series = series_in(lambda x: sample(size, x), angle, (len(coarse) + 4, 96, 192))
+    if series is None:
+        return None
+    return _compress(series, low, high, angle)
+
+
+def _compress(series: np.ndarray, low: float, high: float, angle: bool) -> _NormTable:
+    """Eigendecomposition of each order's matrix, as far as it matters."""
+    size = series.shape[1]
+    nodes = norm_nodes(low, high, size)
+    to_coefficients = np.linalg.inv(norm_basis(np.sqrt(nodes), low, high, size))
+    functions, signs, ranks = [], [], []
+    largest = np.abs(series).max()
+    for matrix in series:
+        values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+        kept = np.abs(values) > _TOLERANCE * largest
+        functions.append(vectors[:, kept] * np.sqrt(np.abs(values[kept])))
+        signs.append(np.sign(values[kept]))
+        ranks.append(int(kept.sum()))
+    return _NormTable(
+        low,
+        high,
+        to_coefficients @ np.concatenate(functions, axis=1),
+        np.concatenate(signs),
+        tuple(ranks),
+        angle,
+    )

@@ -1,0 +1,117 @@
+"""What a kernel is to the code that fills Gram matrices.
+
+A `PairKernel` gives entries from s_ii, s_jj and s_ij, one by one. Where the entries
+follow a function of a single number, a `Reduction` says so, and a Gram matrix costs a
+matrix product and one pass over a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any
+# What a kernel needs to know of each sample on one side: arrays that broadcast.
+States = tuple[Array, ...]
+
+# Norms closer than this count as equal.
+_EQUAL = 1e-13
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A kernel that is a few functions of one number per pair of samples.
+
+    Attributes
+    ----------
+    states : callable
+        s_ii (n,) -> tuple of arrays (n,): what the callables below need of a sample.
+    argument : callable
+        States of either side and s_ij, broadcasting -> x_ij, in [−1, 1] but for
+        rounding; on the array namespace of s_ij.
+    profiles : callable
+        x (m,) in [−1, 1] -> array (k, m): the functions. They are smooth in arccos x,
+        up to both ends.
+    assemble : callable
+        States of either side and the values of the k functions at x_ij -> K_ij.
+    """
+
+    states: Callable[[np.ndarray], States]
+    argument: Callable[[States, States, Array], Array]
+    profiles: Callable[[np.ndarray], np.ndarray]
+    assemble: Callable[..., Array]
+
+
+@dataclass(frozen=True)
+class PairKernel:
+    """A kernel entry by entry, before any tabulation.
+
+    Attributes
+    ----------
+    states : callable
+        s_ii (n,) -> tuple of arrays (n,): what entries need of each sample.
+    diagonal : callable
+        s_ii (n,) -> K_ii (n,).
+    entries : callable
+        States of either side, and s_ij, all broadcasting -> K_ij; on the array
+        namespace of s_ij.
+    reduce : callable
+        All s_ii (n,) of a Gram matrix -> a `Reduction` that holds for them, or None.
+    smooth : bool
+        Whether K_ij is a smooth function of the norms and s_ij throughout; with kinks
+        it has a cone where the norms are equal and the angle is 0.
+    """
+
+    states: Callable[[np.ndarray], States]
+    diagonal: Callable[[np.ndarray], np.ndarray]
+    entries: Callable[[States, States, Array], Array]
+    reduce: Callable[[np.ndarray], Reduction | None]
+    smooth: bool = False
+
+
+def common_square(s: np.ndarray) -> float | None:
+    """Return the s_ii that all samples share up to rounding, if they do."""
+    least, most = float(s.min()), float(s.max())
+    return 0.5 * (least + most) if most - least <= 2.0 * _EQUAL * most else None
+
+
+def sphere_reduction(
+    states: Callable[[np.ndarray], States],
+    entries: Callable[[States, States, Array], Array],
+    square: float,
+    least: float | None = None,
+) -> Reduction:
+    """Reduction of any kernel of this package for samples of one norm.
+
+    Parameters
+    ----------
+    states, entries : callables
+        As in `PairKernel`.
+    square : float
+        The s_ii of all samples.
+    least : float or None
+        Lower end of the interval of s_ij to tabulate, where it should reach beyond
+        −s_ii to end where the kernel's own angle does; None: −s_ii.
+
+    Returns
+    -------
+    Reduction
+        K_ij = P(x_ij), with x_ij affine in s_ij.
+    """
+    low = -square if least is None else min(least, -square)
+    middle, half = 0.5 * (square + low), max(0.5 * (square - low), 1e-200)
+    state = states(np.array([square]))
+
+    def argument(_first: States, _second: States, s12: Array) -> Array:
+        return (s12 - middle) / half
+
+    def profiles(x: np.ndarray) -> np.ndarray:
+        return entries(state, state, middle + half * x)[None]
+
+    def assemble(_first: States, _second: States, value: Array) -> Array:
+        return value
+
+    return Reduction(lambda s: (), argument, profiles, assemble)
