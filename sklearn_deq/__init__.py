@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sklearn_deq.estimators import (
         DEQClassifier,
+        DEQKernel,
         DEQKernelTransformer,
         DEQRegressor,
         ExplicitEquivalentClassifier,
@@ -23,6 +24,7 @@ __version__ = "0.1.0.dev0"
 _EXPORTS = {
     "Activation": "sklearn_deq.theory",
     "DEQClassifier": "sklearn_deq.estimators",
+    "DEQKernel": "sklearn_deq.estimators",
     "DEQKernelTransformer": "sklearn_deq.estimators",
     "DEQRegressor": "sklearn_deq.estimators",
     "ExplicitEquivalentClassifier": "sklearn_deq.estimators",
@@ -34,6 +36,7 @@ _SUBMODULES = ("datasets", "estimators", "exceptions", "kernels", "nn", "theory"
 __all__ = [
     "Activation",
     "DEQClassifier",
+    "DEQKernel",
     "DEQKernelTransformer",
     "DEQRegressor",
     "ExplicitEquivalentClassifier",

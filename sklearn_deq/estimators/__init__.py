@@ -9,11 +9,13 @@ if TYPE_CHECKING:
         ExplicitEquivalentClassifier,
         ExplicitEquivalentRegressor,
     )
+    from sklearn_deq.estimators._gp_kernel import DEQKernel
     from sklearn_deq.estimators._kernel import DEQKernelTransformer
     from sklearn_deq.estimators._matching import match_deq
 
 __all__ = [
     "DEQClassifier",
+    "DEQKernel",
     "DEQKernelTransformer",
     "DEQRegressor",
     "ExplicitEquivalentClassifier",
@@ -27,6 +29,7 @@ _MODULES = {
     "DEQRegressor": "_equilibrium",
     "ExplicitEquivalentClassifier": "_explicit",
     "ExplicitEquivalentRegressor": "_explicit",
+    "DEQKernel": "_gp_kernel",
     "DEQKernelTransformer": "_kernel",
     "match_deq": "_matching",
 }

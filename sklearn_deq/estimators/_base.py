@@ -37,7 +37,22 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-class DEQParameters(BaseEstimator):
+class RefusesUnknownParameters:
+    """Mixin: an unknown keyword is refused with a suggestion."""
+
+    def __new__(cls, *args: Any, **params: Any) -> Any:
+        """Refuse unknown parameters with a suggestion; `__init__` does the rest."""
+        valid = inspect.signature(cls.__init__).parameters
+        for name in params:
+            if name not in valid:
+                raise TypeError(
+                    f"{cls.__name__} has no parameter {name!r}."
+                    f"{did_you_mean(name, valid)}"
+                )
+        return super().__new__(cls)
+
+
+class DEQParameters(RefusesUnknownParameters, BaseEstimator):
     """Base of all estimators: the parameters that define a wide DEQ."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -51,17 +66,6 @@ class DEQParameters(BaseEstimator):
         "device": [str],
         "dtype": [None, StrOptions({"float32", "float64"})],
     }
-
-    def __new__(cls, *args: Any, **params: Any) -> DEQParameters:
-        """Refuse unknown parameters with a suggestion; `__init__` does the rest."""
-        valid = inspect.signature(cls.__init__).parameters
-        for name in params:
-            if name not in valid:
-                raise TypeError(
-                    f"{cls.__name__} has no parameter {name!r}."
-                    f"{did_you_mean(name, valid)}"
-                )
-        return super().__new__(cls)
 
     def set_params(self, **params: Any) -> DEQParameters:
         """Set parameters; unknown ones are refused with a suggestion.

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn_deq.kernels._gram import gram
 from sklearn_deq.kernels._samples import Samples, check_samples
 from sklearn_deq.theory import Activation, equilibrium_kernel, equilibrium_moments
+from sklearn_deq.theory._equilibrium_gradient import VARIANCES, equilibrium_gradient
 
 
 def deq_kernel(
@@ -111,6 +112,88 @@ def deq_kernel(
         dtype=dtype,
         max_memory=max_memory,
     )
+
+
+def deq_kernel_gradient(
+    X: np.ndarray,
+    *,
+    variances: tuple[str, ...] = VARIANCES,
+    kernel: str = "ck",
+    activation: str | Activation | Callable[..., Any] = "relu",
+    recurrent_variance: float = 0.2,
+    input_variance: float = 0.8,
+    bias_variance: float = 0.0,
+    tau0: float = 1.0,
+    center: bool = True,
+    normalize: bool = False,
+    device: str = "cpu",
+    dtype: str | np.dtype | None = None,
+    max_memory: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel matrix of X and its derivatives in the logarithms of the variances.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, p)
+        Samples.
+    variances : tuple of str
+        Which of "recurrent_variance", "input_variance" and "bias_variance"; default:
+        all, in this order.
+    kernel, activation, recurrent_variance, input_variance, bias_variance
+        As in `deq_kernel`.
+    tau0, center, normalize, device, dtype, max_memory
+        As in `deq_kernel`; τ0 is held fixed.
+
+    Returns
+    -------
+    K : ndarray of shape (n, n)
+        The kernel matrix.
+    gradient : ndarray of shape (n, n, n_variances)
+        ∂K/∂ log variance.
+
+    Raises
+    ------
+    ValueError
+        As `deq_kernel`, or for an unknown variance.
+    MemoryError
+        If both together are over the budget.
+
+    Notes
+    -----
+    By the implicit function theorem: every equation of the equilibrium is
+    differentiated, and the linear equation that results is solved in closed form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.kernels import deq_kernel_gradient
+    >>> X = np.array([[1.0, 1.0], [1.4, 0.2]])
+    >>> K, gradient = deq_kernel_gradient(X, variances=("input_variance",))
+    >>> gradient[..., 0].round(4)
+    array([[0.2926, 0.2171],
+           [0.2171, 0.2926]])
+    """
+    for name in variances:
+        if name not in VARIANCES:
+            raise ValueError(f"variances must be among {VARIANCES}, got {name!r}.")
+    moments = equilibrium_moments(
+        activation,
+        recurrent_variance,
+        input_variance,
+        bias_variance=bias_variance,
+        tau0=tau0,
+        center=center,
+    )
+    both = gram(
+        equilibrium_gradient(moments, kernel, tuple(variances)),
+        X,
+        None,
+        normalize=normalize,
+        device=device,
+        dtype=dtype,
+        max_memory=max_memory,
+    )
+    return both[0], np.moveaxis(both[1:], 0, -1)
 
 
 def deq_kernel_diag(

@@ -54,7 +54,7 @@ def gram(
 
     Returns
     -------
-    ndarray of shape (n_X, n_Y)
+    ndarray of shape (n_X, n_Y), or (n_outputs, n_X, n_Y)
         The kernel matrix.
     """
     X = check_samples(X)
@@ -72,18 +72,22 @@ def gram(
             )
         right = Samples.build(Y, normalize)
     shape = len(left.squares), len(right.squares)
-    check_memory(shape, out_dtype, max_memory)
+    diagonal = kernel.diagonal(left.squares)
+    # A leading axis of outputs, if the kernel has one.
+    out_shape = (*diagonal.shape[:-1], *shape)
+    check_memory(out_shape, out_dtype, max_memory)
     fast = fastest(kernel, np.concatenate([left.squares, right.squares]))
     rows = _Side.build(fast, left, place)
     columns = rows if Y is None else _Side.build(fast, right, place)
-    out = np.empty(shape, dtype=out_dtype)
+    out = np.empty(out_shape, dtype=out_dtype)
 
     def fill(block: Block) -> None:
         _fill(out, fast, rows, columns, block, symmetric=Y is None)
 
     _for_each(fill, _blocks(shape, place, symmetric=Y is None), place)
     if Y is None:
-        np.fill_diagonal(out, kernel.diagonal(left.squares))
+        each = np.arange(shape[0])
+        out[..., each, each] = diagonal
     return out
 
 
@@ -156,10 +160,10 @@ def _fill(
     )
     values = entries.cpu().numpy()
     if symmetric and rows == columns:
-        values = np.triu(values) + np.triu(values, 1).T
-    out[rows, columns] = values
+        values = np.triu(values) + np.triu(values, 1).swapaxes(-1, -2)
+    out[..., rows, columns] = values
     if symmetric and rows != columns:
-        out[columns, rows] = values.T
+        out[..., columns, rows] = values.swapaxes(-1, -2)
 
 
 def _for_each(

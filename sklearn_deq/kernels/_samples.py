@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -75,13 +76,13 @@ class Samples:
 
 
 def check_memory(
-    shape: tuple[int, int], dtype: np.dtype, max_memory: float | None
+    shape: tuple[int, ...], dtype: np.dtype, max_memory: float | None
 ) -> None:
     """Raise a MemoryError before an allocation over the budget.
 
     Parameters
     ----------
-    shape : tuple of 2 ints
+    shape : tuple of int
         Shape of the Gram matrix.
     dtype : dtype
         Its dtype.
@@ -92,7 +93,7 @@ def check_memory(
     if budget is None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         budget = _MEMORY_SHARE * total
-    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size > budget:
         raise MemoryError(
             f"A kernel matrix of shape {shape} and dtype {np.dtype(dtype)} takes "

@@ -40,7 +40,8 @@ def fastest(kernel: PairKernel, squares: np.ndarray) -> PairKernel:
     Returns
     -------
     PairKernel
-        The same kernel to about 1e-12 of √(K_ii K_jj); its entries take torch tensors.
+        The same kernel to about 1e-12 of √(K_ii K_jj); its entries take torch tensors,
+        states as columns on the left and as rows on the right.
     """
     reduction = kernel.reduce(squares)
     if reduction is not None:
@@ -122,52 +123,74 @@ def _from_norms(kernel: PairKernel, squares: np.ndarray) -> PairKernel | None:
     low, high = (
         float(norm_coordinate(np.sqrt(s))) for s in (squares.min(), squares.max())
     )
-    table = _build_norm_table(kernel, low, high)
-    if table is None:
+    found = _sample_norms(kernel, low, high)
+    if found is None:
         return None
+    # One table for each output of the kernel.
+    series, angle = found
+    tables = [_compress(series[:, k], low, high, angle) for k in range(series.shape[1])]
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
         norms = np.sqrt(s)
         inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        size = np.sqrt(kernel.diagonal(s))
-        return inverse, table.features(norms) * size[:, None]
+        size = np.sqrt(_sizes(kernel, s))[:, None]
+        return inverse, *(table.features(norms) * size for table in tables)
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
-        (inverse1, features1), (inverse2, features2) = first, second
-        t = (s12 * inverse1).mul_(inverse2).clamp_(-1.0, 1.0)
-        if table.angle:
+        t = (s12 * first[0]).mul_(second[0]).clamp_(-1.0, 1.0)
+        if angle:
             t = to_angle(t)
-        return table(features1[:, 0], features2[0], t)
+        values = [
+            table(features1[:, 0], features2[0], t)
+            for table, features1, features2 in zip(
+                tables, first[1:], second[1:], strict=True
+            )
+        ]
+        return values[0] if len(values) == 1 else torch.stack(values)
 
     return replace(kernel, states=states, entries=entries)
 
 
-def _build_norm_table(kernel: PairKernel, low: float, high: float) -> _NormTable | None:
-    """Sample the kernel on a grid, and compress what belongs to each power of t."""
+def _sizes(kernel: PairKernel, s: np.ndarray) -> np.ndarray:
+    """K_ii, that of the first output, shape (n,)."""
+    return np.atleast_2d(kernel.diagonal(s))[0]
+
+
+def _sample_norms(
+    kernel: PairKernel, low: float, high: float
+) -> tuple[np.ndarray, bool] | None:
+    """Chebyshev series in the angle or its cosine, at a grid of norms.
+
+    Returns
+    -------
+    series : ndarray of shape (n_terms, n_outputs, n_norms, n_norms)
+        Coefficients of the outputs over √(K_ii K_jj).
+    angle : bool
+        Whether they belong to the angle.
+    """
 
     def sample(size: int, x: np.ndarray) -> np.ndarray:
-        """Normalised kernel, shape (len(x), size, size)."""
         squares = norm_nodes(low, high, size)
         states = kernel.states(squares)
-        norms, scale = np.sqrt(squares), np.sqrt(kernel.diagonal(squares))
+        norms, scale = np.sqrt(squares), np.sqrt(_sizes(kernel, squares))
         values = kernel.entries(
             tuple(state[:, None, None] for state in states),
             tuple(state[None, :, None] for state in states),
             norms[:, None, None] * norms[:, None] * x,
         )
-        return np.moveaxis(values / np.multiply.outer(scale, scale)[..., None], 2, 0)
+        values = values.reshape(-1, size, size, len(x))
+        return np.moveaxis(values / np.multiply.outer(scale, scale)[..., None], 3, 0)
 
     few = np.cos(np.pi * (np.arange(6) + 0.5) / 6)
     for size in _NORM_SIZES:
-        if last_coefficients(np.moveaxis(sample(size, few), 1, 0)) <= _TOLERANCE:
+        if last_coefficients(np.moveaxis(sample(size, few), 2, 0)) <= _TOLERANCE:
             break
     else:
         return None
     coarse, angle = shorter_series(lambda x: sample(3, x))
-    series = series_in(lambda x: sample(size, x), angle, (len(coarse) + 4, 96, 192))
-    if series is None:
-        return None
-    return _compress(series, low, high, angle)
+    sizes = (len(coarse) + 4, 96, 192)
+    series = series_in(lambda x: sample(size, x), angle, sizes)
+    return None if series is None else (series, angle)
 
 
 def _compress(series: np.ndarray, low: float, high: float, angle: bool) -> _NormTable:

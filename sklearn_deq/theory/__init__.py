@@ -4,7 +4,12 @@ Everything here is a plain function of NumPy arrays (or of whatever array namesp
 input has) that returns arrays or frozen dataclasses; no estimator, no torch.
 """
 
-from sklearn_deq.theory._activations import ACTIVATIONS, Activation, get_activation
+from sklearn_deq.theory._activations import (
+    ACTIVATIONS,
+    Activation,
+    get_activation,
+    lipschitz_constant,
+)
 from sklearn_deq.theory._duals import dual_activation
 from sklearn_deq.theory._equilibrium import (
     KERNELS,
@@ -44,5 +49,6 @@ __all__ = [
     "explicit_pair_kernel",
     "get_activation",
     "high_dimensional_equivalent",
+    "lipschitz_constant",
     "solve_match",
 ]

@@ -136,7 +136,7 @@ class TabulatedDual:
     def __init__(self, activation: Activation, q1: Array, q2: Array) -> None:
         self.activation = activation
         self.q1, self.q2 = q1, q2
-        self._norms = tuple(np.sqrt(_to_numpy(q)) for q in (q1, q2))
+        self._norms = tuple(np.sqrt(to_numpy(q)) for q in (q1, q2))
         self._range = norm_range(np.concatenate([n.ravel() for n in self._norms]))
         # (coefficients in θ, features of q1, features of q2) for φ and for φ'.
         self._parts: dict[bool, tuple[Array, Array, Array]] = {}
@@ -146,15 +146,15 @@ class TabulatedDual:
         xp = array_namespace(c)
         core, first, second = self._prepare(c, derivative)
         t = (2.0 / np.pi) * xp.acos(correlation(self.q1, self.q2, c)) - 1.0
-        return clenshaw(_PairCoefficients(core, first, second), t)
+        return clenshaw(PairCoefficients(core, first, second), t)
 
     def _prepare(self, c: Array, derivative: bool) -> tuple[Array, Array, Array]:
         if derivative not in self._parts:
-            table = _table(self.activation, *self._range, derivative)
+            table = dual_table(self.activation, *self._range, derivative)
             xp = array_namespace(c)
             parts = [table.core]
             for norms in self._norms:
-                scale = _scale(self.activation, norms.ravel() ** 2, derivative)
+                scale = dual_scale(self.activation, norms.ravel() ** 2, derivative)
                 features = table.features(norms.ravel()) * scale[:, None]
                 parts.append(features.reshape(*norms.shape, -1))
             core, first, second = (
@@ -165,7 +165,7 @@ class TabulatedDual:
 
 
 @dataclass(frozen=True)
-class _PairCoefficients:
+class PairCoefficients:
     """Chebyshev coefficients of every pair, made one order at a time."""
 
     core: Array
@@ -208,25 +208,29 @@ class _DualTable:
         return basis @ self.basis
 
 
-def norm_range(norms: np.ndarray) -> tuple[float, float]:
-    """Range of the norm coordinate to tabulate: a point if all norms are equal."""
+def norm_range(norms: np.ndarray, *, widen: bool = False) -> tuple[float, float]:
+    """Range of the norm coordinate to tabulate.
+
+    A point if all norms are equal, unless it should be widened to an interval, for
+    derivatives.
+    """
     least, most = float(norms.min()), float(norms.max())
-    if most - least <= 1e-14 * most:
+    if most - least <= 1e-14 * most and not widen:
         point = float(norm_coordinate(np.array(most)))
         return point, point
     low = np.floor(norm_coordinate(np.array(least)) / _RANGE_GRID) * _RANGE_GRID
     high = np.ceil(norm_coordinate(np.array(most)) / _RANGE_GRID) * _RANGE_GRID
-    return float(low), float(high)
+    return float(low), float(max(high, low + _RANGE_GRID))
 
 
-def _to_numpy(x: Array) -> np.ndarray:
+def to_numpy(x: Array) -> np.ndarray:
     """Copy an array of any namespace to NumPy float64."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
     return np.asarray(x, dtype=float)
 
 
-def _scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.ndarray:
+def dual_scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.ndarray:
     """√E φ(√q ξ)², or of φ', by which the table is normalised; shape (n,)."""
     # Divided by its order for small q, so that the relative error is small there too.
     origin = float(activation.function(np.zeros(1))[0]) ** 2
@@ -241,7 +245,7 @@ def _scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.ndarra
     return np.sqrt(along_norms(energy, safe)[0] * weight)
 
 
-def _table(
+def dual_table(
     activation: Activation, low: float, high: float, derivative: bool
 ) -> _DualTable:
     """Table for a range of norms, remembered where the activation can be hashed."""
@@ -301,6 +305,6 @@ def _sample(
     q = norm_nodes(low, high, n_norms)
     angles = 0.5 * np.pi * (1.0 + chebyshev_nodes(n_angles))
     values = dual_on_grid(activation, q, q, angles, derivative)
-    scale = _scale(activation, q, derivative)
+    scale = dual_scale(activation, q, derivative)
     product = scale[:, None, None] * scale[None, :, None]
     return np.divide(values, product, out=np.zeros_like(values), where=product > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -65,23 +66,23 @@ def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairK
     def diagonal(s: np.ndarray) -> np.ndarray:
         q = equilibrium_variance(moments, s)
         drive = moments.input_variance * s + moments.bias_variance
-        value, squared = _diagonal_moments(moments, q)
-        return _trained(moments, kernel, value, squared, drive)
+        value, squared = diagonal_moments(moments, q)
+        return trained(moments, kernel, value, squared, drive)
 
     def entries(states1: States, states2: States, s12: Array) -> Array:
         value, slope = equilibrium_covariance(moments, states1, states2, s12)
         drive = moments.input_variance * s12 + moments.bias_variance
-        return _trained(moments, kernel, value, slope, drive)
+        return trained(moments, kernel, value, slope, drive)
 
     def reduce(s: np.ndarray) -> Reduction | None:
         square = common_square(s)
         if square is not None:
-            least = _least_product(moments, square)
+            least = least_product(moments, square)
             return sphere_reduction(states, entries, square, least)
         slopes = homogeneous_slopes(moments.activation)
         if slopes is None:
             return None
-        return _homogeneous_reduction(moments, slopes, kernel)
+        return _homogeneous_kernel(moments, slopes, kernel)
 
     return PairKernel(
         states,
@@ -92,7 +93,7 @@ def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairK
     )
 
 
-def _diagonal_moments(
+def diagonal_moments(
     moments: EquilibriumMoments, q: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """E[(φ − offset)²] and E[φ'²] at the variances q."""
@@ -109,7 +110,7 @@ def _diagonal_moments(
     return ratio * (q + origin), squared
 
 
-def _trained(
+def trained(
     moments: EquilibriumMoments,
     kernel: str,
     value: np.ndarray,
@@ -142,15 +143,25 @@ def equilibrium_covariance(
     value, slope : arrays of the broadcast shape
         G (the CK) and Ḋ = E[φ'(u)φ'(v)].
     """
+    (q1, mean1), (q2, mean2) = states1, states2
+    offset = moments.offset
+    covariance = solve_entries(moments, states1, states2, s12)
+    dual = dual_function(moments.activation, q1, q2)
+    value = dual(covariance) + offset * (offset - mean1 - mean2)
+    return value, dual(covariance, derivative=True)
+
+
+def solve_entries(
+    moments: EquilibriumMoments, states1: States, states2: States, s12: Array
+) -> Array:
+    """Solve for Λ of every pair; arguments as in `equilibrium_covariance`."""
     xp = array_namespace(s12)
     (q1, mean1), (q2, mean2) = states1, states2
+    sa, offset = moments.recurrent_variance, moments.offset
+    drive = moments.input_variance * s12 + moments.bias_variance
+    drive = drive + sa * offset * (offset - mean1 - mean2)
     dual = dual_function(moments.activation, q1, q2)
-    offset = moments.offset
-    centring = offset * (offset - mean1 - mean2)
-    sa = moments.recurrent_variance
-    drive = moments.input_variance * s12 + moments.bias_variance + sa * centring
-    covariance = solve_covariance(dual, sa, drive, xp.sqrt(q1 * q2))
-    return dual(covariance) + centring, dual(covariance, derivative=True)
+    return solve_covariance(dual, sa, drive, xp.sqrt(q1 * q2))
 
 
 def solve_covariance(
@@ -186,7 +197,7 @@ def solve_covariance(
     return covariance
 
 
-def _least_product(moments: EquilibriumMoments, square: float) -> float | None:
+def least_product(moments: EquilibriumMoments, square: float) -> float | None:
     """s_ij at which Λ_ij would be −q, for samples of one norm; None without input.
 
     It lies below −s_ii. A table that ends there is smooth in the angle; one that ends
@@ -205,18 +216,33 @@ def _least_product(moments: EquilibriumMoments, square: float) -> float | None:
     return float((-q - sa * value - sc)[0] / sb)
 
 
-def _homogeneous_reduction(
-    moments: EquilibriumMoments, slopes: Slopes, kernel: str
+def homogeneous_reduction(
+    moments: EquilibriumMoments,
+    slopes: Slopes,
+    functions: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    assemble: Callable[..., Array],
 ) -> Reduction:
-    """Reduction of the DEQ kernels of a positively homogeneous φ, at any norms.
+    """Reduction of whatever follows from Λ for a positively homogeneous φ.
 
-    With Λ = √(q_i q_j) ρ and G = √(q_i q_j) F(ρ) + g_ij, g_ij = b² − b (m_i + m_j) from
-    the centring, the equation of an entry is ρ − σ_a² F(ρ) = d, and all but d is the
-    same for every pair: d = (σ_b² s_ij + σ_c² + σ_a² g_ij)/√(q_i q_j). Then
+    With Λ = √(q_i q_j) ρ and G = √(q_i q_j) F(ρ) + g_i + g_j, g = b²/2 − b m from the
+    centring, the equation of an entry is ρ − σ_a² F(ρ) = d, and all but d is the same
+    for every pair of samples: d = (σ_b² s_ij + σ_c² + σ_a² (g_i + g_j))/√(q_i q_j).
 
-    CK = √(q_i q_j) F + g_ij,
-    NTK = √(q_i q_j) (F + d F')/(1 − σ_a² F') + g_ij,
-    with A and the readout trained: (√(q_i q_j) F + g_ij)/(1 − σ_a² F').
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ.
+    slopes : Slopes
+        Of its activation.
+    functions : callable
+        d and ρ, each (m,) -> (k, m).
+    assemble : callable
+        As in `Reduction`; the states are √q, 1/√q in units of the table, and g.
+
+    Returns
+    -------
+    Reduction
+        For samples of any norms.
     """
     sa, offset = moments.recurrent_variance, moments.offset
     dual = partial(HomogeneousDual(slopes.right, slopes.left), np.ones(1), np.ones(1))
@@ -227,19 +253,37 @@ def _homogeneous_reduction(
     def states(s: np.ndarray) -> States:
         root = np.sqrt(equilibrium_variance(moments, s))
         inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
-        return root, inverse / half, offset * (0.5 * offset - slopes.mean * root)
+        return root, inverse, offset * (0.5 * offset - slopes.mean * root)
 
     def argument(first: States, second: States, s12: Array) -> Array:
-        (_, inverse1, centring1), (_, inverse2, centring2) = first, second
-        # (σ_b² s + (σ_c² + σ_a² g_i) + σ_a² g_j)/√(q_i q_j), in few passes.
-        scaled = moments.input_variance * inverse1
+        (_, inverse1, centring1), (_, inverse2, centring2) = first[:3], second[:3]
+        # In the order that needs the fewest passes over the block.
         constant = (moments.bias_variance + sa * centring1) * inverse1
-        drive = s12 * scaled + constant + (sa * centring2) * inverse1
-        return drive * (half * inverse2) - middle / half
+        drive = s12 * (moments.input_variance * inverse1) + constant
+        if offset != 0.0:
+            drive = drive + inverse1 * (sa * centring2)
+        return drive * (inverse2 / half) - middle / half
 
     def profiles(x: np.ndarray) -> np.ndarray:
         d = middle + half * x
-        rho = solve_covariance(dual, sa, d, np.ones(1))
+        return functions(d, solve_covariance(dual, sa, d, np.ones(1)))
+
+    return Reduction(states, argument, profiles, assemble)
+
+
+def _homogeneous_kernel(
+    moments: EquilibriumMoments, slopes: Slopes, kernel: str
+) -> Reduction:
+    """Reduction of the kernels of a positively homogeneous φ, at any norms.
+
+    CK = √(q_i q_j) F + g_ij,
+    NTK = √(q_i q_j) (F + d F')/(1 − σ_a² F') + g_ij,
+    with A and the readout trained: (√(q_i q_j) F + g_ij)/(1 − σ_a² F').
+    """
+    sa = moments.recurrent_variance
+    dual = partial(HomogeneousDual(slopes.right, slopes.left), np.ones(1), np.ones(1))
+
+    def functions(d: np.ndarray, rho: np.ndarray) -> np.ndarray:
         value, slope = dual(rho), dual(rho, derivative=True)
         if kernel == "ck":
             return value[None]
@@ -250,12 +294,12 @@ def _homogeneous_reduction(
     def assemble(first: States, second: States, value: Array, *rest: Array) -> Array:
         (root1, _, centring1), (root2, _, centring2) = first, second
         value = value * root1 * root2
-        if offset == 0.0:
+        if moments.offset == 0.0:
             return value
         centring = centring1 + centring2
         return value + (centring * rest[0] if rest else centring)
 
-    return Reduction(states, argument, profiles, assemble)
+    return homogeneous_reduction(moments, slopes, functions, assemble)
 
 
 def moment_means(moments: EquilibriumMoments, q: np.ndarray) -> np.ndarray:

@@ -186,6 +186,26 @@ def mean_squared_derivative(activation: Activation, q: np.ndarray) -> np.ndarray
     return rule.mean(differentiate(activation, rule.u) ** 2)
 
 
+def squared_derivative_growth(activation: Activation, q: np.ndarray) -> np.ndarray:
+    """Derivative of E[φ'(√q ξ)²] in log q, shape (n,), by Stein's identity."""
+    if homogeneous_slopes(activation) is not None:
+        return np.zeros(q.shape)
+    rule = gaussian_rule(q, activation.kinks)
+    squared = differentiate(activation, rule.u) ** 2
+    return 0.5 * rule.mean((rule.x * rule.x - 1.0) * squared)
+
+
+def mean_growth(activation: Activation, q: np.ndarray) -> np.ndarray:
+    """Derivative of E φ(√q ξ) in log q, shape (n,), by Stein's identity."""
+    slopes = homogeneous_slopes(activation)
+    if slopes is not None:
+        return 0.5 * slopes.mean * np.sqrt(q)
+    rule = gaussian_rule(q, activation.kinks)
+    phi = np.asarray(activation.function(rule.u), dtype=float)
+    origin = float(activation.function(np.zeros(1))[0])
+    return 0.5 * rule.mean((rule.x * rule.x - 1.0) * (phi - origin))
+
+
 # The trapezoidal rule with this step resolves he_k up to k = 4096 (frequency 2√k)
 # and poles down to a distance of 0.1 from the axis (error exp(−2π · 0.1/h) < 1e-17).
 _TRAPEZOID_STEP = 1.0 / 64.0

@@ -38,6 +38,18 @@ def norm_basis(norms: np.ndarray, low: float, high: float, size: int) -> np.ndar
     return chebyshev.chebvander(np.clip(t, -1.0, 1.0), size - 1)
 
 
+def norm_basis_derivative(
+    norms: np.ndarray, low: float, high: float, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`norm_basis` on an interval, and its derivative in log r²."""
+    basis = norm_basis(norms, low, high, size)
+    derivatives = chebyshev.chebder(np.eye(size), axis=0)
+    lower = basis[:, : len(derivatives)] @ derivatives
+    # d arcsinh(4r)/d log r² = 2r/√(1 + 16 r²).
+    speed = 2.0 * norms / np.sqrt(1.0 + 16.0 * norms * norms)
+    return basis, lower * (2.0 / (high - low) * speed)[:, None]
+
+
 def along_norms(
     function: Callable[[np.ndarray], np.ndarray], squares: np.ndarray
 ) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 Array = Any
 # What a kernel needs to know of each sample on one side: arrays that broadcast.
@@ -48,6 +49,9 @@ class Reduction:
 @dataclass(frozen=True)
 class PairKernel:
     """A kernel entry by entry, before any tabulation.
+
+    Entries, and the diagonal, may have a leading axis of outputs: a kernel and its
+    derivatives, say; the first is then the kernel.
 
     Attributes
     ----------
@@ -99,7 +103,7 @@ def sphere_reduction(
     Returns
     -------
     Reduction
-        K_ij = P(x_ij), with x_ij affine in s_ij.
+        K_ij = P(x_ij), with x_ij affine in s_ij; one P for each output.
     """
     low = -square if least is None else min(least, -square)
     middle, half = 0.5 * (square + low), max(0.5 * (square - low), 1e-200)
@@ -109,9 +113,11 @@ def sphere_reduction(
         return (s12 - middle) / half
 
     def profiles(x: np.ndarray) -> np.ndarray:
-        return entries(state, state, middle + half * x)[None]
+        return np.atleast_2d(entries(state, state, middle + half * x))
 
-    def assemble(_first: States, _second: States, value: Array) -> Array:
-        return value
+    def assemble(_first: States, _second: States, *values: Array) -> Array:
+        if len(values) == 1:
+            return values[0]
+        return array_namespace(values[0]).stack(values)
 
     return Reduction(lambda s: (), argument, profiles, assemble)
