@@ -7,6 +7,7 @@ else of the size of the result is ever held.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def gram(
     # A leading axis of outputs, if the kernel has one.
     out_shape = (*diagonal.shape[:-1], *shape)
     check_memory(out_shape, out_dtype, max_memory)
-    fast = fastest(kernel, np.concatenate([left.squares, right.squares]))
+    squares = np.concatenate([left.squares, right.squares])
+    fast = fastest(kernel, squares, math.prod(shape))
     rows = _Side.build(fast, left, place)
     columns = rows if Y is None else _Side.build(fast, right, place)
     out = np.empty(out_shape, dtype=out_dtype)

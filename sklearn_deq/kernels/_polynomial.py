@@ -28,11 +28,19 @@ _ANGLE_COST = 8
 # Horner's rule loses digits where the coefficients are this large: Clenshaw's then.
 _GROWTH = 1e3
 
+# Cosines closer to 1 than this are 1.
+_PARALLEL = 4e-15
+
 Function = Callable[[np.ndarray], np.ndarray]
 
 
 def to_angle(x: torch.Tensor) -> torch.Tensor:
-    """Replace cosines by 2θ/π − 1, in place."""
+    """Replace cosines by 2θ/π − 1, in place.
+
+    Within rounding of 1 they are 1: equal rows have equal entries, for kinked
+    activations too, whose tangent kernels fall off like θ.
+    """
+    x.masked_fill_(x > 1.0 - _PARALLEL, 1.0)
     return x.acos_().mul_(2.0 / np.pi).sub_(1.0)
 
 

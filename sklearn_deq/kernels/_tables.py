@@ -27,7 +27,7 @@ from sklearn_deq.theory._norms import norm_basis, norm_coordinate, norm_nodes
 _TOLERANCE = 1e-13
 
 
-def fastest(kernel: PairKernel, squares: np.ndarray) -> PairKernel:
+def fastest(kernel: PairKernel, squares: np.ndarray, n_entries: int) -> PairKernel:
     """Return the kernel in the form that is fastest for samples with these s_ii.
 
     Parameters
@@ -36,6 +36,8 @@ def fastest(kernel: PairKernel, squares: np.ndarray) -> PairKernel:
         Any kernel.
     squares : ndarray of shape (n,)
         s_ii of the samples of both sides.
+    n_entries : int
+        Entries to compute: a table must pay off.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def fastest(kernel: PairKernel, squares: np.ndarray) -> PairKernel:
     if reduction is not None:
         return _from_reduction(kernel, reduction)
     if kernel.smooth:
-        return _from_norms(kernel, squares) or kernel
+        return _from_norms(kernel, squares, n_entries) or kernel
     return kernel
 
 
@@ -66,6 +68,8 @@ def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel:
     return replace(kernel, states=reduction.states, entries=entries)
 
 
+# Fewer terms no series has: below that a table does not pay.
+_FEWEST_TERMS = 16
 # Norms on either side of a table, tried one after the other.
 _NORM_SIZES = (8, 12, 16, 24, 32, 48)
 
@@ -118,12 +122,14 @@ class _NormTable:
         return before.addcmul_(t, last)
 
 
-def _from_norms(kernel: PairKernel, squares: np.ndarray) -> PairKernel | None:
-    """Tabulate a smooth kernel in both norms and the angle; None: not converged."""
+def _from_norms(
+    kernel: PairKernel, squares: np.ndarray, n_entries: int
+) -> PairKernel | None:
+    """Tabulate a smooth kernel in both norms and the angle; None: does not pay."""
     low, high = (
         float(norm_coordinate(np.sqrt(s))) for s in (squares.min(), squares.max())
     )
-    found = _sample_norms(kernel, low, high)
+    found = _sample_norms(kernel, low, high, n_entries)
     if found is None:
         return None
     # One table for each output of the kernel.
@@ -157,9 +163,11 @@ def _sizes(kernel: PairKernel, s: np.ndarray) -> np.ndarray:
 
 
 def _sample_norms(
-    kernel: PairKernel, low: float, high: float
+    kernel: PairKernel, low: float, high: float, n_entries: int
 ) -> tuple[np.ndarray, bool] | None:
     """Chebyshev series in the angle or its cosine, at a grid of norms.
+
+    None, if they do not converge, or need as many samples as there are entries.
 
     Returns
     -------
@@ -183,12 +191,15 @@ def _sample_norms(
 
     few = np.cos(np.pi * (np.arange(6) + 0.5) / 6)
     for size in _NORM_SIZES:
+        if size * size * _FEWEST_TERMS > n_entries:
+            return None
         if last_coefficients(np.moveaxis(sample(size, few), 2, 0)) <= _TOLERANCE:
             break
     else:
         return None
     coarse, angle = shorter_series(lambda x: sample(3, x))
-    sizes = (len(coarse) + 4, 96, 192)
+    most = n_entries // (size * size)
+    sizes = tuple(m for m in (len(coarse) + 4, 96, 192) if m <= most)
     series = series_in(lambda x: sample(size, x), angle, sizes)
     return None if series is None else (series, angle)
 

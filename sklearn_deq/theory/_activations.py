@@ -149,7 +149,10 @@ def _gelu_derivative(x: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    return special("expit", x)
+    # No overflow, and several times faster than expit.
+    xp = array_namespace(x)
+    small = xp.exp(-xp.abs(x))
+    return xp.where(x > 0, xp.ones_like(x), small) / (1.0 + small)
 
 
 def _sigmoid_derivative(x: Array) -> Array:
@@ -315,7 +318,9 @@ def get_activation(activation: str | Activation | ArrayFunction) -> Activation:
 
 
 # Where φ' is looked for: dense where activations bend, then ever coarser.
-_SLOPE_POINTS = np.concatenate([np.linspace(0.0, 20.0, 20_001), np.geomspace(20, 1e6)])
+_SLOPE_POINTS = np.concatenate(
+    [np.linspace(0.0, 20.0, 20_001), np.geomspace(20, 1e6)[1:]]
+)
 
 
 def lipschitz_constant(activation: str | Activation | ArrayFunction) -> float:

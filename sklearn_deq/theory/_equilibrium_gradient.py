@@ -28,7 +28,6 @@ from sklearn_deq.theory._equilibrium_kernel import (
     diagonal_moments,
     equilibrium_kernel,
     homogeneous_reduction,
-    least_product,
     moment_means,
     solve_entries,
     trained,
@@ -127,13 +126,13 @@ def equilibrium_gradient(
         return outputs(first, second, xp.acos(correlation(q1, q2, covariance)))
 
     def reduce(s: np.ndarray) -> Reduction | None:
-        square = common_square(s)
-        if square is not None:
-            least = least_product(moments, square)
-            return sphere_reduction(states, entries, square, least)
         slopes = homogeneous_slopes(moments.activation)
         if slopes is None:
-            return None
+            square = common_square(s)
+            if square is None:
+                return None
+            # To −s_ii only: beyond, where Λ = −q, derivatives are infinite.
+            return sphere_reduction(states, entries, square)
         reduction = homogeneous_reduction(
             moments,
             slopes,
