@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sklearn_deq.estimators import (
         DEQClassifier,
+        DEQKernelRidgeClassifierCV,
+        DEQKernelRidgeCV,
         DEQKernelTransformer,
         DEQRegressor,
         ExplicitEquivalentClassifier,
@@ -23,6 +25,8 @@ __version__ = "0.1.0.dev0"
 _EXPORTS = {
     "Activation": "sklearn_deq.theory",
     "DEQClassifier": "sklearn_deq.estimators",
+    "DEQKernelRidgeCV": "sklearn_deq.estimators",
+    "DEQKernelRidgeClassifierCV": "sklearn_deq.estimators",
     "DEQKernelTransformer": "sklearn_deq.estimators",
     "DEQRegressor": "sklearn_deq.estimators",
     "ExplicitEquivalentClassifier": "sklearn_deq.estimators",
@@ -34,6 +38,8 @@ _SUBMODULES = ("datasets", "estimators", "exceptions", "kernels", "nn", "theory"
 __all__ = [
     "Activation",
     "DEQClassifier",
+    "DEQKernelRidgeCV",
+    "DEQKernelRidgeClassifierCV",
     "DEQKernelTransformer",
     "DEQRegressor",
     "ExplicitEquivalentClassifier",

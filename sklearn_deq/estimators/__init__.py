@@ -11,9 +11,15 @@ if TYPE_CHECKING:
     )
     from sklearn_deq.estimators._kernel import DEQKernelTransformer
     from sklearn_deq.estimators._matching import match_deq
+    from sklearn_deq.estimators._ridge import (
+        DEQKernelRidgeClassifierCV,
+        DEQKernelRidgeCV,
+    )
 
 __all__ = [
     "DEQClassifier",
+    "DEQKernelRidgeCV",
+    "DEQKernelRidgeClassifierCV",
     "DEQKernelTransformer",
     "DEQRegressor",
     "ExplicitEquivalentClassifier",
@@ -28,6 +34,8 @@ _MODULES = {
     "ExplicitEquivalentClassifier": "_explicit",
     "ExplicitEquivalentRegressor": "_explicit",
     "DEQKernelTransformer": "_kernel",
+    "DEQKernelRidgeCV": "_ridge",
+    "DEQKernelRidgeClassifierCV": "_ridge",
     "match_deq": "_matching",
 }
 

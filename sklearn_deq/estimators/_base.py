@@ -97,7 +97,9 @@ class DEQParameters(BaseEstimator):
         X = X.astype(self.dtype or X.dtype, copy=False)
         return normalize_rows(X) if self.normalize else X
 
-    def _solve_equilibrium(self, X: np.ndarray) -> EquilibriumMoments:
+    def _solve_equilibrium(
+        self, X: np.ndarray, sample_weight: np.ndarray | None = None
+    ) -> EquilibriumMoments:
         """Set τ0 and what follows from it; refuse settings that are unstable on X."""
         with np.errstate(over="ignore"):
             s = np.mean(X.astype(np.float64) ** 2, axis=1)
@@ -106,7 +108,10 @@ class DEQParameters(BaseEstimator):
                 f"X is too large for {X.dtype.name}: its mean squares reach "
                 f"{s.max():.1e}. Scale X, or set normalize=True."
             )
-        tau0 = float(np.sqrt(s.mean())) if self.tau0 is None else float(self.tau0)
+        tau0 = self.tau0
+        if tau0 is None:
+            tau0 = np.sqrt(np.average(s, weights=sample_weight))
+        tau0 = float(tau0)
         moments = equilibrium_moments(
             get_activation(self.activation),
             self.recurrent_variance,
