@@ -36,7 +36,12 @@ SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
         ExplicitEquivalentRegressor(**SMALL, trainable="readout"),
         DEQKernelTransformer(kernel="ntk", activation="gelu", normalize=True),
         DEQKernelRidgeCV(
-            kernel="ck", activation="tanh", center=False, fit_intercept=False, cv=3
+            kernel="ck",
+            activation="tanh",
+            recurrent_variance=0.2,
+            center=False,
+            fit_intercept=False,
+            cv=3,
         ),
         DEQKernelRidgeClassifierCV(
             kernel="ntk",

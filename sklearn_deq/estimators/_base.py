@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -14,9 +16,11 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import Interval, StrOptions
+from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.theory import (
     KERNELS,
     Activation,
@@ -125,6 +129,24 @@ class DEQParameters(BaseEstimator):
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset
         return moments
+
+    @contextmanager
+    def _solver_warnings_as_sklearn(self) -> Iterator[None]:
+        """Raise the last of the solver's warnings as a ConvergenceWarning."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        message = None
+        for item in caught:
+            if issubclass(item.category, SolverWarning):
+                # The last is that of the final weights.
+                message = str(item.message)
+            else:
+                warnings.warn_explicit(
+                    item.message, item.category, item.filename, item.lineno
+                )
+        if message is not None:
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
 class FeaturesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

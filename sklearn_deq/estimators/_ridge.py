@@ -211,8 +211,8 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         """
         return self._values(X)
 
-    def _set_targets(self, y: np.ndarray) -> tuple[np.ndarray, None]:
-        return y.reshape(len(y), -1).astype(np.float64, copy=False), None
+    def _set_targets(self, y: np.ndarray) -> np.ndarray:
+        return y.reshape(len(y), -1).astype(np.float64, copy=False)
 
     def __sklearn_tags__(self) -> Any:
         """Describe the regressor to scikit-learn."""
@@ -258,8 +258,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         scikit-learn's scorer of the held-out decision values; None:
         "accuracy".
     class_weight : dict or "balanced", default=None
-        Positive factors of the weights of the classes in the fit and the
-        probabilities, not in the scores and τ0.
+        Positive factors of the weights of the classes, in the fits, the scores of the
+        search and the probabilities, not in τ0.
     n_jobs : int, default=None
         Kernels evaluated at once, each in its own memory; None: 1.
     verbose : int, default=0
@@ -351,8 +351,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     >>> model = make_pipeline(StandardScaler(), DEQKernelRidgeClassifierCV())
     >>> model.fit(X, y)[-1].best_score_ > 0.95
     True
-    >>> model.predict_proba(X[:1]).argmax()
-    0
+    >>> model.predict_proba(X[:1]).shape
+    (1, 3)
     """
 
     _default_scoring = "accuracy"
@@ -471,8 +471,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         codes = decide(self._values(X))
         return self.classes_[codes]
 
-    def _set_targets(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Signs of the classes, one column each or, for two, one; and their codes."""
+    def _set_targets(self, y: np.ndarray) -> np.ndarray:
+        """Signs of the classes, one column each or, for two, one."""
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
@@ -482,14 +482,16 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
                 f"sample_weight, but has only one class: {self.classes_[0]!r}."
             )
         targets = 2.0 * (codes[:, None] == np.arange(n_classes)) - 1.0
-        return (targets[:, 1:] if n_classes == 2 else targets), codes
+        return targets[:, 1:] if n_classes == 2 else targets
 
-    def _fit_weight(
-        self, codes: np.ndarray | None, weight: np.ndarray | None
+    def _full_weight(
+        self, y: np.ndarray, sample_weight: np.ndarray | None
     ) -> np.ndarray | None:
-        if self.class_weight is None or codes is None:
-            return weight
-        weight = np.ones(len(codes)) if weight is None else weight
+        """Product of the weights of the samples and of the classes."""
+        if self.class_weight is None:
+            return sample_weight
+        codes = np.searchsorted(self.classes_, y)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
         if isinstance(self.class_weight, dict):
             labels = self.classes_.tolist()
             unknown = [label for label in self.class_weight if label not in labels]
@@ -510,7 +512,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         """Fit the temperature of the probabilities."""
         rows = np.concatenate(problem.held_out_rows())
         codes = np.searchsorted(self.classes_, problem.y[rows])
-        weight = problem.fit_weight
+        weight = problem.weight
         self.temperature_ = fit_temperature(
             held_out, codes, None if weight is None else weight[rows]
         )

@@ -32,6 +32,7 @@ from sklearn_deq._compat import (
 )
 from sklearn_deq.estimators._base import DEQParameters
 from sklearn_deq.estimators._kernel import DEQKernelTransformer
+from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import (
     class_probabilities,
@@ -73,10 +74,10 @@ class _HeldOutClassifier(ClassifierMixin, BaseEstimator):
     """What a scorer is given: its samples are held-out decision values."""
 
     def __init__(
-        self, classes: np.ndarray, codes: np.ndarray, weight: np.ndarray | None
+        self, classes: np.ndarray, y: np.ndarray, weight: np.ndarray | None
     ) -> None:
         self.classes = self.classes_ = classes
-        self.codes = codes
+        self.y = y
         self.weight = weight
 
     def decision_function(self, values: np.ndarray) -> np.ndarray:
@@ -90,7 +91,8 @@ class _HeldOutClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, values: np.ndarray) -> np.ndarray:
         """Probabilities at the temperature that fits these values."""
-        temperature = fit_temperature(values, self.codes, self.weight)
+        codes = np.searchsorted(self.classes, self.y)
+        temperature = fit_temperature(values, codes, self.weight)
         return class_probabilities(values, temperature)
 
 
@@ -140,16 +142,14 @@ class RidgeProblem:
         Samples of positive weight.
     y : ndarray of shape (n,) or (n, n_targets)
         Targets of the user, as scorers see them.
-    codes : ndarray of shape (n,) or None
-        Classes as indices.
     classes : ndarray of shape (n_classes,) or None
-        Class labels.
+        Labels of a classifier.
     targets : ndarray of shape (n, n_columns)
         Targets of the ridge regression.
     single : bool
         Whether decision values are one-dimensional.
-    weight, fit_weight : ndarray of shape (n,) or None
-        Weights of the samples, and their products with those of the classes.
+    weight, sample_weight : ndarray of shape (n,) or None
+        Weights of fits and scores, with those of the classes, and without, for τ0.
     splits : list of (train, test) or None
         Rows of every split; None: leave-one-out.
     alphas : ndarray of shape (n_alphas,)
@@ -164,12 +164,11 @@ class RidgeProblem:
 
     X: np.ndarray
     y: np.ndarray
-    codes: np.ndarray | None
     classes: np.ndarray | None
     targets: np.ndarray
     single: bool
     weight: np.ndarray | None
-    fit_weight: np.ndarray | None
+    sample_weight: np.ndarray | None
     splits: list[Split] | None
     alphas: np.ndarray
     fit_intercept: bool
@@ -181,7 +180,7 @@ class RidgeProblem:
     def equilibrium(self, params: dict[str, Any]) -> DEQKernelTransformer:
         """Estimator that has τ0 and the other constants of a kernel on these data."""
         model = DEQKernelTransformer(**params, tau0=self.tau0, dtype="float64")
-        model._solve_equilibrium(model._prepare_input(self.X), self.weight)
+        model._solve_equilibrium(model._prepare_input(self.X), self.sample_weight)
         return model
 
     def gram(self, params: dict[str, Any], tau0: float) -> np.ndarray:
@@ -197,6 +196,12 @@ class RidgeProblem:
 
     def evaluate(self, params: dict[str, Any]) -> _Outcome:
         """Score all alphas with one kernel."""
+        with warnings.catch_warnings():
+            # What the best kernel has to say is heard when it is fitted.
+            warnings.simplefilter("ignore", SolverWarning)
+            return self._evaluate(params)
+
+    def _evaluate(self, params: dict[str, Any]) -> _Outcome:
         try:
             tau0 = self.equilibrium(params).tau0_
         except ValueError as error:
@@ -227,7 +232,7 @@ class RidgeProblem:
     def _leave_one_out(self, params: dict[str, Any], tau0: float) -> np.ndarray:
         # No name is given to the Gram matrix: its memory is free once it is decomposed.
         spectrum = ridge_spectrum(
-            self.gram(params, tau0), self.fit_weight, fit_intercept=self.fit_intercept
+            self.gram(params, tau0), self.weight, fit_intercept=self.fit_intercept
         )
         return leave_one_out(spectrum, self.targets, self.alphas)
 
@@ -236,7 +241,7 @@ class RidgeProblem:
         return [self._held_out(K, *split) for split in self.splits or []]
 
     def _held_out(self, K: np.ndarray, train: np.ndarray, test: np.ndarray) -> Any:
-        weight = None if self.fit_weight is None else self.fit_weight[train]
+        weight = None if self.weight is None else self.weight[train]
         spectrum = ridge_spectrum(
             K[np.ix_(train, train)], weight, fit_intercept=self.fit_intercept
         )
@@ -247,10 +252,9 @@ class RidgeProblem:
     def _score(self, prediction: np.ndarray, rows: np.ndarray) -> float:
         """Score of predictions for these rows, as scikit-learn's scorers give it."""
         weight = None if self.weight is None else self.weight[rows]
-        fit_weight = None if self.fit_weight is None else self.fit_weight[rows]
         held_out = _HeldOutRegressor()
-        if self.classes is not None and self.codes is not None:
-            held_out = _HeldOutClassifier(self.classes, self.codes[rows], fit_weight)
+        if self.classes is not None:
+            held_out = _HeldOutClassifier(self.classes, self.y[rows], weight)
         options = {} if weight is None else {"sample_weight": weight}
         values = _ravel_single(prediction, self.single)
         return float(self.scorer(held_out, values, self.y[rows], **options))
@@ -284,7 +288,8 @@ class KernelRidgeCV(DEQParameters):
         problem = self._problem(X, y, sample_weight, alphas)
         outcomes = self._search(problem, kernels)
         self._choose(kernels, alphas, outcomes)
-        self._fit_best(problem)
+        with self._solver_warnings_as_sklearn():
+            self._fit_best(problem)
         held_out = outcomes[self.best_index_ // len(alphas)].held_out
         self._finish(problem, _ravel_single(held_out, problem.single))
         return self
@@ -339,16 +344,15 @@ class KernelRidgeCV(DEQParameters):
         if weight is not None:
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
-        targets, codes = self._set_targets(y)
+        targets = self._set_targets(y)
         return RidgeProblem(
             X=X,
             y=y,
-            codes=codes,
-            classes=None if codes is None else self.classes_,
+            classes=self.classes_ if is_classifier(self) else None,
             targets=targets,
             single=y.ndim == 1 and targets.shape[1] == 1,
-            weight=weight,
-            fit_weight=self._fit_weight(codes, weight),
+            weight=self._full_weight(y, weight),
+            sample_weight=weight,
             splits=splits,
             alphas=alphas,
             fit_intercept=bool(self.fit_intercept),
@@ -374,11 +378,11 @@ class KernelRidgeCV(DEQParameters):
             raise ValueError("Only 1 sample has a positive sample_weight: give 2.")
         return weight
 
-    def _fit_weight(
-        self, codes: np.ndarray | None, weight: np.ndarray | None
+    def _full_weight(
+        self, y: np.ndarray, sample_weight: np.ndarray | None
     ) -> np.ndarray | None:
-        """Weights of the fit: the samples', unless the classes have their own."""
-        return weight
+        """Weights of fits and scores: those of the samples, unless y has its own."""
+        return sample_weight
 
     def _search(
         self, problem: RidgeProblem, kernels: list[dict[str, Any]]
@@ -450,7 +454,7 @@ class KernelRidgeCV(DEQParameters):
             problem.gram(params, model.tau0_),
             problem.targets,
             self.alpha_,
-            problem.fit_weight,
+            problem.weight,
             fit_intercept=problem.fit_intercept,
         )
         self.dual_coef_ = _ravel_single(dual, problem.single)
@@ -464,24 +468,27 @@ class KernelRidgeCV(DEQParameters):
         """Values of the ridge regression at new samples, in blocks of rows."""
         check_is_fitted(self)
         X = self._check_data(X, reset=False)
-        params = {name: self.best_params_[name] for name in _GRID}
         values = np.empty((len(X), *self.dual_coef_.shape[1:]), self.X_fit_.dtype)
         step = max(1, _BLOCK_BYTES // (8 * len(self.X_fit_)))
-        for start in range(0, len(X), step):
-            rows = slice(start, start + step)
-            K = deq_kernel(
-                X[rows],
-                self.X_fit_,
-                **params,
-                tau0=self.tau0_,
-                device=self.device,
-                dtype="float64",
-                max_memory=self.max_memory,
-            )
-            values[rows] = K @ self.dual_coef_ + self.intercept_
+        with self._solver_warnings_as_sklearn():
+            for start in range(0, len(X), step):
+                K = self._kernel(X[start : start + step])
+                values[start : start + step] = K @ self.dual_coef_ + self.intercept_
         return values
 
-    def _set_targets(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def _kernel(self, X: np.ndarray) -> np.ndarray:
+        """Kernel of the best candidate between X and the training samples."""
+        return deq_kernel(
+            X,
+            self.X_fit_,
+            **{name: self.best_params_[name] for name in _GRID},
+            tau0=self.tau0_,
+            device=self.device,
+            dtype="float64",
+            max_memory=self.max_memory,
+        )
+
+    def _set_targets(self, y: np.ndarray) -> np.ndarray:
         raise AttributeError("A kernel ridge estimator defines _set_targets.")
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:

@@ -42,18 +42,18 @@ class RidgeSpectrum:
     mean: np.ndarray
     kernel_mean: np.ndarray
 
-    def average(self, Y: np.ndarray) -> np.ndarray:
+    def _average(self, Y: np.ndarray) -> np.ndarray:
         """Return the weighted mean of the rows of Y; zero without intercept."""
         average: np.ndarray = (self.mean * self.root_weight) @ Y
         return average / np.linalg.norm(self.root_weight)
 
-    def coordinates(self, Y: np.ndarray) -> np.ndarray:
+    def _coordinates(self, Y: np.ndarray) -> np.ndarray:
         """Return Qᵀ W^½ Y, shape (m, n_targets)."""
-        centred = (Y - self.average(Y)) * self.root_weight[:, None]
+        centred = (Y - self._average(Y)) * self.root_weight[:, None]
         coordinates: np.ndarray = self.vectors.T @ centred
         return coordinates
 
-    def inverse(self, alphas: np.ndarray) -> np.ndarray:
+    def _inverse(self, alphas: np.ndarray) -> np.ndarray:
         """Return 1/(λ + α), shape (m, n_alphas)."""
         inverse: np.ndarray = 1.0 / (self.values[:, None] + np.asarray(alphas))
         return inverse
@@ -162,7 +162,7 @@ def leave_one_out(
     >>> leave_one_out(ridge_spectrum(np.zeros((3, 3))), y, [1.0])[0].ravel()
     array([4. , 3.5, 1.5])
     """
-    coordinates, inverse = spectrum.coordinates(Y), spectrum.inverse(alphas)
+    coordinates, inverse = spectrum._coordinates(Y), spectrum._inverse(alphas)
     vectors, root = spectrum.vectors, spectrum.root_weight[:, None]
     rest = np.empty((len(vectors), inverse.shape[1]))
     for rows in _row_blocks(len(vectors)):
@@ -209,14 +209,14 @@ def ridge_path(
     array([[1. , 2. ],
            [0.5, 1. ]])
     """
-    coordinates, inverse = spectrum.coordinates(Y), spectrum.inverse(alphas)
+    coordinates, inverse = spectrum._coordinates(Y), spectrum._inverse(alphas)
     root, norm = spectrum.root_weight, np.linalg.norm(spectrum.root_weight)
     dual = np.empty((inverse.shape[1], *Y.shape))
     intercept = np.empty((inverse.shape[1], Y.shape[1]))
     for a, scale in enumerate(inverse.T):
         scaled = spectrum.vectors @ (coordinates * scale[:, None])
         dual[a] = root[:, None] * scaled
-        intercept[a] = spectrum.average(Y) - spectrum.kernel_mean @ scaled / norm
+        intercept[a] = spectrum._average(Y) - spectrum.kernel_mean @ scaled / norm
     return dual, intercept
 
 
