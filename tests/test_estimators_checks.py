@@ -36,8 +36,7 @@ SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
         ExplicitEquivalentRegressor(**SMALL, trainable="readout"),
         DEQKernelTransformer(kernel="ntk", activation="gelu", normalize=True),
         DEQKernelRidgeCV(
-            kernel="ck",
-            activation="tanh",
+            activation="leaky_relu",
             recurrent_variance=0.2,
             center=False,
             fit_intercept=False,

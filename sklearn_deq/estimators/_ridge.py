@@ -27,7 +27,7 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     ----------
     alphas : float or sequence of floats, default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
         Positive penalties; larger ones smooth more.
-    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default=("ck", "ntk")
+    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default="ck"
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
         kernel (all weights, or readout and recurrent weights, trained).
     activation : str, Activation or callable, or sequence, default="relu"
@@ -128,7 +128,7 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sklearn_deq import DEQKernelRidgeCV
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = make_pipeline(StandardScaler(), DEQKernelRidgeCV(kernel="ck"))
+    >>> model = make_pipeline(StandardScaler(), DEQKernelRidgeCV(kernel=("ck", "ntk")))
     >>> model.fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.45
     True
     >>> model[-1].best_params_["kernel"], model[-1].alpha_
@@ -141,7 +141,7 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self,
         *,
         alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
-        kernel: OneOrMore = ("ck", "ntk"),
+        kernel: OneOrMore = "ck",
         activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
         recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
         input_variance: OneOrMore = 0.8,
@@ -232,7 +232,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     ----------
     alphas : float or sequence of floats, default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
         Positive penalties; larger ones smooth more.
-    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default=("ck", "ntk")
+    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default="ck"
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
         kernel (all weights, or readout and recurrent weights, trained).
     activation : str, Activation or callable, or sequence, default="relu"
@@ -366,7 +366,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         self,
         *,
         alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
-        kernel: OneOrMore = ("ck", "ntk"),
+        kernel: OneOrMore = "ck",
         activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
         recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
         input_variance: OneOrMore = 0.8,
@@ -426,7 +426,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         return self._fit(X, y, sample_weight)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Values of the ridge regression.
+        """Evaluate the ridge regression.
 
         Parameters
         ----------
