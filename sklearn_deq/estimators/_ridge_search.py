@@ -210,10 +210,7 @@ class RidgeProblem:
             n_splits = 1 if self.splits is None else len(self.splits)
             scores = np.full((n_splits, len(self.alphas)), np.nan)
             return _Outcome(scores, np.empty((0, self.targets.shape[1])), str(error))
-        if self.splits is None:
-            parts = [self._leave_one_out(params, tau0)]
-        else:
-            parts = self._held_out_splits(self.gram(params, tau0))
+        parts = self._held_out_parts(params, tau0)
         scores = np.array(
             [
                 [self._score(prediction, rows) for prediction in predictions]
@@ -229,25 +226,29 @@ class RidgeProblem:
             return [np.arange(len(self.X))]
         return [test for _, test in self.splits]
 
-    def _leave_one_out(self, params: dict[str, Any], tau0: float) -> np.ndarray:
-        # No name is given to the Gram matrix: its memory is free once it is decomposed.
+    def _held_out_parts(self, params: dict[str, Any], tau0: float) -> list[np.ndarray]:
+        """Predictions of shape (n_alphas, n_test, n_columns) for each split."""
+        if self.splits is not None:
+            K = self.gram(params, tau0)
+            return [self._held_out(K, train, test) for train, test in self.splits]
+        # Without a name the Gram matrix is freed as soon as it is decomposed.
         spectrum = ridge_spectrum(
             self.gram(params, tau0), self.weight, fit_intercept=self.fit_intercept
         )
-        return leave_one_out(spectrum, self.targets, self.alphas)
+        return [leave_one_out(spectrum, self.targets, self.alphas)]
 
-    def _held_out_splits(self, K: np.ndarray) -> list[np.ndarray]:
-        """Predictions of shape (n_alphas, n_test, n_columns) for each split."""
-        return [self._held_out(K, *split) for split in self.splits or []]
-
-    def _held_out(self, K: np.ndarray, train: np.ndarray, test: np.ndarray) -> Any:
+    def _held_out(
+        self, K: np.ndarray, train: np.ndarray, test: np.ndarray
+    ) -> np.ndarray:
+        """Predictions for some rows of fits to others."""
         weight = None if self.weight is None else self.weight[train]
         spectrum = ridge_spectrum(
             K[np.ix_(train, train)], weight, fit_intercept=self.fit_intercept
         )
         dual, intercept = ridge_path(spectrum, self.targets[train], self.alphas)
         del spectrum
-        return K[np.ix_(test, train)] @ dual + intercept[:, None, :]
+        predictions: np.ndarray = K[np.ix_(test, train)] @ dual
+        return predictions + intercept[:, None, :]
 
     def _score(self, prediction: np.ndarray, rows: np.ndarray) -> float:
         """Score of predictions for these rows, as scikit-learn's scorers give it."""
@@ -408,7 +409,7 @@ class KernelRidgeCV(DEQParameters):
                 f"{len(unstable)} of {len(kernels)} kernels are unstable on these "
                 f"data and were left out: {names}.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return outcomes
 

@@ -268,14 +268,7 @@ def ridge_fit(
            [ 0.5]]), array([3.]))
     """
     K, root = _weighted(K, sample_weight)
-    K.flat[:: len(K) + 1] += alpha
-    try:
-        factor = cho_factor(K.T, lower=True, overwrite_a=True, check_finite=False)
-    except np.linalg.LinAlgError as error:
-        raise np.linalg.LinAlgError(
-            f"The kernel matrix with alpha={alpha:.4g} on its diagonal is not positive "
-            "definite to working precision: raise alpha."
-        ) from error
+    factor = _cholesky(K, alpha)
     if not fit_intercept:
         scaled = cho_solve(factor, root[:, None] * Y, check_finite=False)
         return root[:, None] * scaled, np.zeros(Y.shape[1])
@@ -285,6 +278,23 @@ def ridge_fit(
     shift = root @ solved[:, :-1] / (root @ solved[:, -1])
     scaled = solved[:, :-1] - solved[:, -1:] * shift
     return root[:, None] * scaled, average + shift
+
+
+def _cholesky(K: np.ndarray, alpha: float) -> tuple[np.ndarray, bool]:
+    """Factor K + α in place; no pivot may be what rounding has left of it."""
+    K.flat[:: len(K) + 1] += alpha
+    noise = len(K) * np.finfo(K.dtype).eps * K.diagonal().max()
+    try:
+        factor, lower = cho_factor(K.T, True, overwrite_a=True, check_finite=False)
+        definite = factor.diagonal().min() ** 2 > noise
+    except np.linalg.LinAlgError:
+        definite = False
+    if not definite:
+        raise np.linalg.LinAlgError(
+            f"The kernel matrix with alpha={alpha:.4g} on its diagonal is singular to "
+            f"working precision: raise alpha, above {noise:.1g} at least."
+        )
+    return factor, lower
 
 
 def _weighted(
