@@ -15,6 +15,7 @@ MODULES = [
     "sklearn_deq.estimators",
     "sklearn_deq.exceptions",
     "sklearn_deq.kernels",
+    "sklearn_deq.linear",
     "sklearn_deq.nn",
     "sklearn_deq.theory",
 ]

@@ -5,6 +5,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_deq import (
     DEQClassifier,
+    DEQKernelRidgeClassifierCV,
+    DEQKernelRidgeCV,
     DEQKernelTransformer,
     DEQRegressor,
     ExplicitEquivalentClassifier,
@@ -24,6 +26,8 @@ SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
         ExplicitEquivalentClassifier(),
         ExplicitEquivalentRegressor(),
         DEQKernelTransformer(),
+        DEQKernelRidgeCV(),
+        DEQKernelRidgeClassifierCV(),
         DEQClassifier(**SMALL, bias_variance=0.1, tol=1e-8),
         DEQClassifier(**SMALL, trainable="readout", normalize=True),
         DEQRegressor(**SMALL, trainable="readout", bias_variance=0.2),
@@ -31,6 +35,20 @@ SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
         ExplicitEquivalentClassifier(**SMALL, activation="tanh"),
         ExplicitEquivalentRegressor(**SMALL, trainable="readout"),
         DEQKernelTransformer(kernel="ntk", activation="gelu", normalize=True),
+        DEQKernelRidgeCV(
+            activation="leaky_relu",
+            recurrent_variance=0.2,
+            center=False,
+            fit_intercept=False,
+            cv=3,
+        ),
+        DEQKernelRidgeClassifierCV(
+            kernel="ntk",
+            recurrent_variance=0.2,
+            normalize=(False, True),
+            class_weight="balanced",
+            scoring="neg_log_loss",
+        ),
     ]
 )
 def test_scikit_learn_checks(estimator, check):

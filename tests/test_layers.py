@@ -17,9 +17,10 @@ ROOMS = {
     "theory": ({"exceptions"}, {"numpy", "scipy", "array_api_compat"}),
     "kernels": ({"exceptions", "theory"}, {"numpy", "torch", "array_api_compat"}),
     "nn": ({"exceptions", "theory"}, {"numpy", "torch"}),
+    "linear": ({"exceptions"}, {"numpy", "scipy"}),
     "estimators": (
-        {"_compat", "exceptions", "theory", "kernels", "nn"},
-        {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib"},
+        {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
+        {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm"},
     ),
     "datasets": ({"_compat", "exceptions"}, {"numpy", "sklearn"}),
 }

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from sklearn_deq.estimators._gp_kernel import DEQKernel
     from sklearn_deq.estimators._kernel import DEQKernelTransformer
     from sklearn_deq.estimators._matching import match_deq
+    from sklearn_deq.estimators._ridge import (
+        DEQKernelRidgeClassifierCV,
+        DEQKernelRidgeCV,
+    )
 
 __all__ = [
     "DEQClassifier",
     "DEQKernel",
+    "DEQKernelRidgeCV",
+    "DEQKernelRidgeClassifierCV",
     "DEQKernelTransformer",
     "DEQRegressor",
     "ExplicitEquivalentClassifier",
@@ -31,6 +37,8 @@ _MODULES = {
     "ExplicitEquivalentRegressor": "_explicit",
     "DEQKernel": "_gp_kernel",
     "DEQKernelTransformer": "_kernel",
+    "DEQKernelRidgeCV": "_ridge",
+    "DEQKernelRidgeClassifierCV": "_ridge",
     "match_deq": "_matching",
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -14,9 +16,11 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import Interval, StrOptions
+from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.theory import (
     KERNELS,
     Activation,
@@ -101,7 +105,9 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         X = X.astype(self.dtype or X.dtype, copy=False)
         return normalize_rows(X) if self.normalize else X
 
-    def _solve_equilibrium(self, X: np.ndarray) -> EquilibriumMoments:
+    def _solve_equilibrium(
+        self, X: np.ndarray, sample_weight: np.ndarray | None = None
+    ) -> EquilibriumMoments:
         """Set τ0 and what follows from it; refuse settings that are unstable on X."""
         with np.errstate(over="ignore"):
             s = np.mean(X.astype(np.float64) ** 2, axis=1)
@@ -110,7 +116,10 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
                 f"X is too large for {X.dtype.name}: its mean squares reach "
                 f"{s.max():.1e}. Scale X, or set normalize=True."
             )
-        tau0 = float(np.sqrt(s.mean())) if self.tau0 is None else float(self.tau0)
+        tau0 = self.tau0
+        if tau0 is None:
+            tau0 = np.sqrt(np.average(s, weights=sample_weight))
+        tau0 = float(tau0)
         moments = equilibrium_moments(
             get_activation(self.activation),
             self.recurrent_variance,
@@ -124,6 +133,24 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset
         return moments
+
+    @contextmanager
+    def _solver_warnings_as_sklearn(self) -> Iterator[None]:
+        """Raise the last of the solver's warnings as a ConvergenceWarning."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        message = None
+        for item in caught:
+            if issubclass(item.category, SolverWarning):
+                # The last is that of the final weights.
+                message = str(item.message)
+            else:
+                warnings.warn_explicit(
+                    item.message, item.category, item.filename, item.lineno
+                )
+        if message is not None:
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
 class FeaturesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -37,7 +35,6 @@ from sklearn_deq.estimators._training import (
     make_net,
     train,
 )
-from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.theory import EquilibriumMoments
 
@@ -226,24 +223,6 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     def _block_features(self, X: np.ndarray, device: torch.device) -> np.ndarray:
         """Features of the training rows; subclasses record the solves."""
         return in_blocks(self._body, X, device)
-
-    @contextmanager
-    def _solver_warnings_as_sklearn(self) -> Iterator[None]:
-        """Raise the last of the solver's warnings as a ConvergenceWarning."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield
-        message = None
-        for item in caught:
-            if issubclass(item.category, SolverWarning):
-                # The last is that of the final weights.
-                message = str(item.message)
-            else:
-                warnings.warn_explicit(
-                    item.message, item.category, item.filename, item.lineno
-                )
-        if message is not None:
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
     def _partial_fit(self, X: Any, y: Any, classes: Any = None) -> NetworkEstimator:
         device = resolve_device(self.device)

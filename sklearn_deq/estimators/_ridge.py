@@ -1,0 +1,518 @@
+"""Kernel ridge regression and classification that choose the kernel and the penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+
+from sklearn_deq._compat import StrOptions, fit_context
+from sklearn_deq.estimators._ridge_search import KernelRidgeCV, RidgeProblem, decide
+from sklearn_deq.linear import class_probabilities, fit_temperature
+from sklearn_deq.theory import Activation
+
+OneOrMore = Any  # a value, or a list, tuple or array of values
+
+
+class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
+    """Kernel ridge regression on a DEQ kernel, with kernel and penalty chosen.
+
+    Each parameter of the kernel is one value or a sequence of candidates; their grid,
+    with all ``alphas``, is searched by closed-form leave-one-out.
+
+    Parameters
+    ----------
+    alphas : float or sequence of floats, default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+        Positive penalties; larger ones smooth more.
+    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default="ck"
+        The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
+        kernel (all weights, or readout and recurrent weights, trained).
+    activation : str, Activation or callable, or sequence, default="relu"
+        Activation of the DEQ.
+    recurrent_variance : float or sequence of floats, default=(0.1, 0.4, 0.8)
+        σ_a²; larger values look deeper.
+    input_variance : float or sequence of floats, default=0.8
+        σ_b².
+    bias_variance : float or sequence of floats, default=0.0
+        σ_c².
+    center : bool or sequence of bools, default=True
+        Whether the activation is centred at equilibrium.
+    normalize : bool or sequence of bools, default=False
+        Whether rows are projected on the sphere of radius √p; zero rows stay zero.
+    tau0 : float, default=None
+        Size of the data, √(mean |x|²/p); None: that of the training rows, weighted.
+    fit_intercept : bool, default=True
+        Whether there is an intercept, which is not penalised.
+    cv : int, splitter or iterable, default=None
+        None: closed-form leave-one-out; else what `sklearn.model_selection.check_cv`
+        takes.
+    scoring : str or callable, default=None
+        scikit-learn's scorer of the held-out predictions; None:
+        "neg_mean_squared_error".
+    n_jobs : int, default=None
+        Kernels evaluated at once, each in its own memory; None: 1.
+    verbose : int, default=0
+        1 shows a progress bar over the kernels.
+    device : str, default="cpu"
+        Torch device of the kernels, or "auto".
+    dtype : {"float32", "float64"}, default=None
+        Of ``X_fit_`` and the results; None: that of X. The computation is float64.
+    max_memory : float, default=None
+        Budget of a kernel matrix in bytes, of which the search holds two; None: half
+        of the machine's memory.
+
+    Attributes
+    ----------
+    alpha_ : float
+        Penalty of the best candidate.
+    best_params_ : dict
+        The best candidate: parameters of the kernel, and "alpha".
+    best_index_ : int
+        Its index in ``cv_results_``.
+    best_score_ : float
+        Its mean score on held-out samples.
+    cv_results_ : dict of arrays
+        As of `sklearn.model_selection.GridSearchCV`: "params", "param_<name>",
+        "mean_test_score", "rank_test_score", and, with ``cv``, "std_test_score" and
+        "split<i>_test_score". Kernels that are unstable on the data have score NaN.
+    dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Coefficients of the kernel functions of the training samples.
+    intercept_ : float or ndarray of shape (n_targets,)
+        Intercept.
+    X_fit_ : ndarray of shape (n_samples, n_features)
+        Training samples of positive weight.
+    tau0_ : float
+        Size of the training data, on the sphere if the best candidate normalizes.
+    tau_star_ : float
+        Standard deviation of a pre-activation at equilibrium.
+    offset_ : float
+        Centring constant of the activation.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    DEQKernelRidgeClassifierCV : The same for classes.
+    DEQKernelTransformer : The kernel for other estimators.
+    sklearn.linear_model.RidgeCV : The same for the linear kernel.
+
+    Notes
+    -----
+    Minimises Σ_i w_i |y_i − f(x_i) − b|² + α‖f‖², f in the kernel's Hilbert space.
+
+    The residual of a sample that is left out is residual_i/(1 − h_ii), with the hat
+    matrix of the fit to all samples [1]_: one eigendecomposition per kernel serves all
+    penalties and targets. τ0 is that of all training rows, in every split.
+
+    A sample of weight k counts as k copies, which leave-one-out leaves out together;
+    one of weight zero as none. Of equal scores that of the larger alpha wins, then the
+    earlier kernel.
+
+    A fit takes O(n³) per kernel (and per split with ``cv``). It holds two n × n
+    matrices of float64 at once, whatever the number of kernels and alphas; with k
+    folds up to 1 + 2 (1 − 1/k)², and ``n_jobs`` times as much in parallel.
+
+    References
+    ----------
+    .. [1] Cook & Weisberg (1982), "Residuals and Influence in Regression", section 2.2.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_deq import DEQKernelRidgeCV
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), DEQKernelRidgeCV(kernel=("ck", "ntk")))
+    >>> model.fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.45
+    True
+    >>> model[-1].best_params_["kernel"], model[-1].alpha_
+    ('ck', 1.0)
+    """
+
+    _default_scoring = "neg_mean_squared_error"
+
+    def __init__(
+        self,
+        *,
+        alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        kernel: OneOrMore = "ck",
+        activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
+        recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
+        input_variance: OneOrMore = 0.8,
+        bias_variance: OneOrMore = 0.0,
+        center: OneOrMore = True,
+        normalize: OneOrMore = False,
+        tau0: float | None = None,
+        fit_intercept: bool = True,
+        cv: Any = None,
+        scoring: str | Callable[..., float] | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        device: str = "cpu",
+        dtype: str | None = None,
+        max_memory: float | None = None,
+    ) -> None:
+        self.alphas = alphas
+        self.kernel = kernel
+        self.activation = activation
+        self.recurrent_variance = recurrent_variance
+        self.input_variance = input_variance
+        self.bias_variance = bias_variance
+        self.center = center
+        self.normalize = normalize
+        self.tau0 = tau0
+        self.fit_intercept = fit_intercept
+        self.cv = cv
+        self.scoring = scoring
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.device = device
+        self.dtype = dtype
+        self.max_memory = max_memory
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DEQKernelRidgeCV:
+        """Choose a kernel and a penalty, and fit them to all samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weights of the samples in τ0, the fit and the scores.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+            Predicted targets.
+        """
+        return self._values(X)
+
+    def _set_targets(self, y: np.ndarray) -> np.ndarray:
+        return y.reshape(len(y), -1).astype(np.float64, copy=False)
+
+    def __sklearn_tags__(self) -> Any:
+        """Describe the regressor to scikit-learn."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
+    """Kernel ridge classification on a DEQ kernel, with kernel and penalty chosen.
+
+    Ridge regression on ±1, one class against the others. Each parameter of the kernel
+    is one value or a sequence of candidates; their grid, with all ``alphas``, is
+    searched by closed-form leave-one-out.
+
+    Parameters
+    ----------
+    alphas : float or sequence of floats, default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+        Positive penalties; larger ones smooth more.
+    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default="ck"
+        The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
+        kernel (all weights, or readout and recurrent weights, trained).
+    activation : str, Activation or callable, or sequence, default="relu"
+        Activation of the DEQ.
+    recurrent_variance : float or sequence of floats, default=(0.1, 0.4, 0.8)
+        σ_a²; larger values look deeper.
+    input_variance : float or sequence of floats, default=0.8
+        σ_b².
+    bias_variance : float or sequence of floats, default=0.0
+        σ_c².
+    center : bool or sequence of bools, default=True
+        Whether the activation is centred at equilibrium.
+    normalize : bool or sequence of bools, default=False
+        Whether rows are projected on the sphere of radius √p; zero rows stay zero.
+    tau0 : float, default=None
+        Size of the data, √(mean |x|²/p); None: that of the training rows, weighted.
+    fit_intercept : bool, default=True
+        Whether there is an intercept, which is not penalised.
+    cv : int, splitter or iterable, default=None
+        None: closed-form leave-one-out; else what `sklearn.model_selection.check_cv`
+        takes.
+    scoring : str or callable, default=None
+        scikit-learn's scorer of the held-out decision values; None:
+        "accuracy".
+    class_weight : dict or "balanced", default=None
+        Positive factors of the weights of the classes, in the fits, the scores of the
+        search and the probabilities, not in τ0.
+    n_jobs : int, default=None
+        Kernels evaluated at once, each in its own memory; None: 1.
+    verbose : int, default=0
+        1 shows a progress bar over the kernels.
+    device : str, default="cpu"
+        Torch device of the kernels, or "auto".
+    dtype : {"float32", "float64"}, default=None
+        Of ``X_fit_`` and the results; None: that of X. The computation is float64.
+    max_memory : float, default=None
+        Budget of a kernel matrix in bytes, of which the search holds two; None: half
+        of the machine's memory.
+
+    Attributes
+    ----------
+    alpha_ : float
+        Penalty of the best candidate.
+    best_params_ : dict
+        The best candidate: parameters of the kernel, and "alpha".
+    best_index_ : int
+        Its index in ``cv_results_``.
+    best_score_ : float
+        Its mean score on held-out samples.
+    cv_results_ : dict of arrays
+        As of `sklearn.model_selection.GridSearchCV`: "params", "param_<name>",
+        "mean_test_score", "rank_test_score", and, with ``cv``, "std_test_score" and
+        "split<i>_test_score". Kernels that are unstable on the data have score NaN.
+    dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_classes)
+        Coefficients of the kernel functions of the training samples.
+    intercept_ : float or ndarray of shape (n_classes,)
+        Intercept.
+    temperature_ : float
+        Factor of the decision values in the probabilities.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    X_fit_ : ndarray of shape (n_samples, n_features)
+        Training samples of positive weight.
+    tau0_ : float
+        Size of the training data, on the sphere if the best candidate normalizes.
+    tau_star_ : float
+        Standard deviation of a pre-activation at equilibrium.
+    offset_ : float
+        Centring constant of the activation.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    DEQKernelRidgeCV : The same for numbers.
+    DEQKernelTransformer : The kernel for other estimators.
+    sklearn.linear_model.RidgeClassifierCV : The same for the linear kernel.
+
+    Notes
+    -----
+    Minimises Σ_i w_i |t_i − f(x_i) − b|² + α‖f‖² with t_i = ±1 for every class (or the
+    second of two), f in the kernel's Hilbert space.
+
+    Probabilities are the softmax (for two classes, the logistic function) of the
+    decision values times one positive ``temperature_``: that of the least log loss of
+    the best candidate's decision values on held-out samples, left out one by one or by
+    ``cv``, with labels smoothed as Platt does [2]_. The most probable class is
+    therefore the predicted one.
+
+    The residual of a sample that is left out is residual_i/(1 − h_ii), with the hat
+    matrix of the fit to all samples [1]_: one eigendecomposition per kernel serves all
+    penalties and classes. τ0 is that of all training rows, in every split.
+
+    A sample of weight k counts as k copies, which leave-one-out leaves out together;
+    one of weight zero as none. Of equal scores that of the larger alpha wins, then the
+    earlier kernel.
+
+    A fit takes O(n³) per kernel (and per split with ``cv``). It holds two n × n
+    matrices of float64 at once, whatever the number of kernels and alphas; with k
+    folds up to 1 + 2 (1 − 1/k)², and ``n_jobs`` times as much in parallel.
+
+    References
+    ----------
+    .. [1] Cook & Weisberg (1982), "Residuals and Influence in Regression", section 2.2.
+    .. [2] Platt (1999), "Probabilistic Outputs for Support Vector Machines".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_deq import DEQKernelRidgeClassifierCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), DEQKernelRidgeClassifierCV())
+    >>> model.fit(X, y)[-1].best_score_ > 0.95
+    True
+    >>> model.predict_proba(X[:1]).shape
+    (1, 3)
+    """
+
+    _default_scoring = "accuracy"
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **KernelRidgeCV._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        *,
+        alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        kernel: OneOrMore = "ck",
+        activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
+        recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
+        input_variance: OneOrMore = 0.8,
+        bias_variance: OneOrMore = 0.0,
+        center: OneOrMore = True,
+        normalize: OneOrMore = False,
+        tau0: float | None = None,
+        fit_intercept: bool = True,
+        cv: Any = None,
+        scoring: str | Callable[..., float] | None = None,
+        class_weight: dict[Any, float] | str | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        device: str = "cpu",
+        dtype: str | None = None,
+        max_memory: float | None = None,
+    ) -> None:
+        self.alphas = alphas
+        self.kernel = kernel
+        self.activation = activation
+        self.recurrent_variance = recurrent_variance
+        self.input_variance = input_variance
+        self.bias_variance = bias_variance
+        self.center = center
+        self.normalize = normalize
+        self.tau0 = tau0
+        self.fit_intercept = fit_intercept
+        self.cv = cv
+        self.scoring = scoring
+        self.class_weight = class_weight
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.device = device
+        self.dtype = dtype
+        self.max_memory = max_memory
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None
+    ) -> DEQKernelRidgeClassifierCV:
+        """Choose a kernel and a penalty, and fit them to all samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training samples.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weights of the samples in τ0, the fit and the scores.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Evaluate the ridge regression.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        values : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            Of the second class if there are two, else of each class.
+        """
+        return self._values(X)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities, calibrated on held-out decision values.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        P : ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``.
+        """
+        return class_probabilities(self._values(X), self.temperature_)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict classes: those of the largest decision value.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            Class labels.
+        """
+        codes = decide(self._values(X))
+        return self.classes_[codes]
+
+    def _set_targets(self, y: np.ndarray) -> np.ndarray:
+        """Signs of the classes, one column each or, for two, one."""
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        n_classes = len(self.classes_)
+        if n_classes < 2:
+            raise ValueError(
+                "y needs at least 2 classes among the samples of positive "
+                f"sample_weight, but has only one class: {self.classes_[0]!r}."
+            )
+        targets = 2.0 * (codes[:, None] == np.arange(n_classes)) - 1.0
+        return targets[:, 1:] if n_classes == 2 else targets
+
+    def _full_weight(
+        self, y: np.ndarray, sample_weight: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Product of the weights of the samples and of the classes."""
+        if self.class_weight is None:
+            return sample_weight
+        codes = np.searchsorted(self.classes_, y)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        if isinstance(self.class_weight, dict):
+            labels = self.classes_.tolist()
+            unknown = [label for label in self.class_weight if label not in labels]
+            factors = np.array([self.class_weight.get(c, 1.0) for c in labels], float)
+            if unknown:
+                raise ValueError(f"class_weight has labels that y lacks: {unknown}.")
+            if not (np.isfinite(factors) & (factors > 0)).all():
+                raise ValueError(
+                    "class_weight must have positive, finite values, got "
+                    f"{self.class_weight!r}."
+                )
+        else:
+            totals = np.bincount(codes, weights=weight)
+            factors = totals.mean() / totals
+        return weight * factors[codes]
+
+    def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
+        """Fit the temperature of the probabilities."""
+        rows = np.concatenate(problem.held_out_rows())
+        codes = np.searchsorted(self.classes_, problem.y[rows])
+        weight = problem.weight
+        self.temperature_ = fit_temperature(
+            held_out, codes, None if weight is None else weight[rows]
+        )

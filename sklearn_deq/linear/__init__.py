@@ -1,0 +1,20 @@
+"""Linear algebra above a Gram matrix: ridge regression, leave-one-out, calibration."""
+
+from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
+from sklearn_deq.linear._ridge import (
+    RidgeSpectrum,
+    leave_one_out,
+    ridge_fit,
+    ridge_path,
+    ridge_spectrum,
+)
+
+__all__ = [
+    "RidgeSpectrum",
+    "class_probabilities",
+    "fit_temperature",
+    "leave_one_out",
+    "ridge_fit",
+    "ridge_path",
+    "ridge_spectrum",
+]
