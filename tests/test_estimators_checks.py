@@ -35,6 +35,8 @@ SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
         ExplicitEquivalentClassifier(**SMALL, activation="tanh"),
         ExplicitEquivalentRegressor(**SMALL, trainable="readout"),
         DEQKernelTransformer(kernel="ntk", activation="gelu", normalize=True),
+        DEQKernelTransformer(n_components=5),
+        DEQKernelTransformer(n_components=5, approximation="random_features"),
         DEQKernelRidgeCV(
             activation="leaky_relu",
             recurrent_variance=0.2,

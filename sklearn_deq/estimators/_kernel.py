@@ -1,33 +1,48 @@
-"""The DEQ kernel as a transformer."""
+"""The DEQ kernel as a transformer: exact, or as low-rank features."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_deq._compat import Interval, fit_context
+from sklearn_deq._compat import Interval, StrOptions, fit_context
 from sklearn_deq.estimators._base import (
     KERNEL_CONSTRAINTS,
     DEQParameters,
     FeaturesMixin,
 )
 from sklearn_deq.kernels import deq_kernel
-from sklearn_deq.kernels._samples import resolve_device
-from sklearn_deq.theory import Activation
+from sklearn_deq.kernels._samples import check_memory, resolve_device
+from sklearn_deq.linear import nystroem_map
+from sklearn_deq.nn import draw_weights, explicit_features, torch_activation
+from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
+
+# Rows of new samples that are transformed at once.
+_BLOCK = 2048
 
 
 class DEQKernelTransformer(FeaturesMixin, DEQParameters):
-    """Map samples to their DEQ kernel with the training samples: X → K(X, X_fit).
+    """Map samples to their DEQ kernel, or to features that have this kernel.
 
-    For estimators with ``kernel="precomputed"``, inside pipelines and searches. The
-    kernel is the exact one of an infinitely wide DEQ.
+    Without ``n_components``, X → K(X, X_fit), for estimators with
+    ``kernel="precomputed"``; with it, X → features whose inner products approximate
+    the kernel, for linear models. The kernel is that of an infinitely wide DEQ.
 
     Parameters
     ----------
+    n_components : int, default=None
+        Number of features; None: the exact kernel with the training samples.
+    approximation : {"nystroem", "random_features"}, default="nystroem"
+        Features from the kernel with a random subset of the training samples, or from
+        a random explicit network of this width that matches the DEQ: it needs nothing
+        of the data but its size, and serves the CK alone.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
         kernel (all weights, or readout and recurrent weights, trained).
@@ -50,12 +65,22 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     dtype : {"float32", "float64"}, default=None
         Of the result; None: that of X.
     max_memory : float, default=None
-        Budget of a kernel matrix in bytes; None: half of the machine's memory.
+        Budget of the output in bytes; None: half of the machine's memory.
+    random_state : int, RandomState or None, default=None
+        Of the subset, or of the network's weights.
 
     Attributes
     ----------
     X_fit_ : ndarray of shape (n_samples, n_features)
-        Training samples, on the sphere if ``normalize``.
+        Training samples, on the sphere if ``normalize``; of "nystroem", the subset.
+    component_indices_ : ndarray of shape (n_components,)
+        Rows of the subset ("nystroem").
+    normalization_ : ndarray of shape (n_components, n_components)
+        K(X_fit, X_fit)^(−1/2) ("nystroem").
+    weights_ : list of ndarray
+        Weights of the explicit network ("random_features").
+    match_ : MatchResult
+        The explicit network ("random_features").
     tau0_ : float
         Size of the training data.
     tau_star_ : float
@@ -89,17 +114,27 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     ...     StandardScaler(), DEQKernelTransformer(), SVC(kernel="precomputed", C=10))
     >>> model.fit(X, y).score(X, y) > 0.95
     True
+
+    Twenty features for a linear model:
+
+    >>> DEQKernelTransformer(n_components=20, random_state=0).fit_transform(X).shape
+    (150, 20)
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **DEQParameters._parameter_constraints,
         **KERNEL_CONSTRAINTS,
         "max_memory": [None, Interval(Real, 0, None, closed="neither")],
+        "n_components": [None, Interval(Integral, 1, None, closed="left")],
+        "approximation": [StrOptions({"nystroem", "random_features"})],
+        "random_state": ["random_state"],
     }
 
     def __init__(
         self,
         *,
+        n_components: int | None = None,
+        approximation: str = "nystroem",
         kernel: str = "ck",
         activation: str | Activation | Callable[..., Any] = "relu",
         recurrent_variance: float = 0.2,
@@ -111,7 +146,10 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         device: str = "cpu",
         dtype: str | None = None,
         max_memory: float | None = None,
+        random_state: Any = None,
     ) -> None:
+        self.n_components = n_components
+        self.approximation = approximation
         self.kernel = kernel
         self.activation = activation
         self.recurrent_variance = recurrent_variance
@@ -123,10 +161,11 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         self.device = device
         self.dtype = dtype
         self.max_memory = max_memory
+        self.random_state = random_state
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> DEQKernelTransformer:
-        """Keep the training samples and measure their size.
+        """Measure the training samples, and keep those that the features need.
 
         Parameters
         ----------
@@ -142,13 +181,54 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         """
         resolve_device(self.device)
         X = self._check_data(X, reset=True)
-        self._solve_equilibrium(X)
-        self.X_fit_ = X
-        self._n_features_out = X.shape[0]
+        with self._solver_warnings_as_sklearn():
+            moments = self._solve_equilibrium(X)
+            if self.n_components is None:
+                self.X_fit_ = X
+                self._n_features_out = X.shape[0]
+            elif self.approximation == "nystroem":
+                self._fit_nystroem(X)
+            else:
+                self._fit_network(X, moments)
         return self
 
+    def _fit_nystroem(self, X: np.ndarray) -> None:
+        """Choose a subset, and orthonormalise its kernel functions."""
+        assert self.n_components is not None
+        rng = check_random_state(self.random_state)
+        size = min(self.n_components, len(X))
+        if size < self.n_components:
+            warnings.warn(
+                f"n_components={self.n_components} is more than the {len(X)} samples: "
+                f"{size} features are made.",
+                stacklevel=4,
+            )
+        self.component_indices_ = rng.permutation(len(X))[:size]
+        self.X_fit_ = X[self.component_indices_]
+        K = self._kernel(self.X_fit_, None, dtype="float64")
+        self.normalization_ = nystroem_map(K).astype(X.dtype)
+        self._n_features_out = size
+
+    def _fit_network(self, X: np.ndarray, moments: EquilibriumMoments) -> None:
+        """Match an explicit network to the DEQ, and draw its weights."""
+        assert self.n_components is not None
+        if self.kernel != "ck":
+            raise ValueError(
+                "approximation='random_features' serves kernel='ck' alone: an explicit "
+                f"network's features have no {self.kernel!r}. Use "
+                "approximation='nystroem'."
+            )
+        self.match_ = solve_match(moments)
+        seed = check_random_state(self.random_state).randint(2**31)
+        widths = [self.n_components] * len(self.match_.layers)
+        weights = draw_weights(
+            X.shape[1], widths, torch.Generator().manual_seed(int(seed))
+        )
+        self.weights_ = [weight.numpy().astype(X.dtype) for weight in weights]
+        self._n_features_out = self.n_components
+
     def transform(self, X: Any) -> np.ndarray:
-        """Kernel between X and the training samples.
+        """Kernel between X and the training samples, or features of X.
 
         Parameters
         ----------
@@ -157,14 +237,24 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
 
         Returns
         -------
-        K : ndarray of shape (n_samples, n_samples_fit)
-            K(X, X_fit).
+        ndarray of shape (n_samples, n_samples_fit) or (n_samples, n_components)
+            K(X, X_fit), or the features, which are computed in blocks of rows.
         """
         check_is_fitted(self)
-        return self._kernel(self._check_data(X, reset=False), self.X_fit_)
+        X = self._check_data(X, reset=False)
+        with self._solver_warnings_as_sklearn():
+            if self.n_components is None:
+                return self._kernel(X, self.X_fit_)
+            shape = len(X), self._n_features_out
+            check_memory(shape, X.dtype, self.max_memory)
+            features = np.empty(shape, dtype=X.dtype)
+            for start in range(0, len(X), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                features[rows] = self._features(X[rows])
+        return features
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
-        """Fit and return the Gram matrix of the training samples, by symmetry.
+        """Fit, and transform the training samples.
 
         Parameters
         ----------
@@ -175,12 +265,32 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
 
         Returns
         -------
-        K : ndarray of shape (n_samples, n_samples)
-            K(X, X), symmetric.
+        ndarray of shape (n_samples, n_samples) or (n_samples, n_components)
+            K(X, X), by symmetry, or the features.
         """
-        return self._kernel(self.fit(X).X_fit_, None)
+        self.fit(X)
+        if self.n_components is not None:
+            return self.transform(X)
+        with self._solver_warnings_as_sklearn():
+            return self._kernel(self.X_fit_, None)
 
-    def _kernel(self, X: np.ndarray, Y: np.ndarray | None) -> np.ndarray:
+    def _features(self, X: np.ndarray) -> np.ndarray:
+        """Features of a block of rows."""
+        if self.approximation == "nystroem":
+            return self._kernel(X, self.X_fit_) @ self.normalization_
+        place = resolve_device(self.device)
+        layers = self.match_.layers
+        features = explicit_features(
+            torch.from_numpy(X / np.sqrt(X.shape[1], dtype=X.dtype)).to(place),
+            [torch.from_numpy(weight).to(place) for weight in self.weights_],
+            [torch_activation(layer.activation) for layer in layers],
+            [layer.offset for layer in layers],
+        )
+        return features.cpu().numpy()
+
+    def _kernel(
+        self, X: np.ndarray, Y: np.ndarray | None, dtype: str | None = None
+    ) -> np.ndarray:
         return deq_kernel(
             X,
             Y,
@@ -193,5 +303,6 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             center=self.center,
             normalize=self.normalize,
             device=self.device,
+            dtype=dtype,
             max_memory=self.max_memory,
         )

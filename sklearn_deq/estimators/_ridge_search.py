@@ -273,6 +273,7 @@ class KernelRidgeCV(DEQParameters):
         **{
             name: [*constraints, *(_SEQUENCES if name in _GRID else ())]
             for name, constraints in DEQKernelTransformer._parameter_constraints.items()
+            if name not in ("n_components", "approximation", "random_state")
         },
         "alphas": [_POSITIVE, *_SEQUENCES],
         "fit_intercept": ["boolean"],

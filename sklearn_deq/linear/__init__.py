@@ -1,6 +1,7 @@
 """Linear algebra above a Gram matrix: ridge regression, leave-one-out, calibration."""
 
 from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
+from sklearn_deq.linear._nystroem import nystroem_map
 from sklearn_deq.linear._ridge import (
     RidgeSpectrum,
     leave_one_out,
@@ -14,6 +15,7 @@ __all__ = [
     "class_probabilities",
     "fit_temperature",
     "leave_one_out",
+    "nystroem_map",
     "ridge_fit",
     "ridge_path",
     "ridge_spectrum",

@@ -2,7 +2,11 @@
 
 from sklearn_deq.nn._activations import TorchActivation, torch_activation
 from sklearn_deq.nn._equilibrium import BACKWARDS, EquilibriumLayer
-from sklearn_deq.nn._explicit import ExplicitNetwork
+from sklearn_deq.nn._explicit import (
+    ExplicitNetwork,
+    draw_weights,
+    explicit_features,
+)
 from sklearn_deq.nn._solvers import SOLVERS, FixedPointResult, fixed_point
 
 __all__ = [
@@ -12,6 +16,8 @@ __all__ = [
     "ExplicitNetwork",
     "FixedPointResult",
     "TorchActivation",
+    "draw_weights",
+    "explicit_features",
     "fixed_point",
     "torch_activation",
 ]

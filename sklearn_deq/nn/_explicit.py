@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
 from sklearn_deq.nn._activations import torch_activation
 from sklearn_deq.theory import ExplicitLayer
+
+
+def draw_weights(
+    n_features: int, widths: Sequence[int], generator: torch.Generator | None = None
+) -> list[torch.Tensor]:
+    """Draw weights of unit variance, W_1 … W_L, on the CPU in float64.
+
+    Parameters
+    ----------
+    n_features : int
+        p.
+    widths : sequence of int
+        Width of each hidden layer.
+    generator : torch.Generator, default=None
+        Of the numbers; None: the global one.
+
+    Returns
+    -------
+    list of tensors of shape (m_l, m_{l−1})
+        The weights.
+    """
+    return [
+        torch.randn(width, fan_in, generator=generator, dtype=torch.float64)
+        for fan_in, width in zip([n_features, *widths], widths, strict=False)
+    ]
 
 
 class ExplicitNetwork(nn.Module):
@@ -77,11 +102,9 @@ class ExplicitNetwork(nn.Module):
         self.offsets = [layer.offset for layer in layers]
         self.input_scale = 1.0 / math.sqrt(n_features)
         self.weights = nn.ParameterList()
-        for fan_in, width in zip([n_features, *sizes], sizes, strict=False):
-            weight = torch.randn(
-                width, fan_in, generator=generator, dtype=torch.float64
-            ).to(device, dtype)
-            self.weights.append(nn.Parameter(weight, requires_grad=trainable == "all"))
+        for weight in draw_weights(n_features, sizes, generator):
+            moved = weight.to(device, dtype)
+            self.weights.append(nn.Parameter(moved, requires_grad=trainable == "all"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the features of the last hidden layer.
@@ -96,10 +119,31 @@ class ExplicitNetwork(nn.Module):
         tensor of shape (n, m_L)
             The features.
         """
-        x = x * self.input_scale
-        for weight, activation, offset in zip(
-            self.weights, self.activations, self.offsets, strict=True
-        ):
-            scale = 1.0 / math.sqrt(weight.shape[0])
-            x = (activation(x @ weight.T) - offset) * scale
-        return x
+        return explicit_features(
+            x * self.input_scale, self.weights, self.activations, self.offsets
+        )
+
+
+def explicit_features(
+    x: torch.Tensor,
+    weights: Iterable[torch.Tensor],
+    activations: Iterable[Callable[[torch.Tensor], torch.Tensor]],
+    offsets: Iterable[float],
+) -> torch.Tensor:
+    """Apply the layers x ← (activation(W x) − offset)/√m.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, p)
+        Samples over √p.
+    weights, activations, offsets : iterables
+        Of every layer.
+
+    Returns
+    -------
+    tensor of shape (n, m_L)
+        The features.
+    """
+    for weight, activation, offset in zip(weights, activations, offsets, strict=True):
+        x = (activation(x @ weight.T) - offset) / math.sqrt(weight.shape[0])
+    return x

@@ -1,0 +1,152 @@
+"""Low-rank features of the kernel transformer: Nyström and random features."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_deq import DEQKernelTransformer
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
+from sklearn_deq.linear import nystroem_map
+
+APPROXIMATIONS = ("nystroem", "random_features")
+
+
+@pytest.fixture
+def X(rng):
+    """Sixty samples of different norms."""
+    return rng.standard_normal((60, 6)) * rng.uniform(0.5, 1.5, (60, 1))
+
+
+def relative_error(found, expected):
+    """Frobenius norm of the difference over that of the kernel."""
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def test_nystroem_map():
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((8, 5))
+    K = factor @ factor.T
+    M = nystroem_map(K)
+    assert_array_equal(M.shape, K.shape)
+    assert_allclose(M, M.T, atol=1e-13)
+    # M² is the pseudo-inverse.
+    assert_allclose(K @ M @ M @ K, K, atol=1e-11)
+    with pytest.raises(ValueError, match="square"):
+        nystroem_map(factor)
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
+def test_nystroem_is_exact_with_all_samples(X, kernel):
+    model = DEQKernelTransformer(n_components=60, kernel=kernel, random_state=0)
+    features = model.fit_transform(X)
+    K = deq_kernel(X, kernel=kernel, tau0=model.tau0_)
+    assert_allclose(features @ features.T, K, atol=1e-7 * K.max())
+    assert_array_equal(np.sort(model.component_indices_), np.arange(60))
+
+
+@pytest.mark.parametrize(
+    ("approximation", "sizes", "bounds"),
+    [
+        ("nystroem", (6, 20, 50), (0.7, 0.25, 0.08)),
+        # Errors of random features fall like width^(−1/2): 0.8 at 64, up to spread.
+        ("random_features", (64, 1024, 4096), (1.5, 0.4, 0.2)),
+    ],
+)
+def test_error_falls_with_the_number_of_features(X, approximation, sizes, bounds):
+    errors = []
+    for size in sizes:
+        model = DEQKernelTransformer(
+            n_components=size, approximation=approximation, random_state=0
+        )
+        features = model.fit_transform(X)
+        assert features.shape == (60, size)
+        K = deq_kernel(X, tau0=model.tau0_)
+        errors.append(relative_error(features @ features.T, K))
+    assert sorted(errors, reverse=True) == errors
+    assert (np.array(errors) < bounds).all(), errors
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_random_features_are_those_of_the_matched_network(X, activation):
+    """On average over draws their inner products are the network's kernel."""
+    model = DEQKernelTransformer(
+        n_components=256, approximation="random_features", activation=activation
+    )
+    total = 0.0
+    n_draws = 60
+    for seed in range(n_draws):
+        features = model.set_params(random_state=seed).fit_transform(X)
+        total = total + features @ features.T / n_draws
+    assert model.match_.converged
+    K = explicit_kernel(X, layers=model.match_.layers)
+    assert relative_error(total, K) < 0.1
+
+
+@pytest.mark.parametrize("approximation", APPROXIMATIONS)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_blocks_and_copies(approximation, normalize, rng):
+    """More rows than a block, against some of them; the same after a pickle."""
+    X = rng.standard_normal((2500, 4))
+    model = DEQKernelTransformer(
+        n_components=10,
+        approximation=approximation,
+        normalize=normalize,
+        random_state=0,
+    ).fit(X[:50])
+    features = model.transform(X)
+    assert_allclose(features[2040:2060], model.transform(X[2040:2060]), atol=1e-11)
+    copy = pickle.loads(pickle.dumps(model))
+    assert_array_equal(copy.transform(X[:5]), model.transform(X[:5]))
+    again = clone(model).fit(X[:50])
+    assert_array_equal(again.transform(X[:5]), model.transform(X[:5]))
+
+
+@pytest.mark.parametrize("approximation", APPROXIMATIONS)
+def test_names_dtype_and_output(X, approximation):
+    model = DEQKernelTransformer(
+        n_components=7, approximation=approximation, random_state=0
+    ).fit(X.astype(np.float32))
+    assert model.transform(X.astype(np.float32)).dtype == np.float32
+    names = model.get_feature_names_out()
+    assert list(names[:2]) == ["deqkerneltransformer0", "deqkerneltransformer1"]
+    assert len(names) == 7
+    frame = model.set_output(transform="pandas").transform(X.astype(np.float32))
+    assert list(frame.columns) == list(names)
+
+
+def test_messages(X):
+    few = DEQKernelTransformer(n_components=100, random_state=0)
+    with pytest.warns(UserWarning, match="more than the 60 samples"):
+        assert few.fit_transform(X).shape == (60, 60)
+    with pytest.raises(ValueError, match="approximation='nystroem'"):
+        DEQKernelTransformer(
+            n_components=5, approximation="random_features", kernel="ntk"
+        ).fit(X)
+    with pytest.raises(ValueError, match="n_components"):
+        DEQKernelTransformer(n_components=0).fit(X)
+    with pytest.raises(ValueError, match="approximation"):
+        DEQKernelTransformer(approximation="fourier").fit(X)
+    with pytest.raises(MemoryError, match="max_memory"):
+        DEQKernelTransformer(
+            n_components=5, approximation="random_features", max_memory=100
+        ).fit_transform(X)
+
+
+@pytest.mark.parametrize("approximation", APPROXIMATIONS)
+def test_linear_model_on_features(approximation):
+    X, y = load_digits(return_X_y=True)
+    model = make_pipeline(
+        StandardScaler(),
+        DEQKernelTransformer(
+            n_components=300, approximation=approximation, random_state=0
+        ),
+        LogisticRegression(C=100, max_iter=1000),
+    ).fit(X[::2], y[::2])
+    assert model.score(X[1::2], y[1::2]) > 0.94
