@@ -235,7 +235,7 @@ def dual_scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.nd
     # Divided by its order for small q, so that the relative error is small there too.
     origin = float(activation.function(np.zeros(1))[0]) ** 2
     safe = np.maximum(q, 1e-200)
-    weight = np.ones_like(safe) if derivative else safe + origin
+    weight = np.ones_like(q) if derivative else q + origin
 
     def energy(q: np.ndarray) -> np.ndarray:
         if derivative:

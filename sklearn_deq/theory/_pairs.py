@@ -106,11 +106,12 @@ def sphere_reduction(
         K_ij = P(x_ij), with x_ij affine in s_ij; one P for each output.
     """
     low = -square if least is None else min(least, -square)
-    middle, half = 0.5 * (square + low), max(0.5 * (square - low), 1e-200)
+    middle, half = 0.5 * (square + low), 0.5 * (square - low)
     state = states(np.array([square]))
 
     def argument(_first: States, _second: States, s12: Array) -> Array:
-        return (s12 - middle) / half
+        # All rows may be zero.
+        return (s12 - middle) / (half or 1.0)
 
     def profiles(x: np.ndarray) -> np.ndarray:
         return np.atleast_2d(entries(state, state, middle + half * x))
