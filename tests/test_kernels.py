@@ -189,6 +189,22 @@ def test_explicit_kernel_properties(activation, kernel, rng):
     assert_allclose(same, K, atol=1e-7 * K.max())
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+def test_several_kernels_at_once(activation, normalize, rng):
+    X = rng.standard_normal((30, 4))
+    settings = {"activation": activation, "normalize": normalize}
+    together = deq_kernel(X, kernel=KERNELS, **settings)
+    diagonal = deq_kernel_diag(X, kernel=KERNELS, **settings)
+    assert together.shape == (3, 30, 30)
+    for name, K, diag in zip(KERNELS, together, diagonal, strict=True):
+        alone = deq_kernel(X, kernel=name, **settings)
+        assert_allclose(K, alone, atol=1e-12 * alone.max())
+        assert_array_equal(np.diag(K), diag)
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        deq_kernel(X, kernel=("ck", "rbf"))
+
+
 def test_budget_is_checked_before_anything_is_allocated():
     X = np.ones((100_000, 1))
     with pytest.raises(MemoryError, match=r"74\.5 GiB.*n_components"):

@@ -22,7 +22,9 @@ from sklearn_deq.theory._chebyshev import (
 # A series ends where the rest is below this share of its largest value. Near θ = 0
 # rounding of cos θ limits what a finer grid could gain.
 _TOLERANCE = 1e-13
-_SIZES = (16, 24, 32, 48, 64, 96, 128, 192)
+_SIZES = (24, 48, 96, 192)
+# The angle is not tried where the cosine needs no more terms than this.
+_SHORT = 32
 # The arc cosine costs as much as this many terms.
 _ANGLE_COST = 8
 # Horner's rule loses digits where the coefficients are this large: Clenshaw's then.
@@ -79,13 +81,16 @@ def _needed(coefficients: np.ndarray) -> int:
     return max(1, int(np.sum(rest > _TOLERANCE * sizes.max())))
 
 
-def shorter_series(function: Function) -> tuple[np.ndarray, bool]:
+def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool]:
     """Series in the cosine or in the angle, whichever is cheaper to evaluate.
 
     Parameters
     ----------
     function : callable
         x (m,) -> values (m, ...).
+    smooth : bool
+        Whether the function is smooth in the cosine: without that, only the angle is
+        tried.
 
     Returns
     -------
@@ -94,8 +99,10 @@ def shorter_series(function: Function) -> tuple[np.ndarray, bool]:
     angle : bool
         Whether they belong to the angle.
     """
+    in_cosine = series_in(function, angle=False) if smooth else None
+    if in_cosine is not None and len(in_cosine) <= _SHORT:
+        return in_cosine, False
     in_angle = series_in(function, angle=True)
-    in_cosine = series_in(function, angle=False)
     if in_angle is None and in_cosine is None:
         t = chebyshev_nodes(_SIZES[-1])
         values = function(np.cos(0.5 * np.pi * (1.0 + t)))

@@ -55,7 +55,7 @@ def fastest(kernel: PairKernel, squares: np.ndarray, n_entries: int) -> PairKern
 
 def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel:
     """Evaluate the functions of a reduction as polynomials."""
-    series, angle = shorter_series(lambda x: reduction.profiles(x).T)
+    series, angle = shorter_series(lambda x: reduction.profiles(x).T, kernel.smooth)
     polynomials = [Polynomial.build(column) for column in series.T]
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
@@ -197,7 +197,7 @@ def _sample_norms(
             break
     else:
         return None
-    coarse, angle = shorter_series(lambda x: sample(3, x))
+    coarse, angle = shorter_series(lambda x: sample(3, x), smooth=True)
     most = n_entries // (size * size)
     sizes = tuple(m for m in (len(coarse) + 4, 96, 192) if m <= most)
     series = series_in(lambda x: sample(size, x), angle, sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from sklearn_deq.theory._pairs import (
     States,
     common_square,
     sphere_reduction,
+    stack_kernels,
 )
 
 Array = Any
@@ -33,7 +34,9 @@ Array = Any
 _MAX_STEPS = 200
 
 
-def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairKernel:
+def equilibrium_kernel(
+    moments: EquilibriumMoments, kernel: str | Sequence[str] = "ck"
+) -> PairKernel:
     """Exact infinite-width kernel of a DEQ as functions of s_ii, s_jj and s_ij.
 
     Parameters
@@ -41,12 +44,13 @@ def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairK
     moments : EquilibriumMoments
         The DEQ.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
-        Which weights are trained: the readout, all, or the readout and A.
+        Which weights are trained: the readout, all, or the readout and A; or several
+        of them.
 
     Returns
     -------
     PairKernel
-        The diagonal and the entries.
+        The diagonal and the entries; of several kernels, with a leading axis.
 
     Examples
     --------
@@ -57,6 +61,8 @@ def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairK
     >>> pair.entries(state, state, np.array([0.3])).round(6)
     array([0.069495])
     """
+    if not isinstance(kernel, str):
+        return stack_kernels([equilibrium_kernel(moments, name) for name in kernel])
     check_kernel(kernel)
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
