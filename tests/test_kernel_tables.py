@@ -40,7 +40,9 @@ def rows(states):
 def block(kernel, squares, products):
     """Entries of a PairKernel for every pair of samples."""
     states = kernel.states(squares)
-    entries = kernel.entries(columns(states), rows(states), torch.from_numpy(products))
+    # A copy: entries may overwrite it.
+    s12 = torch.tensor(products)
+    entries = kernel.entries(columns(states), rows(states), s12)
     return entries.numpy()
 
 

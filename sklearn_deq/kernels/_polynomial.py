@@ -36,14 +36,13 @@ _PARALLEL = 4e-15
 Function = Callable[[np.ndarray], np.ndarray]
 
 
-def to_angle(x: torch.Tensor) -> torch.Tensor:
-    """Replace cosines by 2θ/π − 1, in place.
+def arc_sine(x: torch.Tensor) -> torch.Tensor:
+    """Replace cosines by π/2 − θ, in place.
 
     Within rounding of 1 they are 1: equal rows have equal entries, for kinked
     activations too, whose tangent kernels fall off like θ.
     """
-    x.masked_fill_(x > 1.0 - _PARALLEL, 1.0)
-    return x.acos_().mul_(2.0 / np.pi).sub_(1.0)
+    return x.masked_fill_(x > 1.0 - _PARALLEL, 1.0).asin_()
 
 
 def series_in(
@@ -124,28 +123,35 @@ class Polynomial:
         In powers for Horner's rule, else in Chebyshev polynomials.
     horner : bool
         Which rule.
+    scale : float
+        What the argument is multiplied by; of Horner's rule, part of the powers.
     """
 
     coefficients: np.ndarray
     horner: bool
+    scale: float
 
     @classmethod
-    def build(cls, series: np.ndarray) -> Polynomial:
+    def build(cls, series: np.ndarray, angle: bool = False) -> Polynomial:
         """Choose the rule: Horner's takes half the passes, where it is accurate.
 
         Parameters
         ----------
         series : ndarray of shape (n_terms,)
             Chebyshev coefficients.
+        angle : bool, default=False
+            Whether they belong to 2θ/π − 1; the argument is then `arc_sine`'s.
 
         Returns
         -------
         Polynomial
             The same function.
         """
+        scale = -2.0 / np.pi if angle else 1.0
         powers = chebyshev.cheb2poly(series)
-        stable = np.abs(powers).sum() <= _GROWTH * np.abs(series).max()
-        return cls(powers if stable else series, bool(stable))
+        if np.abs(powers).sum() <= _GROWTH * np.abs(series).max():
+            return cls(powers * scale ** np.arange(len(powers)), True, scale)
+        return cls(series, False, scale)
 
     def __call__(self, t: torch.Tensor) -> torch.Tensor:
         """Evaluate at every entry."""
@@ -157,6 +163,7 @@ class Polynomial:
             for coefficient in c[-3::-1]:
                 torch.addcmul(coefficient, value, t, out=value)
             return value
+        t = self.scale * t
         twice = 2.0 * t
         last, before = torch.zeros_like(t), torch.zeros_like(t)
         for coefficient in c[:0:-1]:

@@ -263,12 +263,14 @@ def homogeneous_reduction(
 
     def argument(first: States, second: States, s12: Array) -> Array:
         (_, inverse1, centring1), (_, inverse2, centring2) = first[:3], second[:3]
-        # In the order that needs the fewest passes over the block.
-        constant = (moments.bias_variance + sa * centring1) * inverse1
-        drive = s12 * (moments.input_variance * inverse1) + constant
+        # In place, and in the order that needs the fewest passes over the block.
+        s12 *= moments.input_variance * inverse1
+        s12 += (moments.bias_variance + sa * centring1) * inverse1
         if offset != 0.0:
-            drive = drive + inverse1 * (sa * centring2)
-        return drive * (inverse2 / half) - middle / half
+            s12 += inverse1 * (sa * centring2)
+        s12 *= inverse2 / half
+        s12 -= middle / half
+        return s12
 
     def profiles(x: np.ndarray) -> np.ndarray:
         d = middle + half * x

@@ -32,7 +32,7 @@ class Reduction:
         s_ii (n,) -> tuple of arrays (n,): what the callables below need of a sample.
     argument : callable
         States of either side and s_ij, broadcasting -> x_ij, in [−1, 1] but for
-        rounding; on the array namespace of s_ij.
+        rounding; on the array namespace of s_ij, which may be overwritten.
     profiles : callable
         x (m,) in [−1, 1] -> array (k, m): the functions. They are smooth in arccos x,
         up to both ends.
@@ -110,8 +110,10 @@ def sphere_reduction(
     state = states(np.array([square]))
 
     def argument(_first: States, _second: States, s12: Array) -> Array:
+        s12 -= middle
         # All rows may be zero.
-        return (s12 - middle) / (half or 1.0)
+        s12 /= half or 1.0
+        return s12
 
     def profiles(x: np.ndarray) -> np.ndarray:
         return np.atleast_2d(entries(state, state, middle + half * x))
