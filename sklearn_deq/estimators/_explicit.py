@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
+from sklearn_deq.estimators._match_report import KernelErrors, MatchReport
 from sklearn_deq.estimators._network import (
     NetworkClassifierMixin,
     NetworkEstimator,
     NetworkRegressorMixin,
 )
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
@@ -51,6 +56,69 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             generator=self._generator,
             dtype=dtype,
             device=device,
+        )
+
+    def match_report(
+        self, X: Any, *, max_samples: int = 2000, random_state: Any = 0
+    ) -> MatchReport:
+        """Compare the network's kernel with the DEQ's on data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, as the estimator would see them.
+        max_samples : int, default=2000
+            Of more samples a random subset of this size is taken.
+        random_state : int, RandomState or None, default=0
+            Of the subset.
+
+        Returns
+        -------
+        MatchReport
+            Relative errors of the infinitely wide network's kernel in operator norm,
+            Frobenius norm and largest entry; those of this network's features once it
+            is fitted, trained as they are; and every equation's residual. It prints
+            well.
+
+        Notes
+        -----
+        Works before `fit` as well: the matching is then solved for the size of X.
+        """
+        fitted = hasattr(self, "match_")
+        model = self if fitted else clone(self)
+        X = validate_data(model, X, reset=not fitted, dtype=[np.float64, np.float32])
+        if len(X) > max_samples:
+            rng = check_random_state(random_state)
+            X = X[rng.permutation(len(X))[:max_samples]]
+        rows = model._prepare_input(X)
+        with self._solver_warnings_as_sklearn():
+            if not fitted:
+                moments = model._solve_equilibrium(rows)
+                model.match_ = solve_match(
+                    moments, kernel=self.kernel, architecture=self.architecture
+                )
+            settings = {"kernel": self.kernel, "dtype": "float64"}
+            exact = deq_kernel(
+                rows,
+                activation=self.activation,
+                recurrent_variance=self.recurrent_variance,
+                input_variance=self.input_variance,
+                bias_variance=self.bias_variance,
+                tau0=model.tau0_,
+                center=self.center,
+                **settings,
+            )
+            found = explicit_kernel(rows, layers=model.match_.layers, **settings)
+        finite = None
+        if fitted and self.kernel == "ck":
+            features = self.transform(X).astype(np.float64)
+            finite = KernelErrors.between(features @ features.T, exact)
+        return MatchReport(
+            n_samples=len(X),
+            kernel=self.kernel,
+            match=model.match_,
+            infinite=KernelErrors.between(found, exact),
+            finite=finite,
         )
 
 
