@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
@@ -19,6 +20,7 @@ from sklearn_deq.estimators._network import (
     NetworkEstimator,
     NetworkRegressorMixin,
 )
+from sklearn_deq.estimators._onnx import build_network, probabilities, save
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
@@ -120,6 +122,51 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             infinite=KernelErrors.between(found, exact),
             finite=finite,
         )
+
+    def export_onnx(self, path: str | Path, preprocessing: Any = None) -> None:
+        """Write the fitted network to an ONNX file, in float32.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        preprocessing : fitted transformer, default=None
+            What comes before the network and goes into the graph: a StandardScaler, or
+            a Pipeline of transformers that scale and shift each feature by itself.
+
+        Raises
+        ------
+        ImportError
+            Without onnx: ``pip install "sklearn-deq[onnx]"``.
+        ValueError
+            If the preprocessing is something else.
+
+        Notes
+        -----
+        The input is "X" of shape (n, n_features). A classifier's output is
+        "probabilities" (n, n_classes), in the order of ``classes_``, which the model's
+        properties hold as JSON; a regressor's is "predictions" (n, n_targets).
+        """
+        try:
+            import onnx  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                'export_onnx needs onnx: pip install "sklearn-deq[onnx]".'
+            ) from error
+        check_is_fitted(self)
+        graph, outputs = build_network(
+            self.n_features_in_,
+            self.match_.layers,
+            [weight.detach().cpu().numpy() for weight in self._body.parameters()],
+            self._readout(),
+            preprocessing=preprocessing,
+            normalize=self.normalize,
+        )
+        save(graph, path, self.n_features_in_, **self._write_outputs(graph, outputs))
+
+    def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
+        """Finish an ONNX graph, and give what `_onnx.save` is to be told."""
+        raise AttributeError("An explicit estimator defines _write_outputs.")
 
 
 class ExplicitEquivalentClassifier(
@@ -314,6 +361,14 @@ class ExplicitEquivalentClassifier(
         """
         return self._fit(X, y)
 
+    def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
+        probabilities(graph, outputs, len(self._readout()[0]))
+        return {
+            "output": "probabilities",
+            "shape": ["n", len(self.classes_)],
+            "metadata": {"classes": self.classes_.tolist()},
+        }
+
 
 class ExplicitEquivalentRegressor(
     NetworkRegressorMixin, RegressorMixin, ExplicitNetworkEstimator
@@ -495,3 +550,13 @@ class ExplicitEquivalentRegressor(
             The fitted estimator.
         """
         return self._fit(X, y)
+
+    def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
+        scaled = graph.scaled(self._y_scale, outputs)
+        shift = graph.constant(self._y_mean)
+        graph.apply("Add", scaled, shift, name="predictions")
+        return {
+            "output": "predictions",
+            "shape": ["n", len(self._y_mean)],
+            "metadata": {},
+        }
