@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory import (
     ACTIVATIONS,
+    RoundedPiece,
     ThreePiece,
     equilibrium_moments,
     explicit_moments,
@@ -16,7 +17,7 @@ from sklearn_deq.theory import (
     get_activation,
     solve_match,
 )
-from sklearn_deq.theory._explicit import LayerMoments, layer_moments
+from sklearn_deq.theory._layers import LayerMoments, layer_moments
 
 
 @pytest.mark.parametrize("variance", [0.1, 0.2, 0.4, 0.8])
@@ -66,6 +67,8 @@ def test_achieved_values_are_those_of_the_network(tau0):
         ThreePiece(0.6, 0.5, 0.0, 1.0),
         ThreePiece(0.0, 0.0, 0.9, 1.3),
         ThreePiece(0.3, -0.2, 0.8, 0.4),
+        RoundedPiece(0.3, -0.2, 0.8, 0.4),
+        RoundedPiece(0.6, 0.5, -0.3, 3.0),
     ],
 )
 @pytest.mark.parametrize("tau", [0.3, 1.0, 2.0])

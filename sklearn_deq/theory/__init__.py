@@ -22,12 +22,13 @@ from sklearn_deq.theory._equivalents import high_dimensional_equivalent
 from sklearn_deq.theory._explicit import (
     ExplicitLayer,
     ExplicitMoments,
-    ThreePiece,
     explicit_moments,
     explicit_pair_kernel,
 )
 from sklearn_deq.theory._matching import ARCHITECTURES, MatchResult, solve_match
 from sklearn_deq.theory._pairs import PairKernel, Reduction
+from sklearn_deq.theory._rounded import RoundedPiece
+from sklearn_deq.theory._three_piece import ThreePiece
 
 __all__ = [
     "ACTIVATIONS",
@@ -40,6 +41,7 @@ __all__ = [
     "MatchResult",
     "PairKernel",
     "Reduction",
+    "RoundedPiece",
     "ThreePiece",
     "dual_activation",
     "equilibrium_kernel",

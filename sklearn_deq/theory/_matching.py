@@ -18,9 +18,9 @@ from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
 from sklearn_deq.theory._explicit import (
     ExplicitLayer,
     ExplicitMoments,
-    ThreePiece,
     explicit_moments,
 )
+from sklearn_deq.theory._three_piece import ThreePiece
 
 # Targets below this share of the largest count as this share of it.
 _FLOOR = 1e-6
