@@ -1,0 +1,186 @@
+"""Families of explicit networks: what is free in a layer, and where the search starts.
+
+`ARCHITECTURES` is the one place to add a family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sklearn_deq.theory._layers import LayerFunction, LayerMoments
+from sklearn_deq.theory._rounded import RoundedPiece
+from sklearn_deq.theory._three_piece import ThreePiece
+
+# Slopes beyond this times those of the start describe activations no one would train.
+_LARGEST_SLOPE = 6.0
+# Knees between a fiftieth and twenty times the standard deviation of the input.
+_KNEES = (math.log(0.02), math.log(20.0))
+# Multipliers (√λ is free) beyond 100 times the readout's.
+_LARGEST_ROOT = 10.0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of explicit networks.
+
+    Attributes
+    ----------
+    depths : tuple of int
+        Numbers of hidden layers to try, in this order.
+    layer : type
+        `ThreePiece` or `RoundedPiece`.
+    free : tuple of str
+        Its fields that are free; the others are 0, and the knee 1.
+    starts : tuple of tuple of float
+        Where the search for a layer starts: slope, bend and rise in units of the
+        network's typical slope, and the logarithm of knee/τ.
+    """
+
+    depths: tuple[int, ...]
+    layer: type[LayerFunction]
+    free: tuple[str, ...]
+    starts: tuple[tuple[float, float, float, float], ...]
+
+
+_FIELDS = ("slope", "bend", "rise", "knee")
+_ALL_STARTS = (
+    (0.7, 0.5, 0.4, 0.0),
+    (1.0, 0.3, 0.4, 0.7),
+    (1.3, 0.5, -0.4, 0.0),
+    (0.4, 0.3, 0.8, -0.7),
+    (1.0, 0.6, -0.2, 1.1),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "hard_tanh": Architecture(
+        depths=(1,),
+        layer=ThreePiece,
+        free=("rise", "knee"),
+        starts=((0.0, 0.0, 1.2, 0.0), (0.0, 0.0, 2.0, -1.2), (0.0, 0.0, 1.0, 1.1)),
+    ),
+    "leaky_relu": Architecture(
+        depths=(2,),
+        layer=ThreePiece,
+        free=("slope", "bend"),
+        starts=((1.0, 0.6, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 1.2, 0.0, 0.0)),
+    ),
+    "piecewise_linear": Architecture(
+        depths=(1, 2), layer=ThreePiece, free=_FIELDS, starts=_ALL_STARTS
+    ),
+    "rounded": Architecture(
+        depths=(1, 2), layer=RoundedPiece, free=_FIELDS, starts=_ALL_STARTS
+    ),
+}
+"""Families of explicit networks by name; in each depth, simplest first."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture at one depth: from a vector of unknowns to layers and λ.
+
+    Attributes
+    ----------
+    architecture : Architecture
+        Which layers.
+    depth : int
+        How many.
+    bent : bool
+        Whether the bend is free: without it the layers are odd.
+    multiplied : bool
+        Whether the multipliers of the hidden layers are free (the readout's is 1).
+    size : float
+        The typical slope of a layer.
+    """
+
+    architecture: Architecture
+    depth: int
+    bent: bool
+    multiplied: bool
+    size: float
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The free fields of a layer."""
+        return tuple(
+            name for name in self.architecture.free if self.bent or name != "bend"
+        )
+
+    def starts(self, ratio: float) -> np.ndarray:
+        """Starting points (s, n); `ratio` guesses λ of the hidden layers."""
+        columns = [_FIELDS.index(name) for name in self.free]
+        scale = np.array([self.size] * 3 + [1.0])
+        layers = (np.array(self.architecture.starts) * scale)[:, columns]
+        if self.depth == 1:
+            points = layers
+        else:
+            points = np.array([np.concatenate(pair) for pair in self._pairs(layers)])
+        if self.multiplied:
+            roots = np.full((len(points), self.depth), math.sqrt(ratio))
+            points = np.concatenate([points, roots], axis=1)
+        return points
+
+    def _pairs(self, layers: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Equal layers, and two whose bends differ."""
+        for i, layer in enumerate(layers):
+            yield [layer, layer]
+            yield [layer, layers[i - 1]]
+        if "bend" in self.free:
+            straight = layers[0].copy()
+            straight[self.free.index("bend")] *= 0.1
+            yield [straight, layers[0]]
+            yield [layers[0], straight]
+
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds that keep slopes tame and multipliers in reach."""
+        slope = _LARGEST_SLOPE * self.size
+        upper = [_KNEES[1] if name == "knee" else slope for name in self.free]
+        lower = [_KNEES[0] if name == "knee" else -slope for name in self.free]
+        extra = self.depth if self.multiplied else 0
+        return (
+            np.array(lower * self.depth + [0.0] * extra),
+            np.array(upper * self.depth + [_LARGEST_ROOT] * extra),
+        )
+
+    def moments(self, x: np.ndarray) -> list[Callable[[np.ndarray], LayerMoments]]:
+        """Moments of each layer as functions of its τ, for points (..., n)."""
+        return [self._moments(x, layer) for layer in range(self.depth)]
+
+    def _moments(
+        self, x: np.ndarray, layer: int
+    ) -> Callable[[np.ndarray], LayerMoments]:
+        slope, bend, rise, knee = self._fields(x, layer)
+
+        def moments(tau: np.ndarray) -> LayerMoments:
+            closed = self.architecture.layer.closed_moments
+            return closed(slope, bend, rise, tau * knee, tau)
+
+        return moments
+
+    def _fields(self, x: np.ndarray, layer: int) -> list[np.ndarray]:
+        """Slope, bend, rise and knee/τ of a layer."""
+        values = {"slope": 0.0, "bend": 0.0, "rise": 0.0, "knee": 0.0}
+        first = layer * len(self.free)
+        for column, name in enumerate(self.free, first):
+            values[name] = x[..., column]
+        return [*(values[name] for name in _FIELDS[:3]), np.exp(values["knee"])]
+
+    def multipliers(self, x: np.ndarray) -> list[np.ndarray]:
+        """λ_1 … λ_L and the readout's 1, for points (..., n)."""
+        ones = np.ones_like(x[..., 0])
+        if not self.multiplied:
+            return [ones] * (self.depth + 1)
+        return [*(x[..., k] ** 2 for k in range(-self.depth, 0)), ones]
+
+    def functions(self, x: np.ndarray, tau0: float) -> list[LayerFunction]:
+        """The layers of one point (n,)."""
+        functions, tau = [], tau0
+        for layer in range(self.depth):
+            slope, bend, rise, knee = map(float, self._fields(x, layer))
+            function = self.architecture.layer(slope, bend, rise, knee * tau)
+            functions.append(function)
+            tau = math.sqrt(function.moments(tau).energy)
+        return functions
