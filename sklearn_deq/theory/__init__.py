@@ -25,7 +25,8 @@ from sklearn_deq.theory._explicit import (
     explicit_moments,
     explicit_pair_kernel,
 )
-from sklearn_deq.theory._matching import ARCHITECTURES, MatchResult, solve_match
+from sklearn_deq.theory._families import ARCHITECTURES
+from sklearn_deq.theory._matching import MatchResult, solve_match
 from sklearn_deq.theory._pairs import PairKernel, Reduction
 from sklearn_deq.theory._rounded import RoundedPiece
 from sklearn_deq.theory._three_piece import ThreePiece

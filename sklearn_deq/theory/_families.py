@@ -15,7 +15,7 @@ from sklearn_deq.theory._layers import LayerFunction, LayerMoments
 from sklearn_deq.theory._rounded import RoundedPiece
 from sklearn_deq.theory._three_piece import ThreePiece
 
-# Slopes beyond this times those of the start describe activations no one would train.
+# Slopes beyond this times the typical one make activations that no one would train.
 _LARGEST_SLOPE = 6.0
 # Knees between a fiftieth and twenty times the standard deviation of the input.
 _KNEES = (math.log(0.02), math.log(20.0))
@@ -36,7 +36,7 @@ class Architecture:
     free : tuple of str
         Its fields that are free; the others are 0, and the knee 1.
     starts : tuple of tuple of float
-        Where the search for a layer starts: slope, bend and rise in units of the
+        Where the search for a layer starts: √A, τ√(Q/2) and the rise in units of the
         network's typical slope, and the logarithm of knee/τ.
     """
 
@@ -48,11 +48,11 @@ class Architecture:
 
 _FIELDS = ("slope", "bend", "rise", "knee")
 _ALL_STARTS = (
-    (0.7, 0.5, 0.4, 0.0),
-    (1.0, 0.3, 0.4, 0.7),
-    (1.3, 0.5, -0.4, 0.0),
-    (0.4, 0.3, 0.8, -0.7),
-    (1.0, 0.6, -0.2, 1.1),
+    (1.0, 0.2, 0.3, 0.0),
+    (1.0, 0.2, -0.3, 0.0),
+    (1.0, 0.2, 0.8, -0.7),
+    (1.0, 0.1, 0.1, 1.1),
+    (1.0, 0.1, -0.1, 1.1),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -124,15 +124,14 @@ class Family:
         return points
 
     def _pairs(self, layers: np.ndarray) -> Iterator[list[np.ndarray]]:
-        """Equal layers, and two whose bends differ."""
-        for i, layer in enumerate(layers):
+        """Two equal layers, and pairs of which one bends little."""
+        for layer in layers:
             yield [layer, layer]
-            yield [layer, layers[i - 1]]
-        if "bend" in self.free:
-            straight = layers[0].copy()
-            straight[self.free.index("bend")] *= 0.1
-            yield [straight, layers[0]]
-            yield [layers[0], straight]
+            if "bend" in self.free:
+                straight = layer.copy()
+                straight[self.free.index("bend")] *= 0.1
+                yield [straight, layer]
+                yield [layer, straight]
 
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds that keep slopes tame and multipliers in reach."""
@@ -161,12 +160,22 @@ class Family:
         return moments
 
     def _fields(self, x: np.ndarray, layer: int) -> list[np.ndarray]:
-        """Slope, bend, rise and knee/τ of a layer."""
+        """Slope, bend, rise and knee/τ of a layer.
+
+        The unknowns are √A, τ√(Q/2) and the rise, that is two Hermite coefficients and
+        what adds energy beyond them: the equations are nearly solved for them.
+        """
         values = {"slope": 0.0, "bend": 0.0, "rise": 0.0, "knee": 0.0}
         first = layer * len(self.free)
         for column, name in enumerate(self.free, first):
             values[name] = x[..., column]
-        return [*(values[name] for name in _FIELDS[:3]), np.exp(values["knee"])]
+        knee = np.exp(values["knee"])
+        clip_slope, curvature = self.architecture.layer.unit_moments(knee)
+        slope = values["slope"]
+        if "slope" in self.free:
+            slope = slope - values["rise"] * clip_slope
+        bend = math.sqrt(2.0) * values["bend"] / curvature
+        return [slope, bend, values["rise"], knee]
 
     def multipliers(self, x: np.ndarray) -> list[np.ndarray]:
         """λ_1 … λ_L and the readout's 1, for points (..., n)."""
@@ -174,6 +183,17 @@ class Family:
         if not self.multiplied:
             return [ones] * (self.depth + 1)
         return [*(x[..., k] ** 2 for k in range(-self.depth, 0)), ones]
+
+    def gain(self, x: np.ndarray, tau0: float) -> np.ndarray:
+        """Product over the layers of E[σ'²]: how steep the networks are, (...).
+
+        It does not change when one layer is scaled up and the next down.
+        """
+        gain, tau = np.ones(x.shape[:-1]), np.full(x.shape[:-1], tau0)
+        for moments in self.moments(x):
+            found = moments(tau)
+            gain, tau = gain * found.squared, np.sqrt(found.energy)
+        return gain
 
     def functions(self, x: np.ndarray, tau0: float) -> list[LayerFunction]:
         """The layers of one point (n,)."""

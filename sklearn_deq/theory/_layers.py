@@ -62,6 +62,8 @@ class LayerFunction:
 
     # How b and r are written in a formula; {} is the knee.
     _names: ClassVar[tuple[str, str]] = ("b(x)", "r(x, {})")
+    # The least v of a layer is τ²A + least_energy τ⁴Q/2; by Parseval at least 1.
+    least_energy: ClassVar[float] = 1.0
 
     def __call__(self, x: Array) -> Array:
         """Evaluate σ."""
@@ -85,6 +87,11 @@ class LayerFunction:
         cls, slope: Array, bend: Array, rise: Array, knee: Array, tau: Array
     ) -> LayerMoments:
         """Moments of many layers at once; NumPy arrays, complex ones too."""
+        raise NotImplementedError
+
+    @classmethod
+    def unit_moments(cls, knee: Array) -> tuple[Array, Array]:
+        """E[r'(ξ)] and E[b''(ξ)] of the rounded or sharp clip and |x|, at τ = 1."""
         raise NotImplementedError
 
     def moments(self, tau: float) -> LayerMoments:

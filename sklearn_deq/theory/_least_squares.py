@@ -11,13 +11,12 @@ from collections.abc import Callable
 import numpy as np
 
 _STEP = 1e-30
-_MOST_STEPS = 80
+_MOST_STEPS = 200
 # Once a start has arrived, the others have this many steps left.
 _PATIENCE = 6
-# A start is given up when damping this strong does not lower its errors, or ...
+# A start is given up when damping this strong does not lower its errors, or when this
+# many steps together lower their squares by less than the share asked for.
 _MOST_DAMPING = 1e8
-# ... when several steps together lower them by less than this share.
-_LEAST_PROGRESS = 1e-3
 _PROGRESS_STEPS = 12
 
 Errors = Callable[[np.ndarray], np.ndarray]
@@ -54,6 +53,7 @@ def least_squares(
     lower: np.ndarray,
     upper: np.ndarray,
     tol: float,
+    progress: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minimise |errors|² from every start by damped Gauss–Newton steps in a box.
 
@@ -70,6 +70,8 @@ def least_squares(
         The box.
     tol : float
         A start whose largest error is below this has arrived.
+    progress : float, default=0.5
+        By which share a dozen steps must lower the sum of squares to go on.
 
     Returns
     -------
@@ -81,11 +83,11 @@ def least_squares(
     cost = np.sum(values**2, axis=1)
     damping = np.full(len(x), 1e-3)
     active = np.isfinite(cost)
-    left, before = _MOST_STEPS, cost
+    left, before = _MOST_STEPS, cost.copy()
     for step in range(_MOST_STEPS):
         active &= (np.abs(values).max(axis=1) > tol) & (damping < _MOST_DAMPING)
         if step % _PROGRESS_STEPS == _PROGRESS_STEPS - 1:
-            active &= cost < (1.0 - _LEAST_PROGRESS) * before
+            active &= cost < (1.0 - progress) * before
             before = cost.copy()
         if (np.abs(values).max(axis=1) <= tol).any():
             left = min(left, _PATIENCE)
@@ -100,7 +102,7 @@ def least_squares(
         new_values, new_slopes = jacobian(errors, moved)
         new_cost = np.sum(new_values**2, axis=1)
         better = new_cost < cost[rows]
-        damping[rows] *= np.where(better, 0.1, 5.0)
+        damping[rows] *= np.where(better, 0.1, 6.0)
         taken = rows[better]
         x[taken], values[taken] = moved[better], new_values[better]
         slopes[taken], cost[taken] = new_slopes[better], new_cost[better]
@@ -120,7 +122,6 @@ def _damped_step(
     held = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
     free = np.where(held[:, None, :], 0.0, slopes)
     u, s, vt = np.linalg.svd(free, full_matrices=False)
-    scale = np.minimum(1.0, np.sum(values**2, axis=1))
-    ridge = (damping * scale)[:, None] + 1e-28 * s[:, :1] ** 2 + 1e-300
+    ridge = (damping[:, None] + 1e-28) * s[:, :1] ** 2 + 1e-300
     shrunk = s / (s**2 + ridge) * np.einsum("smk,sm->sk", u, values)
     return -np.einsum("skn,sk->sn", vt, shrunk)

@@ -109,6 +109,13 @@ class RoundedPiece(LayerFunction):
         return line * c + area * curved
 
     @classmethod
+    def unit_moments(cls, knee: Array) -> tuple[Array, Array]:
+        """E[r'(ξ)] and E[b''(ξ)] of the rounded clip and |x|, at τ = 1."""
+        one = 1.0 + knee**2
+        curvature = _ROOT_TWO_OVER_PI * (2.0 * knee**2 + 1.0) / one**1.5
+        return knee / np.sqrt(one), curvature
+
+    @classmethod
     def closed_moments(
         cls, slope: Array, bend: Array, rise: Array, knee: Array, tau: Array
     ) -> LayerMoments:

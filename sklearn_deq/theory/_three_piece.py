@@ -45,6 +45,8 @@ class ThreePiece(LayerFunction):
     """
 
     _names: ClassVar[tuple[str, str]] = ("|x|", "clip(x, ±{})")
+    # |x| has the energy (1 − 2/π)τ², and Q = 2/πτ².
+    least_energy: ClassVar[float] = math.pi - 2.0
 
     def __call__(self, x: Array) -> Array:
         """Evaluate σ."""
@@ -139,6 +141,12 @@ class ThreePiece(LayerFunction):
             mean = mean + jump * (root * density - kink * above)
             slope = slope + jump * above
         return mean, slope
+
+    @classmethod
+    def unit_moments(cls, knee: Array) -> tuple[Array, Array]:
+        """E[r'(ξ)] and E[b''(ξ)] of the clip and |x|, at τ = 1."""
+        inside = scipy.special.erf(knee / math.sqrt(2.0))
+        return inside, math.sqrt(2.0 / math.pi)
 
     @classmethod
     def closed_moments(
