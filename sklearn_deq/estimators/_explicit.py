@@ -48,6 +48,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             self.width,
             self.match_.layers,
             trainable="readout" if self.trainable == "readout" else "all",
+            multipliers=self.match_.multipliers,
             generator=self._generator,
             dtype=dtype,
             device=device,
@@ -85,7 +86,7 @@ class ExplicitEquivalentClassifier(
         Which kernel of the DEQ to match.
     architecture : str, default="auto"
         "auto" (the shallowest that matches), "hard_tanh" (one hidden layer),
-        "leaky_relu" or "piecewise_linear" (two).
+        "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match).
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.
@@ -278,7 +279,7 @@ class ExplicitEquivalentRegressor(
         Which kernel of the DEQ to match.
     architecture : str, default="auto"
         "auto" (the shallowest that matches), "hard_tanh" (one hidden layer),
-        "leaky_relu" or "piecewise_linear" (two).
+        "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match).
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.

@@ -10,6 +10,7 @@ from sklearn_deq.theory._activations import (
     get_activation,
     lipschitz_constant,
 )
+from sklearn_deq.theory._depth import DepthResult, minimal_depth
 from sklearn_deq.theory._duals import dual_activation
 from sklearn_deq.theory._equilibrium import (
     KERNELS,
@@ -36,6 +37,7 @@ __all__ = [
     "ARCHITECTURES",
     "KERNELS",
     "Activation",
+    "DepthResult",
     "EquilibriumMoments",
     "ExplicitLayer",
     "ExplicitMoments",
@@ -53,5 +55,6 @@ __all__ = [
     "get_activation",
     "high_dimensional_equivalent",
     "lipschitz_constant",
+    "minimal_depth",
     "solve_match",
 ]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,8 @@ class Architecture:
     free : tuple of str
         Its fields that are free; the others are 0, and the knee 1.
     starts : tuple of tuple of float
-        Where the search for a layer starts: √A, τ√(Q/2) and the rise in units of the
-        network's typical slope, and the logarithm of knee/τ.
+        Where the search for a layer starts: √A, τ√(Q/2), the rise and knee/τ, in the
+        units of `Units`.
     """
 
     depths: tuple[int, ...]
@@ -48,11 +49,11 @@ class Architecture:
 
 _FIELDS = ("slope", "bend", "rise", "knee")
 _ALL_STARTS = (
-    (1.0, 0.2, 0.3, 0.0),
-    (1.0, 0.2, -0.3, 0.0),
-    (1.0, 0.2, 0.8, -0.7),
-    (1.0, 0.1, 0.1, 1.1),
-    (1.0, 0.1, -0.1, 1.1),
+    (1.0, 0.7, 1.0, 1.0),
+    (1.0, 0.7, -1.0, 1.0),
+    (1.0, 0.7, 2.0, 0.5),
+    (1.0, 0.7, 0.5, 1.5),
+    (1.0, 0.7, -0.5, 1.5),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -60,22 +61,66 @@ ARCHITECTURES: dict[str, Architecture] = {
         depths=(1,),
         layer=ThreePiece,
         free=("rise", "knee"),
-        starts=((0.0, 0.0, 1.2, 0.0), (0.0, 0.0, 2.0, -1.2), (0.0, 0.0, 1.0, 1.1)),
+        starts=((0.0, 0.0, 1.2, 1.0), (0.0, 0.0, 2.0, 0.3), (0.0, 0.0, 1.0, 3.0)),
     ),
     "leaky_relu": Architecture(
         depths=(2,),
         layer=ThreePiece,
         free=("slope", "bend"),
-        starts=((1.0, 0.6, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 1.2, 0.0, 0.0)),
+        starts=tuple((1.0, bend, 0.0, 1.0) for bend in (0.7, 0.3, 1.5)),
     ),
     "piecewise_linear": Architecture(
         depths=(1, 2), layer=ThreePiece, free=_FIELDS, starts=_ALL_STARTS
     ),
     "rounded": Architecture(
-        depths=(1, 2), layer=RoundedPiece, free=_FIELDS, starts=_ALL_STARTS
+        depths=(1, 2, 3), layer=RoundedPiece, free=_FIELDS, starts=_ALL_STARTS
     ),
 }
 """Families of explicit networks by name; in each depth, simplest first."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The sizes that a target suggests for the unknowns of a layer.
+
+    Attributes
+    ----------
+    slope : float
+        Of σ.
+    bend : float
+        Of τ√(Q/2), if one layer bends.
+    rise : float
+        Such that a clip carries the energy beyond degree two.
+    knee : float
+        In units of τ, such that a rounded |x| carries it.
+    tilt : float
+        ½ E[(σ_l²)'']/A_l − 1 of the layers before the last, if only that bends.
+    """
+
+    slope: float
+    bend: float
+    rise: float
+    knee: float
+    tilt: float
+
+    @classmethod
+    def of(cls, energies: np.ndarray, tau0: float, depth: int, tilt: float) -> Units:
+        """From the energies of degree one, of degree two, and of the rest.
+
+        The tilt is that of all the layers before the last together.
+        """
+        linear, square, rest = np.maximum(energies, 1e-9 * energies.sum()) / tau0**2
+        slope = (linear + square + rest) ** (0.5 / depth)
+        others = slope ** (depth - 1)
+        # x erf(x/√2k) has the share τ⁴/3k⁴ beyond degree two.
+        knee = (3.0 * rest / square) ** -0.25
+        return cls(
+            slope=float(slope),
+            bend=float(np.sqrt(square) / others),
+            rise=float(min(3.0 * np.sqrt(rest) / others, slope)),
+            knee=float(np.clip(knee, 0.5, 10.0)),
+            tilt=(1.0 + tilt) ** (1.0 / max(depth - 1, 1)) - 1.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,15 +137,15 @@ class Family:
         Whether the bend is free: without it the layers are odd.
     multiplied : bool
         Whether the multipliers of the hidden layers are free (the readout's is 1).
-    size : float
-        The typical slope of a layer.
+    units : Units
+        Of the unknowns.
     """
 
     architecture: Architecture
     depth: int
     bent: bool
     multiplied: bool
-    size: float
+    units: Units
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -111,31 +156,39 @@ class Family:
 
     def starts(self, ratio: float) -> np.ndarray:
         """Starting points (s, n); `ratio` guesses λ of the hidden layers."""
+        layers = np.array(self.architecture.starts) * astuple(self.units)[:4]
+        layers[:, 3] = np.log(layers[:, 3])
         columns = [_FIELDS.index(name) for name in self.free]
-        scale = np.array([self.size] * 3 + [1.0])
-        layers = (np.array(self.architecture.starts) * scale)[:, columns]
         if self.depth == 1:
-            points = layers
+            points = layers[:, columns]
         else:
-            points = np.array([np.concatenate(pair) for pair in self._pairs(layers)])
+            chains = np.array(list(self._chains(layers)))
+            points = chains[:, :, columns].reshape(len(chains), -1)
         if self.multiplied:
             roots = np.full((len(points), self.depth), math.sqrt(ratio))
             points = np.concatenate([points, roots], axis=1)
         return points
 
-    def _pairs(self, layers: np.ndarray) -> Iterator[list[np.ndarray]]:
-        """Two equal layers, and pairs of which one bends little."""
+    def _chains(self, layers: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Equal layers; chains of which one layer bends; tilted lines before a bend.
+
+        A clip with little rise tilts ½ E[(σ²)'']/A by −rise/(slope · knee²).
+        """
+        more = self.depth - 1
         for layer in layers:
-            yield [layer, layer]
-            if "bend" in self.free:
-                straight = layer.copy()
-                straight[self.free.index("bend")] *= 0.1
-                yield [straight, layer]
-                yield [layer, straight]
+            yield [layer] * self.depth
+            straight = layer * [1.0, 0.1, 1.0, 1.0]
+            yield [straight] * more + [layer]
+            yield [layer] + [straight] * more
+        units = self.units
+        bent = np.array([units.slope, units.bend, 0.0, math.log(units.knee)])
+        for knee in (1.0, 2.0):
+            rise = -units.tilt * units.slope * knee**2
+            yield [np.array([units.slope, 0.0, rise, math.log(knee)])] * more + [bent]
 
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds that keep slopes tame and multipliers in reach."""
-        slope = _LARGEST_SLOPE * self.size
+        slope = _LARGEST_SLOPE * self.units.slope
         upper = [_KNEES[1] if name == "knee" else slope for name in self.free]
         lower = [_KNEES[0] if name == "knee" else -slope for name in self.free]
         extra = self.depth if self.multiplied else 0
@@ -165,7 +218,7 @@ class Family:
         The unknowns are √A, τ√(Q/2) and the rise, that is two Hermite coefficients and
         what adds energy beyond them: the equations are nearly solved for them.
         """
-        values = {"slope": 0.0, "bend": 0.0, "rise": 0.0, "knee": 0.0}
+        values: dict[str, Any] = {"slope": 0.0, "bend": 0.0, "rise": 0.0, "knee": 0.0}
         first = layer * len(self.free)
         for column, name in enumerate(self.free, first):
             values[name] = x[..., column]

@@ -7,7 +7,7 @@ and `_rounded`; any other activation is integrated numerically.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -110,27 +110,6 @@ class LayerFunction:
         found = self.closed_moments(self.slope, self.bend, self.rise, self.knee, tau)
         return LayerMoments(
             *(float(getattr(found, field.name)) for field in fields(LayerMoments))
-        )
-
-    def scaled(self, output: float, input: float) -> Self:
-        """Return x ↦ output · σ(input · x), both factors positive.
-
-        Parameters
-        ----------
-        output, input : float
-            The factors.
-
-        Returns
-        -------
-        LayerFunction
-            Of the same family.
-        """
-        factor = output * input
-        return type(self)(
-            self.slope * factor,
-            self.bend * factor,
-            self.rise * factor,
-            self.knee / input,
         )
 
     def activation(self) -> Activation:

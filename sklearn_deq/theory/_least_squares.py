@@ -17,7 +17,7 @@ _PATIENCE = 6
 # A start is given up when damping this strong does not lower its errors, or when this
 # many steps together lower their squares by less than the share asked for.
 _MOST_DAMPING = 1e8
-_PROGRESS_STEPS = 12
+_PROGRESS_STEPS = 8
 
 Errors = Callable[[np.ndarray], np.ndarray]
 
@@ -42,7 +42,7 @@ def jacobian(errors: Errors, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = errors(x[:, None, :] + 1j * _STEP * np.eye(n))
     values = found[:, 0, :].real
     slopes = np.swapaxes(found.imag, 1, 2) / _STEP
-    finite = np.isfinite(found).all(axis=(1, 2))
+    finite: np.ndarray = np.all(np.isfinite(found), axis=(1, 2))
     values = np.where(finite[:, None], values, np.inf)
     return values, np.where(finite[:, None, None], slopes, 0.0)
 
@@ -71,7 +71,7 @@ def least_squares(
     tol : float
         A start whose largest error is below this has arrived.
     progress : float, default=0.5
-        By which share a dozen steps must lower the sum of squares to go on.
+        By which share eight steps must lower the sum of squares to go on.
 
     Returns
     -------

@@ -5,6 +5,7 @@ Docs/theory.md, section 5. The families of networks are in `_families`.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ import numpy as np
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
 from sklearn_deq.theory._explicit import ExplicitLayer, explicit_moments, propagate
-from sklearn_deq.theory._families import ARCHITECTURES, Family
+from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
 from sklearn_deq.theory._least_squares import least_squares
 
 # Targets below this share of the largest count as this share of it.
@@ -22,7 +23,7 @@ _FLOOR = 1e-6
 _ODD = 1e-12
 # A residual this small counts as an exact solution.
 _EXACT = 1e-12
-# For a target that is not met: go on while a dozen steps gain this share.
+# For a target that is not met: go on while eight steps gain this share.
 _POLISH = 1e-3
 # Where the search for multipliers starts, unless the target says.
 _RATIO = 0.3
@@ -271,7 +272,7 @@ class _Problem:
         rates = (False, True) if self.multipliers and self.kernel != "ck" else (False,)
         return [
             _Candidate(name, depth, multiplied)
-            for depth in (1, 2)
+            for depth in (1, 2, 3)
             for multiplied in rates
             for name in names
             if depth in ARCHITECTURES[name].depths
@@ -308,19 +309,23 @@ class _Problem:
 
         An error e in every equation lets a target t be anything in t(1 ± e).
         """
-        _, second, third, last = target = self.target
-        if "bend" not in ARCHITECTURES[candidate.architecture].free:
-            return 1.0 if np.abs(target[1:3]).max() > _FLOOR * target.max() else 0.0
-        gaps = [0.0]
-        if candidate.depth == 1 and self.bent and not self.equal_norms:
+        first, second, third, last = target = self.target
+        architecture = ARCHITECTURES[candidate.architecture]
+        bends = "bend" in architecture.free
+        if not bends and np.abs(target[1:3]).max() > _FLOOR * target.max():
+            return 1.0
+        size = self.moments.tau0**2
+        least = size * (first + architecture.layer.least_energy * size * third)
+        gaps = [0.0, (least - last) / (least + last)]
+        if bends and self.bent and not self.equal_norms:
             # One layer has the coefficients Q/4 and Q/2, for the NTK (2 + 4 λ1/λ2) Q/4.
             ratio = 2.0 if self.kernel == "ck" or candidate.multiplied else 6.0
             gap = (ratio * second - third) / (ratio * second + third)
-            gaps.append(gap if candidate.multiplied else abs(gap))
-        layer = ARCHITECTURES[candidate.architecture].layer
-        size = self.moments.tau0**2
-        least = size * (target[0] + layer.least_energy * size * third)
-        gaps.append((least - last) / (least + last))
+            if candidate.depth == 1:
+                gaps.append(gap if candidate.multiplied else abs(gap))
+            elif "rise" not in architecture.free and self.kernel == "ck":
+                # Without a clip ½ E[(σ²)''] ≥ A, so that α3 ≤ 2 α2.
+                gaps.append(-gap)
         return float(max(gaps))
 
     def solve(
@@ -350,16 +355,20 @@ class _Problem:
 
     def _family(self, candidate: _Candidate) -> tuple[Family, float]:
         """The unknowns of a candidate, and where to start with multipliers."""
-        _, second, third, last = self.target
+        first, second, third, last = self.target
         ratio = _RATIO if candidate.multiplied else 1.0
         if candidate.depth == 1 and candidate.multiplied and self.bent:
             ratio = float(np.clip(0.25 * third / second - 0.5, *_RATIOS))
-        trained = 1.0 if self.kernel == "ck" else 1.0 + ratio * candidate.depth
-        size = (last / trained) ** (0.5 / candidate.depth)
-        size *= self.moments.tau0 ** (-1.0 / candidate.depth)
+        # Training all layers adds to the energy of degree k about k times each.
+        extra = 0.0 if self.kernel == "ck" else ratio * candidate.depth
+        size = self.moments.tau0**2
+        energies = np.array([first, third * size, last / size - first - third * size])
+        energies *= size / (1.0 + extra * np.array([1.0, 2.0, 3.0]))
+        tilt = math.sqrt(2.0 * second / third) - 1.0 if self.bent else 0.0
+        units = Units.of(energies, self.moments.tau0, candidate.depth, tilt)
         architecture = ARCHITECTURES[candidate.architecture]
         family = Family(
-            architecture, candidate.depth, self.bent, candidate.multiplied, size
+            architecture, candidate.depth, self.bent, candidate.multiplied, units
         )
         return family, ratio
 
