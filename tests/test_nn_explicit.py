@@ -101,7 +101,7 @@ def test_the_estimator_trains_with_the_multipliers(rng):
     X = rng.standard_normal((60, 4))
     y = X[:, 0] + 0.1 * rng.standard_normal(60)
     model = ExplicitEquivalentRegressor(
-        kernel="ntk_recurrent", width=64, lr=0.01, random_state=0
+        kernel="ntk_recurrent", width=64, lr=0.03, max_epochs=60, random_state=0
     ).fit(X, y)
     assert model.match_.depth == 1
     rate = model.match_.multipliers[0]

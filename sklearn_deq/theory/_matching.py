@@ -165,7 +165,7 @@ def solve_match(
 
     >>> match = solve_match(equilibrium_moments("relu"), kernel="ntk")
     >>> match.depth, round(match.multipliers[0], 4), match.multipliers[1]
-    (1, 0.943, 1.0)
+    (1, 0.9432, 1.0)
     """
     check_kernel(kernel)
     if architecture != "auto" and architecture not in ARCHITECTURES:
