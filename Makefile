@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NT_VENV := .venv-neural-tangents
+NT_STAMP := $(NT_VENV)/.installed
 # Two workers with one thread each: they must not compete for two cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -q
@@ -38,8 +40,14 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)
+# neural-tangents needs older jax and numpy: an environment of its own.
+$(NT_STAMP): benchmarks/requirements-neural-tangents.txt
+	$(PYTHON) -m venv $(NT_VENV)
+	$(NT_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+bench: $(STAMP) $(NT_STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(NT_VENV) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from _measure import SEED, median_seconds, parser, save
 from tqdm import tqdm
 
 from sklearn_deq.datasets import make_gaussian_mixture
 from sklearn_deq.kernels import deq_kernel
 
-SEED = 0
 REPEATS = 3
-PACKAGES = ["numpy", "scipy", "scikit-learn", "torch"]
-
-
-def median_seconds(function: Callable[[], Any], device: str) -> float:
-    """Median time of several calls, after one that warms up."""
-    function()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        function()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
 
 
 def measure(X: np.ndarray, case: dict[str, Any], device: str) -> dict[str, Any]:
@@ -52,40 +29,17 @@ def measure(X: np.ndarray, case: dict[str, Any], device: str) -> dict[str, Any]:
         **case,
         "n": len(X),
         "p": X.shape[1],
-        "seconds_float64": median_seconds(lambda: compute("float64"), device),
-        "seconds_float32": median_seconds(lambda: compute("float32"), device),
+        "seconds_float64": median_seconds(lambda: compute("float64"), REPEATS, device),
+        "seconds_float32": median_seconds(lambda: compute("float32"), REPEATS, device),
         "error_float32": float(error.max()),
-    }
-
-
-def circumstances(device: str) -> dict[str, Any]:
-    """Return versions, hardware, seed and commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "seed": SEED,
-        "commit": commit or "unknown",
     }
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the benchmark; returns its records."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fast", action="store_true", help="small sizes only")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=Path("out/bench_kernels.json"))
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "bench_kernels")
+    arguments.add_argument("--device", default="cpu")
+    options = arguments.parse_args(argv)
     sizes = [100] if options.fast else [500, 2000]
     cases = [
         {"kernel": kernel, "activation": activation, "normalize": normalize}
@@ -104,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             f"float64 {r['seconds_float64']:8.3f} s   float32 "
             f"{r['seconds_float32']:8.3f} s   error {r['error_float32']:.1e}"
         )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"circumstances": circumstances(options.device), "records": records}
-    options.output.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    save(options.output, records, options.device)
     return records
 
 

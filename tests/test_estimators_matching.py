@@ -19,6 +19,7 @@ from sklearn_deq import (
     ExplicitEquivalentRegressor,
     match_deq,
 )
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import equilibrium_moments, solve_match
 
 SMALL = {"width": 16, "max_epochs": 2, "random_state": 0}
@@ -119,3 +120,37 @@ def test_the_equivalent_learns_as_well_as_the_deq(digits):
     deq.fit(X_train, y_train)
     explicit = match_deq(deq).fit(X_train, y_train)
     assert explicit.score(X_test, y_test) > deq.score(X_test, y_test) - 0.015
+
+
+def test_match_report(iris):
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(
+        width=2048, trainable="readout", random_state=0
+    )
+    before = model.match_report(X)
+    assert before.finite is None
+    assert not hasattr(model, "n_features_in_")
+    report = model.fit(X, y).match_report(X)
+    assert report.infinite == before.infinite
+    exact = deq_kernel(X, tau0=model.tau0_)
+    found = explicit_kernel(X, layers=model.match_.layers)
+    assert_allclose(
+        report.infinite.operator,
+        np.linalg.norm(found - exact, 2) / np.linalg.norm(exact, 2),
+    )
+    assert_allclose(
+        report.infinite.largest, np.abs(found - exact).max() / exact.max(), rtol=1e-6
+    )
+    features = model.transform(X)
+    assert_allclose(
+        report.finite.frobenius,
+        np.linalg.norm(features @ features.T - exact) / np.linalg.norm(exact),
+    )
+    # Width 2048: a few per cent, times the spectrum's spread.
+    assert report.infinite.operator < report.finite.operator < 0.3
+    assert "alpha1" in str(report)
+    assert "this network" in str(report)
+    few = model.match_report(X, max_samples=20)
+    assert few.n_samples == 20
+    ntk = ExplicitEquivalentClassifier(kernel="ntk", activation="tanh", width=16)
+    assert ntk.fit(X, y).match_report(X).finite is None

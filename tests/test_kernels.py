@@ -162,16 +162,17 @@ def test_extreme_scales_stay_finite(activation, scale, rng):
     assert np.linalg.eigvalsh(K)[0] >= -1e-7 * K.max()
 
 
-def test_user_activation_gives_the_builtin_kernel(rng):
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_user_activation_gives_the_builtin_kernel(name, rng):
+    """A plain function with its kinks: no derivative, no closed form."""
     X = rng.standard_normal((6, 4))
-    for name in ("tanh", "relu"):
-        phi = ACTIVATIONS[name]
-        mine = Activation(phi.function, kinks=phi.kinks)
+    mine = Activation(ACTIVATIONS[name].function, kinks=ACTIVATIONS[name].kinks)
+    for normalize in (False, True):
         for kernel in KERNELS:
-            expected = deq_kernel(X, activation=name, kernel=kernel)
-            found = deq_kernel(X, activation=mine, kernel=kernel)
-            # The diagonal of a kinked NTK is 1e-8 away from its neighbourhood.
-            assert_allclose(found, expected, atol=2e-8 * expected.max())
+            settings = {"kernel": kernel, "normalize": normalize}
+            expected = deq_kernel(X, activation=name, **settings)
+            found = deq_kernel(X, activation=mine, **settings)
+            assert_allclose(found, expected, atol=1e-11 * expected.max())
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -187,6 +188,22 @@ def test_explicit_kernel_properties(activation, kernel, rng):
     assert np.linalg.eigvalsh(K)[0] > -1e-7 * K.max()
     same = explicit_kernel(X, X.copy(), layers=layers, kernel=kernel)
     assert_allclose(same, K, atol=1e-7 * K.max())
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+def test_several_kernels_at_once(activation, normalize, rng):
+    X = rng.standard_normal((30, 4))
+    settings = {"activation": activation, "normalize": normalize}
+    together = deq_kernel(X, kernel=KERNELS, **settings)
+    diagonal = deq_kernel_diag(X, kernel=KERNELS, **settings)
+    assert together.shape == (3, 30, 30)
+    for name, K, diag in zip(KERNELS, together, diagonal, strict=True):
+        alone = deq_kernel(X, kernel=name, **settings)
+        assert_allclose(K, alone, atol=1e-12 * alone.max())
+        assert_array_equal(np.diag(K), diag)
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        deq_kernel(X, kernel=("ck", "rbf"))
 
 
 def test_budget_is_checked_before_anything_is_allocated():

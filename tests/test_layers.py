@@ -20,7 +20,7 @@ ROOMS = {
     "linear": ({"exceptions"}, {"numpy", "scipy"}),
     "estimators": (
         {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
-        {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm"},
+        {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm", "onnx"},
     ),
     "datasets": ({"_compat", "exceptions"}, {"numpy", "sklearn"}),
 }

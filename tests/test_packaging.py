@@ -86,5 +86,5 @@ def test_links_between_pages_lead_somewhere(page):
 
 def test_files_that_make_names_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for name in re.findall(r"\S+/\w+\.py\b|\b\w+\.(?:md|txt)\b", makefile):
+    for name in re.findall(r"[\w./-]+\w\.(?:py|md|txt)\b", makefile):
         assert (ROOT / name).exists(), name

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
+from sklearn_deq.estimators._match_report import KernelErrors, MatchReport
 from sklearn_deq.estimators._network import (
     NetworkClassifierMixin,
     NetworkEstimator,
     NetworkRegressorMixin,
 )
+from sklearn_deq.estimators._onnx import build_network, probabilities, save
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
@@ -53,6 +60,114 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             dtype=dtype,
             device=device,
         )
+
+    def match_report(
+        self, X: Any, *, max_samples: int = 2000, random_state: Any = 0
+    ) -> MatchReport:
+        """Compare the network's kernel with the DEQ's on data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, as the estimator would see them.
+        max_samples : int, default=2000
+            Of more samples a random subset of this size is taken.
+        random_state : int, RandomState or None, default=0
+            Of the subset.
+
+        Returns
+        -------
+        MatchReport
+            Relative errors of the infinitely wide network's kernel in operator norm,
+            Frobenius norm and largest entry; those of this network's features once it
+            is fitted, trained as they are; and every equation's residual. It prints
+            well.
+
+        Notes
+        -----
+        Works before `fit` as well: the matching is then solved for the size of X.
+        """
+        fitted = hasattr(self, "match_")
+        model = self if fitted else clone(self)
+        X = validate_data(model, X, reset=not fitted, dtype=[np.float64, np.float32])
+        if len(X) > max_samples:
+            rng = check_random_state(random_state)
+            X = X[rng.permutation(len(X))[:max_samples]]
+        rows = model._prepare_input(X)
+        with self._solver_warnings_as_sklearn():
+            if not fitted:
+                moments = model._solve_equilibrium(rows)
+                model.match_ = solve_match(
+                    moments, kernel=self.kernel, architecture=self.architecture
+                )
+            settings = {"kernel": self.kernel, "dtype": "float64"}
+            exact = deq_kernel(
+                rows,
+                activation=self.activation,
+                recurrent_variance=self.recurrent_variance,
+                input_variance=self.input_variance,
+                bias_variance=self.bias_variance,
+                tau0=model.tau0_,
+                center=self.center,
+                **settings,
+            )
+            found = explicit_kernel(rows, layers=model.match_.layers, **settings)
+        finite = None
+        if fitted and self.kernel == "ck":
+            features = self.transform(X).astype(np.float64)
+            finite = KernelErrors.between(features @ features.T, exact)
+        return MatchReport(
+            n_samples=len(X),
+            kernel=self.kernel,
+            match=model.match_,
+            infinite=KernelErrors.between(found, exact),
+            finite=finite,
+        )
+
+    def export_onnx(self, path: str | Path, preprocessing: Any = None) -> None:
+        """Write the fitted network to an ONNX file, in float32.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        preprocessing : fitted transformer, default=None
+            What comes before the network and goes into the graph: a StandardScaler, or
+            a Pipeline of transformers that scale and shift each feature by itself.
+
+        Raises
+        ------
+        ImportError
+            Without onnx: ``pip install "sklearn-deq[onnx]"``.
+        ValueError
+            If the preprocessing is something else.
+
+        Notes
+        -----
+        The input is "X" of shape (n, n_features). A classifier's output is
+        "probabilities" (n, n_classes), in the order of ``classes_``, which the model's
+        properties hold as JSON; a regressor's is "predictions" (n, n_targets).
+        """
+        try:
+            import onnx  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                'export_onnx needs onnx: pip install "sklearn-deq[onnx]".'
+            ) from error
+        check_is_fitted(self)
+        graph, outputs = build_network(
+            self.n_features_in_,
+            self.match_.layers,
+            [weight.detach().cpu().numpy() for weight in self._body.parameters()],
+            self._readout(),
+            preprocessing=preprocessing,
+            normalize=self.normalize,
+        )
+        save(graph, path, self.n_features_in_, **self._write_outputs(graph, outputs))
+
+    def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
+        """Finish an ONNX graph, and give what `_onnx.save` is to be told."""
+        raise AttributeError("An explicit estimator defines _write_outputs.")
 
 
 class ExplicitEquivalentClassifier(
@@ -247,6 +362,14 @@ class ExplicitEquivalentClassifier(
         """
         return self._fit(X, y)
 
+    def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
+        probabilities(graph, outputs, len(self._readout()[0]))
+        return {
+            "output": "probabilities",
+            "shape": ["n", len(self.classes_)],
+            "metadata": {"classes": self.classes_.tolist()},
+        }
+
 
 class ExplicitEquivalentRegressor(
     NetworkRegressorMixin, RegressorMixin, ExplicitNetworkEstimator
@@ -428,3 +551,13 @@ class ExplicitEquivalentRegressor(
             The fitted estimator.
         """
         return self._fit(X, y)
+
+    def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
+        scaled = graph.scaled(self._y_scale, outputs)
+        shift = graph.constant(self._y_mean)
+        graph.apply("Add", scaled, shift, name="predictions")
+        return {
+            "output": "predictions",
+            "shape": ["n", len(self._y_mean)],
+            "metadata": {},
+        }

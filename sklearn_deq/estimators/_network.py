@@ -261,14 +261,19 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     def _outputs(self, X: Any) -> np.ndarray:
         """Outputs of the readout, shape (n, n_outputs)."""
         features = self._features(X)
-        if hasattr(self, "readout_"):
-            coef, intercept = self.readout_.coef_, self.readout_.intercept_
-        else:
-            readout = self.net_.module_.readout
-            coef = readout.weight.detach().cpu().numpy()
-            intercept = readout.bias.detach().cpu().numpy()
-        outputs = features @ np.atleast_2d(coef).T + intercept
+        coef, intercept = self._readout()
+        outputs = features @ coef.T + intercept
         return outputs.astype(features.dtype, copy=False)
+
+    def _readout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients (n_outputs, width) and intercept of the readout."""
+        if hasattr(self, "readout_"):
+            return np.atleast_2d(self.readout_.coef_), self.readout_.intercept_
+        readout = self.net_.module_.readout
+        return (
+            readout.weight.detach().cpu().numpy(),
+            readout.bias.detach().cpu().numpy(),
+        )
 
     def transform(self, X: Any) -> np.ndarray:
         """Features: the states that the readout sees.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ def deq_kernel(
     X: np.ndarray,
     Y: np.ndarray | None = None,
     *,
-    kernel: str = "ck",
+    kernel: str | Sequence[str] = "ck",
     activation: str | Activation | Callable[..., Any] = "relu",
     recurrent_variance: float = 0.2,
     input_variance: float = 0.8,
@@ -39,7 +39,8 @@ def deq_kernel(
         Other samples; None: X itself, using symmetry.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         The conjugate kernel (readout trained), or the neural tangent kernel with all
-        weights, or the readout and the recurrent weights, trained.
+        weights, or the readout and the recurrent weights, trained. Several of them, as
+        a tuple, share the inner products.
     activation : str, Activation or callable, default="relu"
         The activation φ.
     recurrent_variance : float, default=0.2
@@ -63,8 +64,9 @@ def deq_kernel(
 
     Returns
     -------
-    ndarray of shape (n_X, n_Y)
-        The kernel matrix, accurate to about 1e-12 of √(K_ii K_jj).
+    ndarray of shape (n_X, n_Y), or (n_kernels, n_X, n_Y)
+        The kernel matrix, accurate to about 1e-12 of √(K_ii K_jj); within 1e-8 of
+        ρ = 1 the tangent kernels of kinked activations to about 1e-8.
 
     Raises
     ------
@@ -80,7 +82,9 @@ def deq_kernel(
 
     Notes
     -----
-    Cost: O(n_X n_Y p) for the inner products and some fifty multiply-adds per entry.
+    Cost: O(n_X n_Y p) for the inner products; per entry a polynomial of 15 to 50 terms
+    where all norms are equal or the activation is positively homogeneous, twice that
+    for smooth activations else, and about a microsecond for the rest.
 
     References
     ----------
@@ -199,7 +203,7 @@ def deq_kernel_gradient(
 def deq_kernel_diag(
     X: np.ndarray,
     *,
-    kernel: str = "ck",
+    kernel: str | Sequence[str] = "ck",
     activation: str | Activation | Callable[..., Any] = "relu",
     recurrent_variance: float = 0.2,
     input_variance: float = 0.8,
@@ -222,7 +226,7 @@ def deq_kernel_diag(
 
     Returns
     -------
-    ndarray of shape (n,)
+    ndarray of shape (n,), or (n_kernels, n)
         The diagonal of ``deq_kernel(X)``, exactly.
 
     Raises

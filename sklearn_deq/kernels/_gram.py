@@ -24,10 +24,10 @@ from sklearn_deq.kernels._samples import (
 from sklearn_deq.kernels._tables import fastest
 from sklearn_deq.theory import PairKernel
 
-# Rows and columns of a block: on the CPU a few blocks fit a core's cache; a GPU wants
-# large ones.
-_CPU_BLOCK = 256
-_GPU_BLOCK = 4096
+# Rows and columns of a matrix product, and the rows of it that are evaluated at once:
+# on the CPU these fit a core's cache; a GPU wants large ones.
+_CPU_BLOCK = (256, 512, 256)
+_GPU_BLOCK = (4096, 4096, 4096)
 
 Block = tuple[slice, slice]
 
@@ -124,22 +124,26 @@ class _Side:
         return cls(move(samples.data), move(samples.scale), states)
 
     def block(self, rows: slice) -> _Side:
-        """Return the same for some rows, as float64."""
-        return _Side(
-            self.data[rows].to(torch.float64),
-            self.scale[rows],
-            tuple(state[rows] for state in self.states),
-        )
+        """Return the same for some rows."""
+        states = tuple(state[rows] for state in self.states)
+        return _Side(self.data[rows], self.scale[rows], states)
+
+
+def _block_size(device: torch.device) -> tuple[int, int, int]:
+    return _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
 
 
 def _blocks(
     shape: tuple[int, int], device: torch.device, *, symmetric: bool
 ) -> Iterator[Block]:
     """Rows and columns of all blocks, of those on and above the diagonal if enough."""
-    size = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
-    for i in range(0, shape[0], size):
-        for j in range(i if symmetric else 0, shape[1], size):
-            yield slice(i, i + size), slice(j, j + size)
+    n_rows, n_columns, _ = _block_size(device)
+    for i in range(0, shape[0], n_rows):
+        for j in range(i if symmetric else 0, shape[1], n_columns):
+            yield (
+                slice(i, min(i + n_rows, shape[0])),
+                slice(j, min(j + n_columns, shape[1])),
+            )
 
 
 def _fill(
@@ -154,18 +158,37 @@ def _fill(
     """Compute a block of the output, and its mirror image if symmetric."""
     rows, columns = block
     first, second = left.block(rows), right.block(columns)
-    products = (first.data @ second.data.T).mul_(first.scale[:, None])
+    products = first.data.to(torch.float64) @ second.data.to(torch.float64).T
+    step = _block_size(products.device)[2]
+    diagonal = symmetric and rows.start == columns.start
+    for start in range(0, len(products), step):
+        # On the diagonal, what lies below it is the mirror image of what is above.
+        skip = start if diagonal else 0
+        part, across = (
+            first.block(slice(start, start + step)),
+            second.block(slice(skip, None)),
+        )
+        values = _entries(kernel, part, across, products[start : start + step, skip:])
+        if diagonal:
+            square = values[..., : len(part.scale)]
+            square[...] = np.triu(square) + np.triu(square, 1).swapaxes(-1, -2)
+        these = slice(rows.start + start, rows.start + start + len(part.scale))
+        others = slice(columns.start + skip, columns.stop)
+        out[..., these, others] = values
+        if symmetric:
+            out[..., others, these] = values.swapaxes(-1, -2)
+
+
+def _entries(
+    kernel: PairKernel, first: _Side, second: _Side, products: torch.Tensor
+) -> np.ndarray:
+    """Entries of the kernel from inner products, which are overwritten."""
     entries = kernel.entries(
         tuple(state[:, None] for state in first.states),
         tuple(state[None] for state in second.states),
-        products.mul_(second.scale),
+        products.mul_(first.scale[:, None]).mul_(second.scale),
     )
-    values = entries.cpu().numpy()
-    if symmetric and rows == columns:
-        values = np.triu(values) + np.triu(values, 1).swapaxes(-1, -2)
-    out[..., rows, columns] = values
-    if symmetric and rows != columns:
-        out[..., columns, rows] = values.swapaxes(-1, -2)
+    return entries.cpu().numpy()
 
 
 def _for_each(

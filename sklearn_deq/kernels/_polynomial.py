@@ -22,7 +22,9 @@ from sklearn_deq.theory._chebyshev import (
 # A series ends where the rest is below this share of its largest value. Near θ = 0
 # rounding of cos θ limits what a finer grid could gain.
 _TOLERANCE = 1e-13
-_SIZES = (16, 24, 32, 48, 64, 96, 128, 192)
+_SIZES = (24, 48, 96, 192)
+# The angle is not tried where the cosine needs no more terms than this.
+_SHORT = 32
 # The arc cosine costs as much as this many terms.
 _ANGLE_COST = 8
 # Horner's rule loses digits where the coefficients are this large: Clenshaw's then.
@@ -34,14 +36,13 @@ _PARALLEL = 4e-15
 Function = Callable[[np.ndarray], np.ndarray]
 
 
-def to_angle(x: torch.Tensor) -> torch.Tensor:
-    """Replace cosines by 2θ/π − 1, in place.
+def arc_sine(x: torch.Tensor) -> torch.Tensor:
+    """Replace cosines by π/2 − θ, in place.
 
     Within rounding of 1 they are 1: equal rows have equal entries, for kinked
     activations too, whose tangent kernels fall off like θ.
     """
-    x.masked_fill_(x > 1.0 - _PARALLEL, 1.0)
-    return x.acos_().mul_(2.0 / np.pi).sub_(1.0)
+    return x.masked_fill_(x > 1.0 - _PARALLEL, 1.0).asin_()
 
 
 def series_in(
@@ -79,13 +80,16 @@ def _needed(coefficients: np.ndarray) -> int:
     return max(1, int(np.sum(rest > _TOLERANCE * sizes.max())))
 
 
-def shorter_series(function: Function) -> tuple[np.ndarray, bool]:
+def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool]:
     """Series in the cosine or in the angle, whichever is cheaper to evaluate.
 
     Parameters
     ----------
     function : callable
         x (m,) -> values (m, ...).
+    smooth : bool
+        Whether the function is smooth in the cosine: without that, only the angle is
+        tried.
 
     Returns
     -------
@@ -94,8 +98,10 @@ def shorter_series(function: Function) -> tuple[np.ndarray, bool]:
     angle : bool
         Whether they belong to the angle.
     """
+    in_cosine = series_in(function, angle=False) if smooth else None
+    if in_cosine is not None and len(in_cosine) <= _SHORT:
+        return in_cosine, False
     in_angle = series_in(function, angle=True)
-    in_cosine = series_in(function, angle=False)
     if in_angle is None and in_cosine is None:
         t = chebyshev_nodes(_SIZES[-1])
         values = function(np.cos(0.5 * np.pi * (1.0 + t)))
@@ -117,28 +123,35 @@ class Polynomial:
         In powers for Horner's rule, else in Chebyshev polynomials.
     horner : bool
         Which rule.
+    scale : float
+        What the argument is multiplied by; of Horner's rule, part of the powers.
     """
 
     coefficients: np.ndarray
     horner: bool
+    scale: float
 
     @classmethod
-    def build(cls, series: np.ndarray) -> Polynomial:
+    def build(cls, series: np.ndarray, angle: bool = False) -> Polynomial:
         """Choose the rule: Horner's takes half the passes, where it is accurate.
 
         Parameters
         ----------
         series : ndarray of shape (n_terms,)
             Chebyshev coefficients.
+        angle : bool, default=False
+            Whether they belong to 2θ/π − 1; the argument is then `arc_sine`'s.
 
         Returns
         -------
         Polynomial
             The same function.
         """
+        scale = -2.0 / np.pi if angle else 1.0
         powers = chebyshev.cheb2poly(series)
-        stable = np.abs(powers).sum() <= _GROWTH * np.abs(series).max()
-        return cls(powers if stable else series, bool(stable))
+        if np.abs(powers).sum() <= _GROWTH * np.abs(series).max():
+            return cls(powers * scale ** np.arange(len(powers)), True, scale)
+        return cls(series, False, scale)
 
     def __call__(self, t: torch.Tensor) -> torch.Tensor:
         """Evaluate at every entry."""
@@ -150,6 +163,7 @@ class Polynomial:
             for coefficient in c[-3::-1]:
                 torch.addcmul(coefficient, value, t, out=value)
             return value
+        t = self.scale * t
         twice = 2.0 * t
         last, before = torch.zeros_like(t), torch.zeros_like(t)
         for coefficient in c[:0:-1]:

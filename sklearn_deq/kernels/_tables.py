@@ -16,9 +16,9 @@ import torch
 
 from sklearn_deq.kernels._polynomial import (
     Polynomial,
+    arc_sine,
     series_in,
     shorter_series,
-    to_angle,
 )
 from sklearn_deq.theory import PairKernel, Reduction
 from sklearn_deq.theory._chebyshev import last_coefficients
@@ -43,7 +43,7 @@ def fastest(kernel: PairKernel, squares: np.ndarray, n_entries: int) -> PairKern
     -------
     PairKernel
         The same kernel to about 1e-12 of √(K_ii K_jj); its entries take torch tensors,
-        states as columns on the left and as rows on the right.
+        states as columns on the left and as rows on the right, and may overwrite s_ij.
     """
     reduction = kernel.reduce(squares)
     if reduction is not None:
@@ -55,13 +55,13 @@ def fastest(kernel: PairKernel, squares: np.ndarray, n_entries: int) -> PairKern
 
 def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel:
     """Evaluate the functions of a reduction as polynomials."""
-    series, angle = shorter_series(lambda x: reduction.profiles(x).T)
-    polynomials = [Polynomial.build(column) for column in series.T]
+    series, angle = shorter_series(lambda x: reduction.profiles(x).T, kernel.smooth)
+    polynomials = [Polynomial.build(column, angle) for column in series.T]
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
         x = reduction.argument(first, second, s12).clamp_(-1.0, 1.0)
         if angle:
-            x = to_angle(x)
+            x = arc_sine(x)
         values = [polynomial(x) for polynomial in polynomials]
         return reduction.assemble(first, second, *values)
 
@@ -143,9 +143,9 @@ def _from_norms(
         return inverse, *(table.features(norms) * size for table in tables)
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
-        t = (s12 * first[0]).mul_(second[0]).clamp_(-1.0, 1.0)
+        t = s12.mul_(first[0]).mul_(second[0]).clamp_(-1.0, 1.0)
         if angle:
-            t = to_angle(t)
+            t = arc_sine(t).mul_(-2.0 / np.pi)
         values = [
             table(features1[:, 0], features2[0], t)
             for table, features1, features2 in zip(
@@ -197,7 +197,7 @@ def _sample_norms(
             break
     else:
         return None
-    coarse, angle = shorter_series(lambda x: sample(3, x))
+    coarse, angle = shorter_series(lambda x: sample(3, x), smooth=True)
     most = n_entries // (size * size)
     sizes = tuple(m for m in (len(coarse) + 4, 96, 192) if m <= most)
     series = series_in(lambda x: sample(size, x), angle, sizes)

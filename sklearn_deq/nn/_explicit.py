@@ -30,6 +30,12 @@ def draw_weights(
     -------
     list of tensors of shape (m_l, m_{l−1})
         The weights.
+
+    Examples
+    --------
+    >>> from sklearn_deq.nn import draw_weights
+    >>> [tuple(weight.shape) for weight in draw_weights(3, [8, 5])]
+    [(8, 3), (5, 8)]
     """
     return [
         torch.randn(width, fan_in, generator=generator, dtype=torch.float64)
@@ -181,6 +187,13 @@ def explicit_features(
     -------
     tensor of shape (n, m_L)
         The features.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_deq.nn import explicit_features
+    >>> explicit_features(torch.ones(1, 2), [torch.eye(2)], [torch.relu], [0.0])
+    tensor([[0.7071, 0.7071]])
     """
     for weight, activation, offset in zip(weights, activations, offsets, strict=True):
         x = (activation(x @ weight.T) - offset) / math.sqrt(weight.shape[0])

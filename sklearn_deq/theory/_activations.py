@@ -345,7 +345,7 @@ def lipschitz_constant(activation: str | Activation | ArrayFunction) -> float:
     Examples
     --------
     >>> from sklearn_deq.theory import lipschitz_constant
-    >>> round(lipschitz_constant("gelu"), 4)
+    >>> round(lipschitz_constant("gelu"), 3)
     1.129
     """
     phi = get_activation(activation)

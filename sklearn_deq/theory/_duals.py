@@ -35,6 +35,7 @@ from sklearn_deq.theory._norms import (
     norm_coordinate,
     norm_nodes,
 )
+from sklearn_deq.theory._piecewise_linear import piecewise_linear_dual
 
 Array = Any
 # A dual activation whose variances are fixed: (c, derivative) -> value.
@@ -119,6 +120,9 @@ def dual_function(activation: Activation, q1: Array, q2: Array) -> DualFunction:
     slopes = homogeneous_slopes(activation)
     if slopes is not None:
         return partial(HomogeneousDual(slopes.right, slopes.left), q1, q2)
+    pieces = piecewise_linear_dual(activation)
+    if pieces is not None:
+        return partial(pieces, q1, q2)
     return TabulatedDual(activation, q1, q2)
 
 
@@ -235,7 +239,7 @@ def dual_scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.nd
     # Divided by its order for small q, so that the relative error is small there too.
     origin = float(activation.function(np.zeros(1))[0]) ** 2
     safe = np.maximum(q, 1e-200)
-    weight = np.ones_like(safe) if derivative else safe + origin
+    weight = np.ones_like(q) if derivative else q + origin
 
     def energy(q: np.ndarray) -> np.ndarray:
         if derivative:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from sklearn_deq.theory._pairs import (
     States,
     common_square,
     sphere_reduction,
+    stack_kernels,
 )
 
 Array = Any
@@ -33,7 +34,9 @@ Array = Any
 _MAX_STEPS = 200
 
 
-def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairKernel:
+def equilibrium_kernel(
+    moments: EquilibriumMoments, kernel: str | Sequence[str] = "ck"
+) -> PairKernel:
     """Exact infinite-width kernel of a DEQ as functions of s_ii, s_jj and s_ij.
 
     Parameters
@@ -41,12 +44,13 @@ def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairK
     moments : EquilibriumMoments
         The DEQ.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
-        Which weights are trained: the readout, all, or the readout and A.
+        Which weights are trained: the readout, all, or the readout and A; or several
+        of them.
 
     Returns
     -------
     PairKernel
-        The diagonal and the entries.
+        The diagonal and the entries; of several kernels, with a leading axis.
 
     Examples
     --------
@@ -57,6 +61,8 @@ def equilibrium_kernel(moments: EquilibriumMoments, kernel: str = "ck") -> PairK
     >>> pair.entries(state, state, np.array([0.3])).round(6)
     array([0.069495])
     """
+    if not isinstance(kernel, str):
+        return stack_kernels([equilibrium_kernel(moments, name) for name in kernel])
     check_kernel(kernel)
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -257,12 +263,14 @@ def homogeneous_reduction(
 
     def argument(first: States, second: States, s12: Array) -> Array:
         (_, inverse1, centring1), (_, inverse2, centring2) = first[:3], second[:3]
-        # In the order that needs the fewest passes over the block.
-        constant = (moments.bias_variance + sa * centring1) * inverse1
-        drive = s12 * (moments.input_variance * inverse1) + constant
+        # In place, and in the order that needs the fewest passes over the block.
+        s12 *= moments.input_variance * inverse1
+        s12 += (moments.bias_variance + sa * centring1) * inverse1
         if offset != 0.0:
-            drive = drive + inverse1 * (sa * centring2)
-        return drive * (inverse2 / half) - middle / half
+            s12 += inverse1 * (sa * centring2)
+        s12 *= inverse2 / half
+        s12 -= middle / half
+        return s12
 
     def profiles(x: np.ndarray) -> np.ndarray:
         d = middle + half * x

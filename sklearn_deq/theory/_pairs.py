@@ -7,8 +7,8 @@ matrix product and one pass over a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Reduction:
         s_ii (n,) -> tuple of arrays (n,): what the callables below need of a sample.
     argument : callable
         States of either side and s_ij, broadcasting -> x_ij, in [−1, 1] but for
-        rounding; on the array namespace of s_ij.
+        rounding; on the array namespace of s_ij, which may be overwritten.
     profiles : callable
         x (m,) in [−1, 1] -> array (k, m): the functions. They are smooth in arccos x,
         up to both ends.
@@ -106,11 +106,14 @@ def sphere_reduction(
         K_ij = P(x_ij), with x_ij affine in s_ij; one P for each output.
     """
     low = -square if least is None else min(least, -square)
-    middle, half = 0.5 * (square + low), max(0.5 * (square - low), 1e-200)
+    middle, half = 0.5 * (square + low), 0.5 * (square - low)
     state = states(np.array([square]))
 
     def argument(_first: States, _second: States, s12: Array) -> Array:
-        return (s12 - middle) / half
+        s12 -= middle
+        # All rows may be zero.
+        s12 /= half or 1.0
+        return s12
 
     def profiles(x: np.ndarray) -> np.ndarray:
         return np.atleast_2d(entries(state, state, middle + half * x))
@@ -121,3 +124,52 @@ def sphere_reduction(
         return array_namespace(values[0]).stack(values)
 
     return Reduction(lambda s: (), argument, profiles, assemble)
+
+
+def stack_kernels(kernels: Sequence[PairKernel]) -> PairKernel:
+    """Several kernels of one network as the outputs of one, from one matrix product.
+
+    Parameters
+    ----------
+    kernels : sequence of PairKernel
+        They need the same of every sample: states and arguments are the first's.
+
+    Returns
+    -------
+    PairKernel
+        With a leading axis of outputs.
+    """
+    first = kernels[0]
+
+    def diagonal(s: np.ndarray) -> np.ndarray:
+        return np.stack([kernel.diagonal(s) for kernel in kernels])
+
+    def entries(states1: States, states2: States, s12: Array) -> Array:
+        values = [kernel.entries(states1, states2, s12) for kernel in kernels]
+        return array_namespace(s12).stack(values)
+
+    def reduce(s: np.ndarray) -> Reduction | None:
+        reductions = [kernel.reduce(s) for kernel in kernels]
+        if None in reductions:
+            return None
+        return _stack_reductions(reductions)  # type: ignore[arg-type]
+
+    return PairKernel(first.states, diagonal, entries, reduce, first.smooth)
+
+
+def _stack_reductions(reductions: Sequence[Reduction]) -> Reduction:
+    """All functions of all reductions, each assembled from its own."""
+    counts = [len(reduction.profiles(np.zeros(1))) for reduction in reductions]
+    ends = np.cumsum(counts)
+
+    def profiles(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([reduction.profiles(x) for reduction in reductions])
+
+    def assemble(first: States, second: States, *values: Array) -> Array:
+        outputs = [
+            reduction.assemble(first, second, *values[end - count : end])
+            for reduction, count, end in zip(reductions, counts, ends, strict=True)
+        ]
+        return array_namespace(outputs[0]).stack(outputs)
+
+    return replace(reductions[0], profiles=profiles, assemble=assemble)

@@ -1,0 +1,101 @@
+"""What all benchmarks share: medians, ratios, circumstances, files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SEED = 0
+PACKAGES = ["numpy", "scipy", "scikit-learn", "torch"]
+
+Work = Callable[[], Any]
+
+
+def seconds(work: Work, device: str = "cpu") -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def median_seconds(work: Work, repeats: int, device: str = "cpu") -> float:
+    """Median time of several calls, after one that warms up."""
+    work()
+    return float(np.median([seconds(work, device) for _ in range(repeats)]))
+
+
+def compare(ours: Callable[[], float], other: Callable[[], float], repeats: int) -> Any:
+    """Medians of two works that take turns, so that noise hits both alike.
+
+    Parameters
+    ----------
+    ours, other : callable
+        Each runs once and returns its seconds.
+    repeats : int
+        Turns that count; one before them warms up.
+
+    Returns
+    -------
+    dict
+        Both medians, their ratio, and the smallest and largest ratio of a turn.
+    """
+    ours()
+    other()
+    turns = np.array([[ours(), other()] for _ in range(repeats)])
+    medians = np.median(turns, axis=0)
+    ratios = turns[:, 0] / turns[:, 1]
+    return {
+        "seconds": float(medians[0]),
+        "seconds_other": float(medians[1]),
+        "ratio": float(medians[0] / medians[1]),
+        "ratio_range": [float(ratios.min()), float(ratios.max())],
+    }
+
+
+def circumstances(device: str = "cpu") -> dict[str, Any]:
+    """Return versions, hardware, seed and commit."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "seed": SEED,
+        "commit": commit or "unknown",
+    }
+
+
+def parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """Options that every benchmark has."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--fast", action="store_true", help="small sizes only")
+    options.add_argument("--output", type=Path, default=Path(f"out/{name}.json"))
+    return options
+
+
+def save(path: Path, records: list[dict[str, Any]], device: str = "cpu") -> None:
+    """Write records and circumstances as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"circumstances": circumstances(device), "records": records}
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")

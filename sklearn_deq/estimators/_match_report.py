@@ -1,0 +1,95 @@
+"""How well an explicit network's kernel agrees with a DEQ's on given data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigvalsh
+
+from sklearn_deq.theory import MatchResult
+
+
+@dataclass(frozen=True)
+class KernelErrors:
+    """Relative differences of two kernel matrices.
+
+    Attributes
+    ----------
+    operator, frobenius, largest : float
+        In operator norm, in Frobenius norm, and of the largest entries.
+    """
+
+    operator: float
+    frobenius: float
+    largest: float
+
+    @classmethod
+    def between(cls, found: np.ndarray, expected: np.ndarray) -> KernelErrors:
+        """Compare a kernel matrix with the one that it should be.
+
+        Parameters
+        ----------
+        found, expected : ndarray of shape (n, n)
+            Symmetric matrices.
+
+        Returns
+        -------
+        KernelErrors
+            The differences, relative to what is expected.
+        """
+        difference = found - expected
+        return cls(
+            operator=_operator_norm(difference) / _operator_norm(expected),
+            frobenius=float(np.linalg.norm(difference) / np.linalg.norm(expected)),
+            largest=float(np.abs(difference).max() / np.abs(expected).max()),
+        )
+
+    def __str__(self) -> str:
+        """Return the three on one line."""
+        return (
+            f"operator norm {self.operator:.2e}, Frobenius {self.frobenius:.2e}, "
+            f"largest entry {self.largest:.2e}"
+        )
+
+
+def _operator_norm(K: np.ndarray) -> float:
+    values = eigvalsh(K, check_finite=False)
+    return float(max(abs(values[0]), abs(values[-1])))
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """Certificate of `ExplicitEquivalentClassifier.match_report`.
+
+    Attributes
+    ----------
+    n_samples : int
+        Samples on which the kernels are compared.
+    kernel : str
+        Which kernel.
+    match : MatchResult
+        The layers, with every equation's residual.
+    infinite : KernelErrors
+        Of the infinitely wide network's kernel against the DEQ's.
+    finite : KernelErrors or None
+        Of the features of the fitted network, as it is; None where it is not fitted,
+        or the kernel is not the CK.
+    """
+
+    n_samples: int
+    kernel: str
+    match: MatchResult
+    infinite: KernelErrors
+    finite: KernelErrors | None
+
+    def __str__(self) -> str:
+        """Report all that is known."""
+        lines = [
+            str(self.match),
+            f"  relative errors of the {self.kernel} on {self.n_samples} samples:",
+            f"    infinite width   {self.infinite}",
+        ]
+        if self.finite is not None:
+            lines.append(f"    this network     {self.finite}")
+        return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""Explicit networks as ONNX graphs, in float32, from standard operators alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sklearn_deq.theory import ExplicitLayer, ThreePiece
+
+# What graphs may use: supported by onnxruntime since 1.16.
+_OPSET = 18
+_IR_VERSION = 9
+_FLOAT = 1
+
+
+class _Graph:
+    """Nodes and constants of a graph in the making; values are named."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Add a constant, and return its name."""
+        from onnx import numpy_helper
+
+        name = f"c{len(self.constants)}"
+        array = np.asarray(value, dtype=dtype)
+        self.constants.append(numpy_helper.from_array(array, name))
+        return name
+
+    def apply(self, operator: str, *inputs: str, name: str = "", **options: Any) -> str:
+        """Add a node, and return the name of its output."""
+        from onnx import helper
+
+        name = name or f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **options))
+        return name
+
+    def scaled(self, factor: Any, x: str) -> str:
+        """Multiply by a constant."""
+        return self.apply("Mul", x, self.constant(factor))
+
+
+def _three_piece(graph: _Graph, sigma: ThreePiece, x: str) -> str:
+    """slope · x + bend · |x| + rise · clip(x, ±knee)."""
+    value = graph.scaled(sigma.slope, x)
+    if sigma.bend:
+        bent = graph.scaled(sigma.bend, graph.apply("Abs", x))
+        value = graph.apply("Add", value, bent)
+    if sigma.rise:
+        limits = graph.constant(-sigma.knee), graph.constant(sigma.knee)
+        clipped = graph.scaled(sigma.rise, graph.apply("Clip", x, *limits))
+        value = graph.apply("Add", value, clipped)
+    return value
+
+
+# Layer function -> what writes it to a graph: the one place to add one.
+_WRITERS: dict[type, Callable[[_Graph, Any, str], str]] = {ThreePiece: _three_piece}
+
+
+def _layer(graph: _Graph, layer: ExplicitLayer, weight: np.ndarray, x: str) -> str:
+    """(σ(x Wᵀ) − offset)/√m."""
+    sigma = layer.activation.function
+    writer = _WRITERS.get(type(sigma))
+    if writer is None:
+        raise NotImplementedError(
+            f"{layer} cannot be written as ONNX: known are "
+            f"{', '.join(kind.__name__ for kind in _WRITERS)} layers."
+        )
+    x = writer(graph, sigma, graph.apply("MatMul", x, graph.constant(weight.T)))
+    x = graph.apply("Sub", x, graph.constant(layer.offset))
+    return graph.scaled(1.0 / math.sqrt(len(weight)), x)
+
+
+def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and shift of a fitted preprocessing that treats each feature alone."""
+    probes = np.random.default_rng(0).standard_normal((4, n_features))
+    shift = preprocessing.transform(np.zeros((1, n_features)))
+    factor = preprocessing.transform(np.ones((1, n_features))) - shift
+    found = np.asarray(preprocessing.transform(probes))
+    if found.shape != probes.shape or not np.allclose(found, probes * factor + shift):
+        raise ValueError(
+            "preprocessing must be fitted, and scale and shift each feature by itself, "
+            f"as StandardScaler does; got {preprocessing!r}."
+        )
+    return np.asarray(factor), np.asarray(shift)
+
+
+def build_network(
+    n_features: int,
+    layers: tuple[ExplicitLayer, ...],
+    weights: list[np.ndarray],
+    readout: tuple[np.ndarray, np.ndarray],
+    *,
+    preprocessing: Any = None,
+    normalize: bool = False,
+) -> tuple[_Graph, str]:
+    """Write an explicit network up to the outputs of its readout.
+
+    Parameters
+    ----------
+    n_features : int
+        p.
+    layers : tuple of ExplicitLayer
+        Hidden layers.
+    weights : list of ndarray
+        Their weights.
+    readout : tuple of ndarrays of shape (n_outputs, m) and (n_outputs,)
+        Coefficients and intercept.
+    preprocessing : fitted transformer, default=None
+        What comes first.
+    normalize : bool, default=False
+        Whether rows are projected on the sphere.
+
+    Returns
+    -------
+    graph, str
+        The graph, whose input is "X", and the name of the outputs, (n, n_outputs).
+    """
+    graph, x = _Graph(), "X"
+    if preprocessing is not None:
+        factor, shift = _affine(preprocessing, n_features)
+        x = graph.apply("Add", graph.scaled(factor, x), graph.constant(shift))
+    if normalize:
+        axes = graph.constant([1], np.int64)
+        norm = graph.apply("ReduceL2", x, axes, keepdims=1)
+        x = graph.apply("Div", x, graph.apply("Max", norm, graph.constant(1e-30)))
+    else:
+        x = graph.scaled(1.0 / math.sqrt(n_features), x)
+    for layer, weight in zip(layers, weights, strict=True):
+        x = _layer(graph, layer, weight, x)
+    coef, intercept = readout
+    x = graph.apply("MatMul", x, graph.constant(np.atleast_2d(coef).T))
+    return graph, graph.apply("Add", x, graph.constant(np.atleast_1d(intercept)))
+
+
+def probabilities(graph: _Graph, outputs: str, n_outputs: int) -> None:
+    """Turn outputs into "probabilities": one column is the second class's."""
+    if n_outputs == 1:
+        nothing = graph.scaled(0.0, outputs)
+        outputs = graph.apply("Concat", nothing, outputs, axis=1)
+    graph.apply("Softmax", outputs, name="probabilities", axis=1)
+
+
+def save(
+    graph: _Graph,
+    path: str | Path,
+    n_features: int,
+    output: str,
+    shape: list[int | str],
+    metadata: dict[str, Any],
+) -> None:
+    """Check the graph, and write it to a file.
+
+    Parameters
+    ----------
+    graph : _Graph
+        Its input is "X", of shape (n, n_features).
+    path : str or Path
+        The file.
+    n_features : int
+        p.
+    output : str
+        Name of the output.
+    shape : list
+        Its shape; a string is a free length.
+    metadata : dict
+        Written as JSON into the model's properties.
+    """
+    import onnx
+    from onnx import helper
+
+    inputs = helper.make_tensor_value_info("X", _FLOAT, ["n", n_features])
+    outputs = helper.make_tensor_value_info(output, _FLOAT, shape)
+    body = helper.make_graph(
+        graph.nodes, "sklearn_deq", [inputs], [outputs], graph.constants
+    )
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
+    helper.set_model_props(model, {k: json.dumps(v) for k, v in metadata.items()})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))

@@ -1,0 +1,165 @@
+"""Dual activations of continuous piecewise linear functions, wherever they bend.
+
+φ'' is then a sum of point masses, so that d²/dc² E[φ(u)φ(v)] is a sum of bivariate
+normal densities (Plackett's identity): one smooth integral for each pair of kinks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._closed_forms import correlation, special
+
+Array = Any
+
+# Nodes of Plackett's integral for pairs of kinks that are not both 0.
+_NODES = 96
+# Where a piece is tested for being linear: shares of its length; of the outer ones,
+# distances from the kink.
+_SHARES = np.array([0.03, 0.11, 0.21, 0.29, 0.42, 0.5, 0.61, 0.73, 0.85, 0.94])
+_DISTANCES = np.array([0.01, 0.1, 0.3, 0.7, 1.3, 2.1, 3.7, 6.1, 29.0, 1e3])
+_ROUNDING = 1e-13
+
+
+@dataclass(frozen=True)
+class PiecewiseLinearDual:
+    """Dual of φ(x) = intercept + left_slope · x + Σ jump_k relu(x − kink_k).
+
+    Attributes
+    ----------
+    intercept : float
+        Value at 0 of the leftmost piece.
+    left_slope : float
+        Its slope.
+    kinks, jumps : tuples of float
+        Where the slope jumps, ascending, and by how much.
+    """
+
+    intercept: float
+    left_slope: float
+    kinks: tuple[float, ...]
+    jumps: tuple[float, ...]
+
+    def __call__(
+        self, q1: Array, q2: Array, c: Array, derivative: bool = False
+    ) -> Array:
+        """Evaluate the dual or its derivative."""
+        xp = array_namespace(c)
+        root1, root2 = xp.sqrt(q1), xp.sqrt(q2)
+        rho = correlation(q1, q2, c)
+        mean1, slope1 = self._single(root1)
+        mean2, slope2 = self._single(root2)
+        value = slope1 * slope2 + 0.0 * rho
+        if not derivative:
+            value = mean1 * mean2 + value * c
+        for kink1, jump1 in zip(self.kinks, self.jumps, strict=True):
+            for kink2, jump2 in zip(self.kinks, self.jumps, strict=True):
+                a, b = _ratio(kink1, root1), _ratio(kink2, root2)
+                weight = 1.0 if derivative else root1 * root2
+                value = value + jump1 * jump2 * weight * _plackett(
+                    a, b, rho, derivative
+                )
+        return value
+
+    def _single(self, root: Array) -> tuple[Array, Array]:
+        """E φ(√q ξ) and E φ'(√q ξ)."""
+        xp = array_namespace(root)
+        mean = self.intercept + 0.0 * root
+        slope = self.left_slope + 0.0 * root
+        for kink, jump in zip(self.kinks, self.jumps, strict=True):
+            z = _ratio(kink, root)
+            above = special("ndtr", -z)
+            density = xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+            mean = mean + jump * (root * density - kink * above)
+            slope = slope + jump * above
+        return mean, slope
+
+
+def piecewise_linear_dual(activation: Activation) -> PiecewiseLinearDual | None:
+    """Dual of φ if it is continuous and linear between its declared kinks, else None.
+
+    Parameters
+    ----------
+    activation : Activation
+        φ; found out by evaluating it at a few points of every piece.
+
+    Returns
+    -------
+    PiecewiseLinearDual or None
+        The dual.
+    """
+    try:
+        return _remembered_dual(activation)
+    except TypeError:
+        # An activation that cannot be hashed.
+        return _find_dual(activation)
+
+
+def _find_dual(activation: Activation) -> PiecewiseLinearDual | None:
+    kinks = np.array(activation.kinks)
+    if not kinks.size:
+        return None
+    inner = kinks[:-1, None] + np.diff(kinks)[:, None] * _SHARES
+    outer = kinks[0] - _DISTANCES[::-1], kinks[-1] + _DISTANCES
+    points = np.vstack([outer[0], inner, outer[1]])
+    with np.errstate(all="ignore"):
+        values = np.asarray(activation.function(points.ravel()), dtype=float)
+        at_kinks = np.asarray(activation.function(kinks), dtype=float)
+        values = values.reshape(points.shape)
+        slopes = (values[:, -1] - values[:, 0]) / (points[:, -1] - points[:, 0])
+        starts = values[:, 0] - slopes * points[:, 0]
+        lines = starts[:, None] + slopes[:, None] * points
+        size = np.abs(values).max() + np.abs(kinks).max()
+        both = [starts[k] + slopes[k] * kinks for k in (slice(0, -1), slice(1, None))]
+        errors = [values - lines, at_kinks - both[0], at_kinks - both[1]]
+    # NaN, from a function that overflows, is an error as well.
+    if not all(np.all(np.abs(error) <= _ROUNDING * size) for error in errors):
+        return None
+    return PiecewiseLinearDual(
+        float(starts[0]),
+        float(slopes[0]),
+        activation.kinks,
+        tuple(float(jump) for jump in np.diff(slopes)),
+    )
+
+
+_remembered_dual = lru_cache(maxsize=128)(_find_dual)
+
+
+def _ratio(kink: float, root: Array) -> Array:
+    """kink/√q, limited where q vanishes: out of reach either way."""
+    if kink == 0.0:
+        return 0.0 * root
+    return kink / array_namespace(root).clip(root, min=abs(kink) * 1e-6)
+
+
+def _plackett(a: Array, b: Array, rho: Array, derivative: bool) -> Array:
+    """∫ of the bivariate normal density at (a, b) over correlations from 0 to ρ.
+
+    With t = sin ψ the integrand exp(−(a² − 2ab sin ψ + b²)/(2 cos²ψ))/2π is bounded;
+    without ``derivative`` it is weighted by ρ − sin ψ.
+    """
+    xp = array_namespace(rho)
+    end = xp.asin(rho)
+    if not (bool(xp.any(a != 0)) or bool(xp.any(b != 0))):
+        if derivative:
+            return end / (2 * math.pi)
+        cosine = xp.sqrt((1.0 - rho) * (1.0 + rho))
+        return (rho * end + cosine - 1.0) / (2 * math.pi)
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    total = 0.0 * (rho + a + b)
+    for node, weight in zip(0.5 * (nodes + 1.0), 0.5 * weights, strict=True):
+        psi = float(node) * end
+        sine, cosine = xp.sin(psi), xp.cos(psi)
+        # (a − b sin ψ)² + b² cos²ψ, a sum of squares: no cancellation near ψ = π/2.
+        exponent = ((a - b * sine) / cosine) ** 2 + b * b
+        term = xp.exp(-0.5 * exponent)
+        total = total + float(weight) * (term if derivative else term * (rho - sine))
+    return total * end / (2 * math.pi)

@@ -1,0 +1,84 @@
+"""Exported networks give the predictions of the estimators, in onnxruntime."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+from sklearn_deq import ExplicitEquivalentClassifier, ExplicitEquivalentRegressor
+
+SMALL = {"width": 64, "max_epochs": 3, "random_state": 0}
+
+
+def run(path, X):
+    """Output of the file."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"X": X.astype(np.float32)})[0]
+
+
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"activation": "tanh", "dtype": "float32"},
+        {"architecture": "piecewise_linear", "normalize": True},
+    ],
+    ids=["leaky_relu", "hard_tanh", "piecewise_linear"],
+)
+def test_classifier(settings, n_classes, trainable, tmp_path):
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y < n_classes], np.array(["a", "b", "c"])[y[y < n_classes]]
+    scaler = StandardScaler().fit(X)
+    model = ExplicitEquivalentClassifier(**SMALL, trainable=trainable, **settings)
+    model.fit(scaler.transform(X), y)
+    path = tmp_path / "model.onnx"
+    model.export_onnx(path, preprocessing=scaler)
+    found = run(path, X)
+    expected = model.predict_proba(scaler.transform(X))
+    assert_allclose(found, expected, atol=1e-5)
+    assert_allclose(run(path, X[:1]), expected[:1], atol=1e-5)
+    properties = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert json.loads(properties["classes"]) == list("abc"[:n_classes])
+
+
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_regressor(n_targets, tmp_path):
+    X, y = load_diabetes(return_X_y=True)
+    y = np.column_stack([y, -y])[:, :n_targets]
+    steps = make_pipeline(MinMaxScaler(), StandardScaler()).fit(X)
+    model = ExplicitEquivalentRegressor(**SMALL).fit(steps.transform(X), y)
+    path = tmp_path / "model.onnx"
+    model.export_onnx(str(path), preprocessing=steps)
+    expected = model.predict(steps.transform(X))
+    # float32 relative to targets of a few hundred.
+    assert_allclose(run(path, X), expected.reshape(len(X), -1), rtol=1e-5, atol=1e-3)
+
+
+def test_zero_rows_stay_zero(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    X[0] = 0.0
+    model = ExplicitEquivalentClassifier(**SMALL, normalize=True).fit(X, y)
+    model.export_onnx(tmp_path / "model.onnx")
+    found = run(tmp_path / "model.onnx", X)
+    assert_allclose(found, model.predict_proba(X), atol=1e-5)
+
+
+def test_messages(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    model = ExplicitEquivalentClassifier(**SMALL)
+    with pytest.raises(NotFittedError):
+        model.export_onnx(tmp_path / "model.onnx")
+    model.fit(X, y)
+    with pytest.raises(ValueError, match="as StandardScaler does"):
+        model.export_onnx(tmp_path / "model.onnx", preprocessing=PCA().fit(X))
+    assert not (tmp_path / "model.onnx").exists()
