@@ -108,3 +108,11 @@ def test_the_estimator_trains_with_the_multipliers(rng):
     assert 0 < rate < 0.1
     assert model.net_.module_.body.scales == [np.sqrt(rate)]
     assert model.score(X, y) > 0.5
+
+
+def test_the_report_counts_the_multipliers(rng):
+    X = rng.standard_normal((80, 400))
+    report = ExplicitEquivalentRegressor(kernel="ntk").match_report(X)
+    assert report.match.multipliers is not None
+    # The equations are those of p → ∞: errors of order 1/√p.
+    assert report.infinite.operator < 0.03

@@ -141,13 +141,22 @@ class ExplicitNetwork(nn.Module):
         tensor of shape (n, m_L)
             The features.
         """
-        weights = [
+        return explicit_features(
+            x * self.input_scale, self.matrices(), self.activations, self.offsets
+        )
+
+    def matrices(self) -> list[torch.Tensor]:
+        """Return W_1 … W_L.
+
+        Returns
+        -------
+        list of tensors of shape (m_l, m_{l−1})
+            The weights as they act, whatever the multipliers.
+        """
+        return [
             weight if scale == 1.0 else scale * weight
             for weight, scale in zip(self.weights, self.scales, strict=True)
         ]
-        return explicit_features(
-            x * self.input_scale, weights, self.activations, self.offsets
-        )
 
 
 def _relative_rates(

@@ -13,12 +13,8 @@ import numpy as np
 import scipy.special
 from array_api_compat import array_namespace
 
-from sklearn_deq.theory._closed_forms import correlation, special
 from sklearn_deq.theory._layers import Array, LayerFunction, LayerMoments
-from sklearn_deq.theory._moments import legendre_rule
-
-# Nodes of Plackett's integral for pairs of kinks that are not both 0.
-_PLACKETT_NODES = 96
+from sklearn_deq.theory._piecewise_linear import PiecewiseLinearDual
 
 
 @dataclass(frozen=True)
@@ -98,9 +94,6 @@ class ThreePiece(LayerFunction):
     def dual(self, q1: Array, q2: Array, c: Array, derivative: bool = False) -> Array:
         """Dual activation; closed but for one smooth integral (Plackett's identity).
 
-        σ'' is a sum of point masses, so d²/dc² E[σ(u)σ(v)] is a sum of bivariate
-        normal densities: integrate them from c = 0, where u and v are independent.
-
         Parameters
         ----------
         q1, q2, c : arrays
@@ -113,34 +106,11 @@ class ThreePiece(LayerFunction):
         array
             The expectation.
         """
-        xp = array_namespace(c)
-        root1, root2 = xp.sqrt(q1), xp.sqrt(q2)
-        rho = correlation(q1, q2, c)
-        mean1, slope1 = self._single(root1)
-        mean2, slope2 = self._single(root2)
-        value = slope1 * slope2 + 0.0 * rho
-        if not derivative:
-            value = mean1 * mean2 + value * c
-        for kink1, jump1 in zip(self.kinks, self.jumps, strict=True):
-            for kink2, jump2 in zip(self.kinks, self.jumps, strict=True):
-                a, b = _ratio(kink1, root1), _ratio(kink2, root2)
-                integral = _plackett(a, b, rho, derivative)
-                weight = 1.0 if derivative else root1 * root2
-                value = value + jump1 * jump2 * weight * integral
-        return value
-
-    def _single(self, root: Array) -> tuple[Array, Array]:
-        """E σ(√q ξ) and E σ'(√q ξ)."""
-        xp = array_namespace(root)
-        mean = -self.rise * self.knee + 0.0 * root
-        slope = self.left_slope + 0.0 * root
-        for kink, jump in zip(self.kinks, self.jumps, strict=True):
-            z = _ratio(kink, root)
-            above = special("ndtr", -z)
-            density = xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-            mean = mean + jump * (root * density - kink * above)
-            slope = slope + jump * above
-        return mean, slope
+        # The leftmost piece goes on to −rise · knee at 0.
+        pieces = PiecewiseLinearDual(
+            -self.rise * self.knee, self.left_slope, self.kinks, self.jumps
+        )
+        return pieces(q1, q2, c, derivative)
 
     @classmethod
     def unit_moments(cls, knee: Array) -> tuple[Array, Array]:
@@ -179,35 +149,3 @@ class ThreePiece(LayerFunction):
             squared=slope**2 + bend**2 + mixed,
             offset=bend * tau * math.sqrt(2.0 / math.pi),
         )
-
-
-def _ratio(kink: float, root: Array) -> Array:
-    """kink/√q, limited where q vanishes: out of reach either way."""
-    if kink == 0.0:
-        return 0.0 * root
-    return kink / array_namespace(root).clip(root, min=abs(kink) * 1e-6)
-
-
-def _plackett(a: Array, b: Array, rho: Array, derivative: bool) -> Array:
-    """∫ of the bivariate normal density at (a, b) over correlations from 0 to ρ.
-
-    With t = sin ψ the integrand exp(−(a² − 2ab sin ψ + b²)/(2 cos²ψ))/2π is bounded;
-    without ``derivative`` it is weighted by ρ − sin ψ.
-    """
-    xp = array_namespace(rho)
-    end = xp.asin(rho)
-    if not (bool(xp.any(a != 0)) or bool(xp.any(b != 0))):
-        if derivative:
-            return end / (2 * math.pi)
-        cosine = xp.sqrt((1.0 - rho) * (1.0 + rho))
-        return (rho * end + cosine - 1.0) / (2 * math.pi)
-    nodes, weights = legendre_rule(_PLACKETT_NODES)
-    total = 0.0 * (rho + a + b)
-    for node, weight in zip(nodes, weights, strict=True):
-        psi = node * end
-        sine, cosine = xp.sin(psi), xp.cos(psi)
-        # (a − b sin ψ)² + b² cos²ψ, a sum of squares: no cancellation near ψ = π/2.
-        exponent = ((a - b * sine) / cosine) ** 2 + b * b
-        term = xp.exp(-0.5 * exponent)
-        total = total + weight * (term if derivative else term * (rho - sine))
-    return total * end / (2 * math.pi)
