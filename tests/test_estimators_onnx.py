@@ -32,8 +32,9 @@ def run(path, X):
         {},
         {"activation": "tanh", "dtype": "float32"},
         {"architecture": "piecewise_linear", "normalize": True},
+        {"activation": "gelu", "kernel": "ntk_recurrent"},
     ],
-    ids=["leaky_relu", "hard_tanh", "piecewise_linear"],
+    ids=["leaky_relu", "hard_tanh", "piecewise_linear", "rounded"],
 )
 def test_classifier(settings, n_classes, trainable, tmp_path):
     X, y = load_iris(return_X_y=True)

@@ -1,6 +1,7 @@
 """Explicit recursions and the matching equations."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from numpy.testing import assert_allclose
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory import (
     ACTIVATIONS,
+    ARCHITECTURES,
+    Activation,
+    RoundedPiece,
     ThreePiece,
     equilibrium_moments,
     explicit_moments,
@@ -16,7 +20,11 @@ from sklearn_deq.theory import (
     get_activation,
     solve_match,
 )
-from sklearn_deq.theory._explicit import LayerMoments, layer_moments
+from sklearn_deq.theory._explicit import propagate
+from sklearn_deq.theory._families import Family, Units
+from sklearn_deq.theory._layers import LayerMoments, layer_moments
+from sklearn_deq.theory._least_squares import jacobian, least_squares
+from sklearn_deq.theory._matching import _EQUATIONS
 
 
 @pytest.mark.parametrize("variance", [0.1, 0.2, 0.4, 0.8])
@@ -66,6 +74,8 @@ def test_achieved_values_are_those_of_the_network(tau0):
         ThreePiece(0.6, 0.5, 0.0, 1.0),
         ThreePiece(0.0, 0.0, 0.9, 1.3),
         ThreePiece(0.3, -0.2, 0.8, 0.4),
+        RoundedPiece(0.3, -0.2, 0.8, 0.4),
+        RoundedPiece(0.6, 0.5, -0.3, 3.0),
     ],
 )
 @pytest.mark.parametrize("tau", [0.3, 1.0, 2.0])
@@ -127,23 +137,177 @@ def test_explicit_kernel_equals_finite_network(rng):
 
 
 def test_poor_match_is_reported_with_advice():
-    m = equilibrium_moments("gelu", 0.4, 0.6)
-    with pytest.warns(MatchWarning, match="relative residual"):
-        match = solve_match(m)
+    m = equilibrium_moments("gelu")
+    with pytest.warns(MatchWarning, match="architecture='rounded' reaches") as caught:
+        match = solve_match(m, architecture="piecewise_linear")
+    assert "which cannot be below 5.1e-03" in str(caught[0].message)
+    assert "out of reach" in str(match)
     assert not match.converged
-    assert "none is within" in match.reason
+    # The bound is valid, and close: |x| has too much energy for GELU.
+    assert 0.005 < match.distance < match.residual < 0.01
     with pytest.warns(MatchWarning, match="architecture='hard_tanh' reaches"):
         solve_match(equilibrium_moments("tanh"), architecture="leaky_relu")
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_auto_meets_the_ck_or_says_how_far_it_is(name, recwarn):
-    match = solve_match(equilibrium_moments(name))
-    hard = {"gelu", "silu", "softplus"}
-    # docs/theory.md, 5: between 1e-4 and 1e-2 with piecewise linear layers.
-    assert match.residual < (2e-2 if name in hard else 1e-8)
-    assert match.converged is (name not in hard)
-    assert len(recwarn) == (name in hard)
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+def test_a_target_beyond_all_networks_is_reported(kernel):
+    """Less energy on the diagonal than degrees one and two have."""
+    m = equilibrium_moments("gelu")
+    small = replace(m, gamma2=0.5 * m.gamma2, kappa2_all=0.5 * m.kappa2_all)
+    with pytest.warns(MatchWarning, match="no architecture of this release"):
+        match = solve_match(small, kernel=kernel)
+    assert "none is within" in match.reason
+    # Doubled energy and halved rest: errors of a third each way.
+    assert 0.2 < match.distance < 0.35
+    assert match.distance <= match.residual < 3 * match.distance
+
+
+NAMES = [name for name in ACTIVATIONS if name != "identity"]
+
+
+def by_quadrature(match, kernel, tau0=1.0):
+    """The network's coefficients with none of the closed forms."""
+    plain = [
+        Activation(
+            lambda x, f=layer.activation.function: f(x), kinks=layer.activation.kinks
+        )
+        for layer in match.layers
+    ]
+    found = explicit_moments(plain, tau0=tau0, multipliers=match.multipliers)
+    return dict(zip(_EQUATIONS[kernel], found.coefficients(kernel), strict=True))
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
+@pytest.mark.parametrize("variance", [0.1, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("name", NAMES)
+def test_auto_is_exact_on_the_grid(name, variance, kernel, recwarn):
+    match = solve_match(
+        equilibrium_moments(name, variance, 1 - variance), kernel=kernel
+    )
+    assert match.converged
+    assert match.residual < 1e-10
+    assert match.distance == 0.0
+    assert not recwarn.list
+    assert match.depth == len(match.layers) <= (2 if kernel == "ck" else 1)
+    for name, value in by_quadrature(match, kernel).items():
+        floor = 1e-6 * max(match.target.values())
+        assert abs(value - match.target[name]) <= 1e-7 * max(
+            match.target[name], floor
+        ), name
+    for layer in match.layers:
+        slopes = layer.activation.derivative(np.linspace(-8, 8, 4001) * layer.tau)
+        assert np.abs(slopes).max() < 3.0
+    if match.multipliers is not None:
+        assert match.multipliers[-1] == 1.0
+        assert 0.0 <= min(match.multipliers) <= max(match.multipliers) < 2.0
+
+
+@pytest.mark.parametrize("tau0", [0.3, 2.5])
+@pytest.mark.parametrize("name", NAMES)
+def test_other_sizes_of_the_data(name, tau0):
+    match = solve_match(equilibrium_moments(name, 0.5, 0.5, tau0=tau0))
+    assert match.residual < 1e-8
+    assert match.distance == 0.0
+
+
+def test_achieved_values_by_monte_carlo(rng):
+    """E[σ²], E[σ'] and E[σ''] of GELU's two layers from ten million numbers."""
+    match = solve_match(equilibrium_moments("gelu"))
+    x = rng.standard_normal(10_000_000)
+    alpha1, alpha2, alpha3, growths = 1.0, 0.0, 0.0, 1.0
+    for layer in match.layers:
+        values, tau = layer(layer.tau * x), layer.tau
+        A = np.mean(x * values) ** 2 / tau**2
+        Q = np.mean((x**2 - 1) * values) ** 2 / tau**4
+        growth = np.mean((x**2 - 1) * values**2) / (2 * tau**2)
+        alpha2 = A * alpha2 + Q / 4 * growths**2
+        alpha1, alpha3 = A * alpha1, A * alpha3 + Q / 2 * alpha1**2
+        growths *= growth
+    found = [alpha1, alpha2, alpha3, np.mean(values**2)]
+    assert_allclose(found, list(match.target.values()), rtol=1e-2)
+
+
+def test_a_single_learning_rate_if_asked():
+    m = equilibrium_moments("relu")
+    with pytest.warns(MatchWarning):
+        plain = solve_match(
+            m, kernel="ntk", architecture="leaky_relu", multipliers=False
+        )
+    assert plain.multipliers is None
+    several = solve_match(m, kernel="ntk", architecture="piecewise_linear")
+    assert several.residual < 1e-8 < 1e-2 < plain.residual
+    assert solve_match(m, kernel="ntk", multipliers=False).depth == 2
+    assert "multipliers, readout last" in str(several)
+
+
+def test_matches_are_deterministic():
+    m = equilibrium_moments("silu", 0.9, 0.1)
+    assert solve_match(m) == solve_match(m)
+
+
+@pytest.mark.parametrize("family", ["piecewise_linear", "rounded"])
+def test_complex_steps_are_differences(family, rng):
+    units = Units(0.6, 0.2, 0.3, 1.0, 0.1)
+    chain = Family(ARCHITECTURES[family], 2, True, True, units)
+
+    def coefficients(x):
+        *_, beta, kappa2 = propagate(chain.moments(x), 1.0, chain.multipliers(x))
+        return np.stack(np.broadcast_arrays(*beta, kappa2), axis=-1)
+
+    x = chain.starts(0.5)
+    _, slopes = jacobian(coefficients, x)
+    step = 1e-6
+    for k in range(x.shape[1]):
+        shift = step * np.eye(x.shape[1])[k]
+        difference = (coefficients(x + shift) - coefficients(x - shift)) / (2 * step)
+        assert_allclose(slopes[..., k], difference, atol=1e-8)
+
+
+def test_least_squares_from_several_starts_in_a_box():
+    """A circle and a line: two solutions, one of them outside of the box."""
+
+    def errors(x):
+        return np.stack(
+            [x[..., 0] ** 2 + x[..., 1] ** 2 - 2, x[..., 0] - x[..., 1]], -1
+        )
+
+    starts = np.array([[0.3, 1.5], [-0.5, -1.0], [np.nan, 0.0]])
+    points, values = least_squares(
+        errors, starts, np.array([0.0, -3.0]), np.array([3.0, 3.0]), tol=1e-13
+    )
+    assert_allclose(points[0], [1.0, 1.0], atol=1e-12)
+    assert np.abs(values[0]).max() <= 1e-13
+    assert points[1, 0] >= 0.0
+    assert not np.isfinite(values[2]).any()
+
+
+@pytest.mark.parametrize("namespace", ["numpy", "torch"])
+@pytest.mark.parametrize("derivative", [False, True])
+def test_dual_of_a_rounded_layer(namespace, derivative, rng):
+    sigma = RoundedPiece(0.3, -0.4, 0.8, 0.7)
+    torch = pytest.importorskip("torch") if namespace == "torch" else None
+    to = np.array if torch is None else torch.tensor
+    kind = {"dtype": np.float64 if torch is None else torch.float64}
+    q1, q2, c = 1.7, 0.6, 0.55
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    weights = weights / weights.sum()
+    u = np.sqrt(q1) * nodes[:, None]
+    v = c / q1 * u + np.sqrt(q2 - c**2 / q1) * nodes[None]
+    f = sigma.derivative if derivative else sigma
+    expected = weights @ (f(u) * f(v)) @ weights
+    found = sigma.activation().dual(
+        *(to([value], **kind) for value in (q1, q2, c)), derivative
+    )
+    assert_allclose(np.asarray(found), expected, rtol=1e-10)
+
+
+def test_layer_functions_differentiate_and_compare():
+    for kind in (ThreePiece, RoundedPiece):
+        sigma = kind(0.3, -0.4, 0.8, 0.7)
+        x = np.linspace(-3, 3, 13)
+        slopes = (sigma(x + 0.05 + 1e-7) - sigma(x + 0.05 - 1e-7)) / 2e-7
+        assert_allclose(sigma.derivative(x + 0.05), slopes, atol=1e-7)
+        assert pickle.loads(pickle.dumps(sigma.activation())) == sigma.activation()
 
 
 def test_result_prints_and_pickles():

@@ -21,12 +21,14 @@ from sklearn_deq.estimators._network import (
     NetworkRegressorMixin,
 )
 from sklearn_deq.estimators._onnx import build_network, probabilities, save
-from sklearn_deq.kernels import deq_kernel, explicit_kernel
+from sklearn_deq.kernels import deq_kernel
+from sklearn_deq.kernels._gram import gram
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
     Activation,
     EquilibriumMoments,
+    explicit_pair_kernel,
     solve_match,
 )
 
@@ -39,6 +41,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         **KERNEL_CONSTRAINTS,
         "architecture": [StrOptions({"auto", *ARCHITECTURES})],
     }
+    _body: ExplicitNetwork
 
     def _make_body(
         self,
@@ -55,6 +58,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             self.width,
             self.match_.layers,
             trainable="readout" if self.trainable == "readout" else "all",
+            multipliers=self.match_.multipliers,
             generator=self._generator,
             dtype=dtype,
             device=device,
@@ -110,7 +114,16 @@ class ExplicitNetworkEstimator(NetworkEstimator):
                 center=self.center,
                 **settings,
             )
-            found = explicit_kernel(rows, layers=model.match_.layers, **settings)
+            match = model.match_
+            found = gram(
+                explicit_pair_kernel(match.layers, self.kernel, match.multipliers),
+                rows,
+                None,
+                normalize=False,
+                device="cpu",
+                dtype="float64",
+                max_memory=None,
+            )
         finite = None
         if fitted and self.kernel == "ck":
             features = self.transform(X).astype(np.float64)
@@ -157,7 +170,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         graph, outputs = build_network(
             self.n_features_in_,
             self.match_.layers,
-            [weight.detach().cpu().numpy() for weight in self._body.parameters()],
+            [weight.detach().cpu().numpy() for weight in self._body.matrices()],
             self._readout(),
             preprocessing=preprocessing,
             normalize=self.normalize,
@@ -200,7 +213,7 @@ class ExplicitEquivalentClassifier(
         Which kernel of the DEQ to match.
     architecture : str, default="auto"
         "auto" (the shallowest that matches), "hard_tanh" (one hidden layer),
-        "leaky_relu" or "piecewise_linear" (two).
+        "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match).
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.
@@ -401,7 +414,7 @@ class ExplicitEquivalentRegressor(
         Which kernel of the DEQ to match.
     architecture : str, default="auto"
         "auto" (the shallowest that matches), "hard_tanh" (one hidden layer),
-        "leaky_relu" or "piecewise_linear" (two).
+        "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match).
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.

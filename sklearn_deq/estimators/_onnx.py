@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_deq.theory import ExplicitLayer, ThreePiece
+from sklearn_deq.theory import ExplicitLayer, RoundedPiece, ThreePiece
 
 # What graphs may use: supported by onnxruntime since 1.16.
 _OPSET = 18
@@ -60,8 +60,20 @@ def _three_piece(graph: _Graph, sigma: ThreePiece, x: str) -> str:
     return value
 
 
+def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str) -> str:
+    """slope · x + (bend · x + rise · √(π/2) knee) erf(x/√2 knee)."""
+    inner = graph.scaled(1.0 / (math.sqrt(2.0) * sigma.knee), x)
+    height = graph.constant(sigma.rise * sigma.knee * math.sqrt(math.pi / 2.0))
+    factor = graph.apply("Add", graph.scaled(sigma.bend, x), height)
+    bent = graph.apply("Mul", factor, graph.apply("Erf", inner))
+    return graph.apply("Add", graph.scaled(sigma.slope, x), bent)
+
+
 # Layer function -> what writes it to a graph: the one place to add one.
-_WRITERS: dict[type, Callable[[_Graph, Any, str], str]] = {ThreePiece: _three_piece}
+_WRITERS: dict[type, Callable[[_Graph, Any, str], str]] = {
+    ThreePiece: _three_piece,
+    RoundedPiece: _rounded_piece,
+}
 
 
 def _layer(graph: _Graph, layer: ExplicitLayer, weight: np.ndarray, x: str) -> str:

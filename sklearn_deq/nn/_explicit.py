@@ -56,6 +56,10 @@ class ExplicitNetwork(nn.Module):
         Activations with their offsets, such as ``MatchResult.layers``.
     trainable : {"all", "readout"}, default="all"
         Whether the weights take gradients.
+    multipliers : sequence of float, default=None
+        Learning-rate multipliers of the layers and, last, the readout's, such as
+        ``MatchResult.multipliers``; only their ratios to the readout's count. None: all
+        alike; 0 freezes a layer.
     generator : torch.Generator, default=None
         Of the initial weights; None: the global one.
     dtype, device
@@ -64,7 +68,15 @@ class ExplicitNetwork(nn.Module):
     Attributes
     ----------
     weights : ParameterList
-        W_1 … W_L.
+        V_1 … V_L, where W_l = ``scales[l]`` V_l.
+    scales : list of float
+        Square roots of the multipliers; 1 for a layer that is frozen or has none.
+
+    Notes
+    -----
+    Gradient descent on V moves W by the multiplier times its own gradient, with any
+    optimizer that follows gradients, so that the tangent kernel of V is
+    Σ_l λ_l (∂f/∂W_l)(∂f/∂W_l)ᵀ.
 
     Examples
     --------
@@ -84,6 +96,7 @@ class ExplicitNetwork(nn.Module):
         layers: Sequence[ExplicitLayer],
         *,
         trainable: str = "all",
+        multipliers: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -107,10 +120,13 @@ class ExplicitNetwork(nn.Module):
         self.activations = [torch_activation(layer.activation) for layer in layers]
         self.offsets = [layer.offset for layer in layers]
         self.input_scale = 1.0 / math.sqrt(n_features)
+        rates = _relative_rates(multipliers, len(layers), trainable)
+        self.scales = [math.sqrt(rate) if rate else 1.0 for rate in rates]
         self.weights = nn.ParameterList()
-        for weight in draw_weights(n_features, sizes, generator):
-            moved = weight.to(device, dtype)
-            self.weights.append(nn.Parameter(moved, requires_grad=trainable == "all"))
+        drawn = draw_weights(n_features, sizes, generator)
+        for weight, scale, rate in zip(drawn, self.scales, rates, strict=True):
+            moved = (weight / scale).to(device, dtype)
+            self.weights.append(nn.Parameter(moved, requires_grad=rate > 0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the features of the last hidden layer.
@@ -126,8 +142,39 @@ class ExplicitNetwork(nn.Module):
             The features.
         """
         return explicit_features(
-            x * self.input_scale, self.weights, self.activations, self.offsets
+            x * self.input_scale, self.matrices(), self.activations, self.offsets
         )
+
+    def matrices(self) -> list[torch.Tensor]:
+        """Return W_1 … W_L.
+
+        Returns
+        -------
+        list of tensors of shape (m_l, m_{l−1})
+            The weights as they act, whatever the multipliers.
+        """
+        return [
+            weight if scale == 1.0 else scale * weight
+            for weight, scale in zip(self.weights, self.scales, strict=True)
+        ]
+
+
+def _relative_rates(
+    multipliers: Sequence[float] | None, n_layers: int, trainable: str
+) -> list[float]:
+    """Learning rates of the layers in units of the readout's; 0: frozen."""
+    if trainable == "readout":
+        return [0.0] * n_layers
+    if multipliers is None:
+        return [1.0] * n_layers
+    *rates, readout = (float(value) for value in multipliers)
+    finite = all(0.0 <= rate < math.inf for rate in rates)
+    if len(rates) != n_layers or not finite or not 0.0 < readout < math.inf:
+        raise ValueError(
+            f"multipliers must be {n_layers + 1} numbers, of the layers (at least 0) "
+            f"and of the readout (positive), got {multipliers!r}."
+        )
+    return [rate / readout for rate in rates]
 
 
 def explicit_features(

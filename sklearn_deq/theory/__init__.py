@@ -10,6 +10,7 @@ from sklearn_deq.theory._activations import (
     get_activation,
     lipschitz_constant,
 )
+from sklearn_deq.theory._depth import DepthResult, minimal_depth
 from sklearn_deq.theory._duals import dual_activation
 from sklearn_deq.theory._equilibrium import (
     KERNELS,
@@ -22,24 +23,28 @@ from sklearn_deq.theory._equivalents import high_dimensional_equivalent
 from sklearn_deq.theory._explicit import (
     ExplicitLayer,
     ExplicitMoments,
-    ThreePiece,
     explicit_moments,
     explicit_pair_kernel,
 )
-from sklearn_deq.theory._matching import ARCHITECTURES, MatchResult, solve_match
+from sklearn_deq.theory._families import ARCHITECTURES
+from sklearn_deq.theory._matching import MatchResult, solve_match
 from sklearn_deq.theory._pairs import PairKernel, Reduction
+from sklearn_deq.theory._rounded import RoundedPiece
+from sklearn_deq.theory._three_piece import ThreePiece
 
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
     "KERNELS",
     "Activation",
+    "DepthResult",
     "EquilibriumMoments",
     "ExplicitLayer",
     "ExplicitMoments",
     "MatchResult",
     "PairKernel",
     "Reduction",
+    "RoundedPiece",
     "ThreePiece",
     "dual_activation",
     "equilibrium_kernel",
@@ -50,5 +55,6 @@ __all__ = [
     "get_activation",
     "high_dimensional_equivalent",
     "lipschitz_constant",
+    "minimal_depth",
     "solve_match",
 ]

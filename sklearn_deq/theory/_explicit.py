@@ -1,29 +1,23 @@
-"""Shallow explicit networks: their layers, moments and infinite-width kernels.
+"""Shallow explicit networks: their moments and infinite-width kernels.
 
-Docs/theory.md, section 4 (the recursions) and section 5 (three-piece linear layers,
-which contain the leaky ReLU and the hard tanh).
+Docs/theory.md, section 4 (the recursions). The layers are in `_layers`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from sklearn_deq.theory._activations import Activation
-from sklearn_deq.theory._closed_forms import correlation, special
 from sklearn_deq.theory._duals import dual_function
 from sklearn_deq.theory._equilibrium import check_kernel
-from sklearn_deq.theory._moments import (
-    gaussian_rule,
-    legendre_rule,
-    mean_squared_derivative,
-    spread_moments,
-)
+from sklearn_deq.theory._layers import Array, LayerMoments, layer_moments
+from sklearn_deq.theory._moments import mean_squared_derivative, spread_moments
 from sklearn_deq.theory._pairs import (
     PairKernel,
     Reduction,
@@ -31,216 +25,6 @@ from sklearn_deq.theory._pairs import (
     common_square,
     sphere_reduction,
 )
-
-Array = Any
-# Nodes of Plackett's integral for pairs of kinks that are not both 0.
-_PLACKETT_NODES = 96
-
-
-@dataclass(frozen=True)
-class ThreePiece:
-    """σ(x) = slope · x + bend · |x| + rise · clip(x, −knee, knee).
-
-    A frozen callable, so that networks built of it compare, pickle and run on any
-    array namespace.
-
-    Parameters
-    ----------
-    slope : float
-        Factor of x.
-    bend : float
-        Factor of |x|.
-    rise : float
-        Factor of the clipped x.
-    knee : float
-        Where it is clipped, positive.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn_deq.theory import ThreePiece
-    >>> ThreePiece(slope=0.5, bend=0.5, rise=0.0, knee=1.0)(np.array([-2.0, 2.0]))
-    array([0., 2.])
-    """
-
-    slope: float
-    bend: float
-    rise: float
-    knee: float
-
-    def __call__(self, x: Array) -> Array:
-        """Evaluate σ."""
-        xp = array_namespace(x)
-        value = self.slope * x
-        if self.bend:
-            value = value + self.bend * xp.abs(x)
-        if self.rise:
-            value = value + self.rise * xp.clip(x, -self.knee, self.knee)
-        return value
-
-    @property
-    def kinks(self) -> tuple[float, ...]:
-        """Where the slope jumps, ascending."""
-        outer = (-self.knee, self.knee) if self.rise else ()
-        inner = (0.0,) if self.bend else ()
-        return tuple(sorted(outer + inner))
-
-    @property
-    def jumps(self) -> tuple[float, ...]:
-        """By how much, in the order of the kinks."""
-        by_kink = {-self.knee: self.rise, self.knee: -self.rise, 0.0: 2.0 * self.bend}
-        return tuple(by_kink[kink] for kink in self.kinks)
-
-    @property
-    def left_slope(self) -> float:
-        """Slope for x → −∞."""
-        return self.slope - self.bend
-
-    def derivative(self, x: Array) -> Array:
-        """Evaluate σ'.
-
-        Parameters
-        ----------
-        x : array
-            Where; on any array namespace.
-
-        Returns
-        -------
-        array
-            The slope at x.
-        """
-        xp = array_namespace(x)
-        value = self.left_slope * xp.ones_like(x)
-        for kink, jump in zip(self.kinks, self.jumps, strict=True):
-            value = value + jump * xp.astype(x > kink, x.dtype)
-        return value
-
-    def dual(self, q1: Array, q2: Array, c: Array, derivative: bool = False) -> Array:
-        """Dual activation; closed but for one smooth integral (Plackett's identity).
-
-        σ'' is a sum of point masses, so d²/dc² E[σ(u)σ(v)] is a sum of bivariate
-        normal densities: integrate them from c = 0, where u and v are independent.
-
-        Parameters
-        ----------
-        q1, q2, c : arrays
-            Variances and covariance, broadcasting.
-        derivative : bool, default=False
-            Whether E[σ'(u)σ'(v)] is asked for.
-
-        Returns
-        -------
-        array
-            The expectation.
-        """
-        xp = array_namespace(c)
-        root1, root2 = xp.sqrt(q1), xp.sqrt(q2)
-        rho = correlation(q1, q2, c)
-        mean1, slope1 = self._single(root1)
-        mean2, slope2 = self._single(root2)
-        value = slope1 * slope2 + 0.0 * rho
-        if not derivative:
-            value = mean1 * mean2 + value * c
-        for kink1, jump1 in zip(self.kinks, self.jumps, strict=True):
-            for kink2, jump2 in zip(self.kinks, self.jumps, strict=True):
-                a, b = _ratio(kink1, root1), _ratio(kink2, root2)
-                integral = _plackett(a, b, rho, derivative)
-                weight = 1.0 if derivative else root1 * root2
-                value = value + jump1 * jump2 * weight * integral
-        return value
-
-    def _single(self, root: Array) -> tuple[Array, Array]:
-        """E σ(√q ξ) and E σ'(√q ξ)."""
-        xp = array_namespace(root)
-        mean = -self.rise * self.knee + 0.0 * root
-        slope = self.left_slope + 0.0 * root
-        for kink, jump in zip(self.kinks, self.jumps, strict=True):
-            z = _ratio(kink, root)
-            above = special("ndtr", -z)
-            density = xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-            mean = mean + jump * (root * density - kink * above)
-            slope = slope + jump * above
-        return mean, slope
-
-    def activation(self) -> Activation:
-        """Return the same as an `Activation`.
-
-        Returns
-        -------
-        Activation
-            With its derivative, kinks and dual.
-        """
-        return Activation(
-            self,
-            _DerivativeOf(self),
-            kinks=self.kinks,
-            torch_function=self,
-            name=str(self),
-            dual=_DualOf(self),
-        )
-
-    def __str__(self) -> str:
-        """Formula with rounded numbers."""
-        terms = [f"{self.slope:.6g} x"] if self.slope else []
-        terms += [f"{self.bend:.6g} |x|"] if self.bend else []
-        if self.rise:
-            terms.append(f"{self.rise:.6g} clip(x, ±{self.knee:.6g})")
-        return " + ".join(terms).replace("+ -", "- ") or "0"
-
-
-# Bound methods compare by identity, which copies and pickles lose: these do not.
-@dataclass(frozen=True)
-class _DerivativeOf:
-    """σ' of a three-piece linear σ."""
-
-    sigma: ThreePiece
-
-    def __call__(self, x: Array) -> Array:
-        return self.sigma.derivative(x)
-
-
-@dataclass(frozen=True)
-class _DualOf:
-    """Dual of a three-piece linear σ."""
-
-    sigma: ThreePiece
-
-    def __call__(
-        self, q1: Array, q2: Array, c: Array, derivative: bool = False
-    ) -> Array:
-        return self.sigma.dual(q1, q2, c, derivative)
-
-
-def _ratio(kink: float, root: Array) -> Array:
-    """kink/√q, limited where q vanishes: out of reach either way."""
-    if kink == 0.0:
-        return 0.0 * root
-    return kink / array_namespace(root).clip(root, min=abs(kink) * 1e-6)
-
-
-def _plackett(a: Array, b: Array, rho: Array, derivative: bool) -> Array:
-    """∫ of the bivariate normal density at (a, b) over correlations from 0 to ρ.
-
-    With t = sin ψ the integrand exp(−(a² − 2ab sin ψ + b²)/(2 cos²ψ))/2π is bounded;
-    without ``derivative`` it is weighted by ρ − sin ψ.
-    """
-    xp = array_namespace(rho)
-    end = xp.asin(rho)
-    if not (bool(xp.any(a != 0)) or bool(xp.any(b != 0))):
-        if derivative:
-            return end / (2 * math.pi)
-        cosine = xp.sqrt((1.0 - rho) * (1.0 + rho))
-        return (rho * end + cosine - 1.0) / (2 * math.pi)
-    nodes, weights = legendre_rule(_PLACKETT_NODES)
-    total = 0.0 * (rho + a + b)
-    for node, weight in zip(nodes, weights, strict=True):
-        psi = node * end
-        sine, cosine = xp.sin(psi), xp.cos(psi)
-        # (a − b sin ψ)² + b² cos²ψ, a sum of squares: no cancellation near ψ = π/2.
-        exponent = ((a - b * sine) / cosine) ** 2 + b * b
-        term = xp.exp(-0.5 * exponent)
-        total = total + weight * (term if derivative else term * (rho - sine))
-    return total * end / (2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -269,88 +53,6 @@ class ExplicitLayer:
         """Formula, with the offset."""
         sign = "-" if self.offset >= 0 else "+"
         return f"σ(x) = {self.activation} {sign} {abs(self.offset):.6g}"
-
-
-@dataclass(frozen=True)
-class LayerMoments:
-    """Moments of a layer centred at τ.
-
-    Attributes
-    ----------
-    A, Q : float
-        E[σ']² and E[σ'']².
-    energy : float
-        v = E[σ²].
-    growth : float
-        ½ E[(σ²)''].
-    squared : float
-        E[σ'²].
-    offset : float
-        The centring constant.
-    """
-
-    A: float
-    Q: float
-    energy: float
-    growth: float
-    squared: float
-    offset: float
-
-
-def layer_moments(activation: Activation, tau: float) -> LayerMoments:
-    """Moments of an activation centred at τ: closed for three pieces, else quadrature.
-
-    Parameters
-    ----------
-    activation : Activation
-        The layer's activation, before centring.
-    tau : float
-        Standard deviation of its input, positive.
-
-    Returns
-    -------
-    LayerMoments
-        The moments of docs/theory.md, section 4.
-    """
-    if isinstance(activation.function, ThreePiece):
-        return three_piece_moments(activation.function, tau)
-    q = np.array([tau * tau])
-    spread = spread_moments(activation, q, None)
-    rule = gaussian_rule(q, activation.kinks)
-    values = np.asarray(activation.function(rule.u), dtype=float) - spread.mean
-    first = float(rule.mean(rule.x * values)[0]) / tau
-    second = float(rule.mean((rule.x**2 - 1.0) * values)[0]) / tau**2
-    return LayerMoments(
-        A=first**2,
-        Q=second**2,
-        energy=float(spread.value[0]),
-        growth=float(spread.slope[0]),
-        squared=float(mean_squared_derivative(activation, q)[0]),
-        offset=float(spread.mean[0]),
-    )
-
-
-def three_piece_moments(sigma: ThreePiece, tau: float) -> LayerMoments:
-    """Closed-form moments of a three-piece linear layer (docs/theory.md, section 5)."""
-    s, q, h, c = sigma.slope, sigma.bend, sigma.rise, sigma.knee
-    x = c / tau
-    inside = math.erf(x / math.sqrt(2.0))
-    density = math.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
-    folded = q * q * (1.0 - 2.0 / math.pi)
-    clipped = tau**2 * (inside - 2.0 * x * density) + c * c * math.erfc(
-        x / math.sqrt(2.0)
-    )
-    return LayerMoments(
-        A=(s + h * inside) ** 2,
-        Q=2.0 * q * q / (math.pi * tau**2),
-        energy=tau**2 * (s * s + folded + 2.0 * s * h * inside) + h * h * clipped,
-        growth=s * s
-        + folded
-        + h * (2.0 * s + h) * inside
-        - 2.0 * h * (s + h) * x * density,
-        squared=s * s + q * q + h * (2.0 * s + h) * inside,
-        offset=q * tau * math.sqrt(2.0 / math.pi),
-    )
 
 
 @dataclass(frozen=True)
@@ -443,16 +145,45 @@ def explicit_moments(
             f"multipliers must have {len(activations) + 1} entries (the layers and "
             f"the readout), got {len(scales)}."
         )
-    a1, a2, a3, a4 = 1.0, 0.0, 0.0, 1.0
-    b1, b2, b3, kappa2 = scales[0], 0.0, 0.0, scales[0] * tau0**2
-    tau2 = tau0**2
     layers = []
-    for activation, scale in zip(activations, scales[1:], strict=True):
-        tau = math.sqrt(tau2)
+
+    def centred(activation: Activation, tau: float) -> LayerMoments:
         if not tau > 0 or not math.isfinite(tau):
             raise ValueError("A layer's input vanishes or overflows: no signal left.")
         m = layer_moments(activation, tau)
         layers.append(ExplicitLayer(activation, m.offset, tau))
+        return m
+
+    found = propagate([partial(centred, each) for each in activations], tau0, scales)
+    alpha, tau2, beta, kappa2 = found
+    return ExplicitMoments(tuple(layers), alpha, tau2, beta, kappa2)
+
+
+def propagate(
+    layers: Sequence[Callable[[Array], LayerMoments]],
+    tau0: float,
+    multipliers: Sequence[Array],
+) -> tuple[tuple[Array, ...], Array, tuple[Array, ...], Array]:
+    """Recursions of docs/theory.md, section 4, for one network or for many at once.
+
+    Parameters
+    ----------
+    layers : sequence of callable
+        The moments of each layer as a function of its τ.
+    tau0 : float
+        √(mean s_ii) of the data.
+    multipliers : sequence of float or array
+        Of the layers and the readout.
+
+    Returns
+    -------
+    alpha, tau2, beta, kappa2
+        Tuples of 4 and 3, and two numbers; arrays if the moments are.
+    """
+    a1, a2, a3, a4, tau2 = 1.0, 0.0, 0.0, 1.0, tau0**2
+    b1, b2, b3, kappa2 = multipliers[0], 0.0, 0.0, multipliers[0] * tau2
+    for moments, scale in zip(layers, multipliers[1:], strict=True):
+        m = moments(tau2**0.5)
         previous = a1
         a1, a2, a3, a4 = (
             m.A * a1,
@@ -467,7 +198,7 @@ def explicit_moments(
         )
         tau2 = m.energy
         kappa2 = scale * tau2 + kappa2 * m.squared
-    return ExplicitMoments(tuple(layers), (a1, a2, a3, a4), tau2, (b1, b2, b3), kappa2)
+    return (a1, a2, a3, a4), tau2, (b1, b2, b3), kappa2
 
 
 def explicit_pair_kernel(

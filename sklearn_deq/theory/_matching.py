@@ -1,95 +1,33 @@
 """Matching: the explicit network whose kernel equals a given DEQ's.
 
-Docs/theory.md, section 5. An architecture is a family of three-piece linear layers
-with some parameters free; `ARCHITECTURES` lists them, and is the one place to add one.
+Docs/theory.md, section 5. The families of networks are in `_families`.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
-from sklearn_deq.theory._explicit import (
-    ExplicitLayer,
-    ExplicitMoments,
-    ThreePiece,
-    explicit_moments,
-)
+from sklearn_deq.theory._explicit import ExplicitLayer, explicit_moments, propagate
+from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
+from sklearn_deq.theory._least_squares import least_squares
 
 # Targets below this share of the largest count as this share of it.
 _FLOOR = 1e-6
-# A residual this small ends the search over starts.
+# Coefficients of χχᵀ and S∘S below this share of the largest are 0: φ is odd.
+_ODD = 1e-12
+# A residual this small counts as an exact solution.
 _EXACT = 1e-12
-# Least-squares steps of one start (with "lm": evaluations).
-_MOST_EVALUATIONS = 300
-# Parameters beyond this describe activations that no one would train.
-_LARGEST = 30.0
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A family of explicit networks.
-
-    Attributes
-    ----------
-    depth : int
-        Hidden layers.
-    build : callable
-        Parameters of one layer -> ThreePiece.
-    starts : callable
-        E[φ'] and E[φ''] of the DEQ -> starting parameters of all layers.
-    """
-
-    depth: int
-    build: Callable[[np.ndarray], ThreePiece]
-    starts: Callable[[float, float], Iterator[list[float]]]
-
-
-def _leaky(p: np.ndarray) -> ThreePiece:
-    return ThreePiece(float(p[0]), float(p[1]), 0.0, 1.0)
-
-
-def _hard(p: np.ndarray) -> ThreePiece:
-    return ThreePiece(0.0, 0.0, float(p[0]), float(np.exp(p[1])))
-
-
-def _three(p: np.ndarray) -> ThreePiece:
-    return ThreePiece(float(p[0]), float(p[1]), float(p[2]), float(np.exp(p[3])))
-
-
-def _leaky_starts(slope: float, bend: float) -> Iterator[list[float]]:
-    size = np.sqrt(abs(slope)) + 0.1
-    for first in (0.6, 0.2, 1.2):
-        for second in (0.6, 0.2, 1.2):
-            yield [size, first * size, size, second * size]
-
-
-def _hard_starts(slope: float, bend: float) -> Iterator[list[float]]:
-    for knee in (1.0, 0.3, 3.0):
-        yield [abs(slope) + 0.1, float(np.log(knee))]
-
-
-def _three_starts(slope: float, bend: float) -> Iterator[list[float]]:
-    size = np.sqrt(abs(slope)) + 0.1
-    bends = (0.5, 0.2) if abs(bend) > 1e-9 else (0.0,)
-    for q in bends:
-        for rise, knee in ((0.5, 0.0), (-0.5, 0.0), (0.5, 0.7), (0.2, -0.7)):
-            layer = [size * (1 - rise), q * size, rise * size, knee]
-            yield [*layer, *layer]
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "hard_tanh": Architecture(1, _hard, _hard_starts),
-    "leaky_relu": Architecture(2, _leaky, _leaky_starts),
-    "piecewise_linear": Architecture(2, _three, _three_starts),
-}
-"""Families of explicit networks by name, shallowest first."""
+# For a target that is not met: go on while eight steps gain this share.
+_POLISH = 1e-3
+# Where the search for multipliers starts, unless the target says.
+_RATIO = 0.3
+_RATIOS = (1e-3, 50.0)
 
 _EQUATIONS = {
     "ck": ("alpha1", "alpha2", "alpha3", "tau2"),
@@ -118,6 +56,13 @@ class MatchResult:
         Whether the residual is within the tolerance.
     reason : str
         Why this architecture.
+    multipliers : tuple of float or None
+        Learning-rate multipliers of the hidden layers and the readout (whose is 1) with
+        which the network's NTK is the one achieved; 0 freezes a layer. None: all alike.
+    distance : float
+        How far the target is out of reach: the residual of any network of this
+        architecture is at least this, by the bounds of docs/theory.md, section 5. 0.0
+        if they leave room, as they do for whatever converged.
     """
 
     architecture: str
@@ -128,6 +73,8 @@ class MatchResult:
     residual: float
     converged: bool
     reason: str
+    multipliers: tuple[float, ...] | None = None
+    distance: float = 0.0
 
     def __str__(self) -> str:
         """Report the layers and the equations as a small table."""
@@ -137,7 +84,12 @@ class MatchResult:
             f"({'converged' if self.converged else 'NOT converged'})",
             f"  {self.reason}",
         ]
+        if self.distance:
+            lines.append(f"  out of reach: no residual below {self.distance:.1e}")
         lines += [f"  layer {i}: {layer}" for i, layer in enumerate(self.layers, 1)]
+        if self.multipliers is not None:
+            rates = ", ".join(f"{value:.6g}" for value in self.multipliers)
+            lines.append(f"  learning-rate multipliers, readout last: {rates}")
         lines += [
             f"  {name:<7} target {value: .9f}  achieved {self.achieved[name]: .9f}"
             for name, value in self.target.items()
@@ -151,22 +103,30 @@ def solve_match(
     kernel: str = "ck",
     architecture: str = "auto",
     tol: float = 1e-6,
+    multipliers: bool = True,
+    spread: float | None = None,
 ) -> MatchResult:
     """Find the explicit network with the same kernel as a DEQ.
 
     Parameters
     ----------
     moments : EquilibriumMoments
-        The DEQ: centred and without bias, as the four equations assume.
+        The DEQ: centred and without bias, as the equations assume.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         The DEQ's kernel to match: by the network's CK for "ck", else by its NTK with
         every layer trained.
     architecture : str, default="auto"
-        A key of `ARCHITECTURES`: "hard_tanh" (one hidden layer), "leaky_relu" or
-        "piecewise_linear" (two). "auto" takes the shallowest whose residual is within
-        tol, else the best.
+        A key of `ARCHITECTURES`: "hard_tanh" (one hidden layer), "leaky_relu" (two),
+        "piecewise_linear" or "rounded" (as few of one or two as meet the target).
+        "auto" takes the shallowest whose residual is within tol, else the best.
     tol : float, default=1e-6
         Largest residual that counts as converged.
+    multipliers : bool, default=True
+        Whether the layers may have learning rates of their own where a network trained
+        with a single rate does not have the NTK asked for.
+    spread : float or None, default=None
+        Relative spread of |x|² over the data. Below tol the coefficient of χχᵀ is no
+        equation, as χ = 0; None: norms vary.
 
     Returns
     -------
@@ -186,7 +146,8 @@ def solve_match(
 
     Notes
     -----
-    Least squares on relative residuals from several fixed starts. Not every target can
+    Damped Gauss–Newton steps on relative residuals, from several fixed starts at once;
+    of the solutions found that with the least Π E[σ_l'²] is returned. Which targets can
     be met: docs/theory.md, section 5.
 
     References
@@ -199,6 +160,12 @@ def solve_match(
     >>> match = solve_match(equilibrium_moments("relu"))
     >>> match.architecture, match.depth, match.residual < 1e-8
     ('leaky_relu', 2, True)
+
+    The NTK needs one hidden layer, if its two layers learn at different rates:
+
+    >>> match = solve_match(equilibrium_moments("relu"), kernel="ntk")
+    >>> match.depth, round(match.multipliers[0], 4), match.multipliers[1]
+    (1, 0.9432, 1.0)
     """
     check_kernel(kernel)
     if architecture != "auto" and architecture not in ARCHITECTURES:
@@ -207,12 +174,19 @@ def solve_match(
             f"{', '.join(map(repr, ARCHITECTURES))}}}, got {architecture!r}."
         )
     _check_matchable(moments)
+    problem = _Problem(
+        moments,
+        kernel,
+        tol,
+        multipliers,
+        equal_norms=spread is not None and spread < tol,
+    )
     if architecture == "auto":
-        result = _shallowest(moments, kernel, tol)
+        result = problem.shallowest(list(ARCHITECTURES))
     else:
-        result = _solve(moments, kernel, architecture, tol, "as asked")
+        result = problem.shallowest([architecture])
     if not result.converged:
-        _warn(moments, kernel, architecture, tol, result)
+        _warn(problem, architecture, result)
     return result
 
 
@@ -231,98 +205,197 @@ def _check_matchable(moments: EquilibriumMoments) -> None:
         )
 
 
-def _shallowest(moments: EquilibriumMoments, kernel: str, tol: float) -> MatchResult:
-    """First architecture within tolerance in the order of depth, else the best."""
-    found = []
-    for name in ARCHITECTURES:
-        reason = f"shallowest architecture whose residual is at most {tol:.0e}"
-        result = _solve(moments, kernel, name, tol, reason)
-        if result.converged:
-            return result
-        found.append(result)
-    best = min(found, key=lambda result: result.residual)
-    names = ", ".join(ARCHITECTURES)
-    return replace(best, reason=f"best residual of {names}; none is within {tol:.0e}")
-
-
-def _warn(
-    moments: EquilibriumMoments,
-    kernel: str,
-    architecture: str,
-    tol: float,
-    result: MatchResult,
-) -> None:
+def _warn(problem: _Problem, architecture: str, result: MatchResult) -> None:
     advice = "no architecture of this release meets this target"
     if architecture != "auto":
-        other = _shallowest(moments, kernel, tol)
+        other = problem.shallowest(list(ARCHITECTURES))
         if other.residual < 0.5 * result.residual:
             advice = f"architecture={other.architecture!r} reaches {other.residual:.1e}"
         else:
             advice = "no other architecture of this release does better"
+    bound = ""
+    if result.distance:
+        bound = f", which cannot be below {result.distance:.1e}"
     warnings.warn(
         f"The explicit network's kernel matches the DEQ's only to a relative residual "
-        f"of {result.residual:.1e} (architecture={result.architecture!r}, "
-        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}. A smaller "
+        f"of {result.residual:.1e}{bound} (architecture={result.architecture!r}, "
+        f"kernel={problem.kernel!r}, tolerance {problem.tol:.0e}): {advice}. A smaller "
         "recurrent_variance or kernel='ck' makes matching easier.",
         MatchWarning,
         stacklevel=3,
     )
 
 
-def _solve(
-    moments: EquilibriumMoments,
-    kernel: str,
-    architecture: str,
-    tol: float,
-    reason: str,
-) -> MatchResult:
-    """Best of several least-squares runs within one architecture."""
-    family = ARCHITECTURES[architecture]
-    target = np.array(moments.coefficients(kernel))
-    scale = np.maximum(np.abs(target), _FLOOR * np.abs(target).max())
+@dataclass(frozen=True)
+class _Candidate:
+    """What may be tried: an architecture, its depth, and whether rates may differ."""
 
-    def network(p: np.ndarray) -> ExplicitMoments:
-        layers = [family.build(part) for part in np.split(p, family.depth)]
-        return explicit_moments(
-            [layer.activation() for layer in layers], tau0=moments.tau0
+    architecture: str
+    depth: int
+    multiplied: bool
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The equations of one match, and the search for their solution."""
+
+    moments: EquilibriumMoments
+    kernel: str
+    tol: float
+    multipliers: bool
+    equal_norms: bool
+
+    @property
+    def target(self) -> np.ndarray:
+        """The DEQ's four coefficients."""
+        return np.array(self.moments.coefficients(self.kernel))
+
+    @property
+    def counted(self) -> list[int]:
+        """Which of the four are equations."""
+        return [0, 2, 3] if self.equal_norms else [0, 1, 2, 3]
+
+    @property
+    def bent(self) -> bool:
+        """Whether anything but an odd network is called for."""
+        target = np.abs(self.target)
+        return bool((target[1:3] > _ODD * target.max()).any())
+
+    def relative(self, achieved: np.ndarray) -> np.ndarray:
+        """Errors of coefficients (..., 4), as the residual counts them."""
+        target = self.target[self.counted]
+        scale = np.maximum(np.abs(target), _FLOOR * np.abs(target).max())
+        return (achieved[..., self.counted] - target) / scale
+
+    def candidates(self, names: list[str]) -> list[_Candidate]:
+        """Shallowest first, with one learning rate before several, simplest first."""
+        rates = (False, True) if self.multipliers and self.kernel != "ck" else (False,)
+        return [
+            _Candidate(name, depth, multiplied)
+            for depth in (1, 2, 3)
+            for multiplied in rates
+            for name in names
+            if depth in ARCHITECTURES[name].depths
+        ]
+
+    def shallowest(self, names: list[str]) -> MatchResult:
+        """The first candidate within tolerance, else the one with the best residual."""
+        candidates = self.candidates(names)
+        chosen = "as asked" if len(names) == 1 else self._reason()
+        hopeful = [c for c in candidates if self.distance(c) <= self.tol]
+        for candidate in hopeful:
+            result = self.solve(candidate, chosen)
+            if result.converged:
+                return result
+        if len(names) > 1:
+            chosen = (
+                f"best residual of {', '.join(names)}; none is within {self.tol:.0e}"
+            )
+        # Bounds on the residual say where the best one is not.
+        polished: list[MatchResult] = []
+        for candidate in sorted(candidates, key=self.distance):
+            least = min((result.residual for result in polished), default=np.inf)
+            if self.distance(candidate) < least:
+                polished.append(self.solve(candidate, chosen, progress=_POLISH))
+        best = min(polished, key=lambda result: result.residual)
+        return replace(best, distance=min(map(self.distance, candidates)))
+
+    def _reason(self) -> str:
+        reason = f"shallowest architecture whose residual is at most {self.tol:.0e}"
+        return f"{reason}, norms being equal" if self.equal_norms else reason
+
+    def distance(self, candidate: _Candidate) -> float:
+        """Lower bound of the residual of any network of this kind.
+
+        An error e in every equation lets a target t be anything in t(1 ± e).
+        """
+        first, second, third, last = target = self.target
+        architecture = ARCHITECTURES[candidate.architecture]
+        bends = "bend" in architecture.free
+        if not bends and np.abs(target[1:3]).max() > _FLOOR * target.max():
+            return 1.0
+        size = self.moments.tau0**2
+        least = size * (first + architecture.layer.least_energy * size * third)
+        gaps = [0.0, (least - last) / (least + last)]
+        if bends and self.bent and not self.equal_norms:
+            # One layer has the coefficients Q/4 and Q/2, for the NTK (2 + 4 λ1/λ2) Q/4.
+            ratio = 2.0 if self.kernel == "ck" or candidate.multiplied else 6.0
+            gap = (ratio * second - third) / (ratio * second + third)
+            if candidate.depth == 1:
+                gaps.append(gap if candidate.multiplied else abs(gap))
+            elif "rise" not in architecture.free and self.kernel == "ck":
+                # Without a clip ½ E[(σ²)''] ≥ A, so that α3 ≤ 2 α2.
+                gaps.append(-gap)
+        return float(max(gaps))
+
+    def solve(
+        self, candidate: _Candidate, reason: str, progress: float = 0.5
+    ) -> MatchResult:
+        """The least steep solution of one candidate, else its best approximation."""
+        family, ratio = self._family(candidate)
+        tau0 = self.moments.tau0
+
+        def errors(x: np.ndarray) -> np.ndarray:
+            alpha, tau2, beta, kappa2 = propagate(
+                family.moments(x), tau0, family.multipliers(x)
+            )
+            found = (*alpha[:3], tau2) if self.kernel == "ck" else (*beta, kappa2)
+            return self.relative(np.stack(np.broadcast_arrays(*found), axis=-1))
+
+        points, values = least_squares(
+            errors, family.starts(ratio), *family.box(), tol=_EXACT, progress=progress
         )
+        worst = np.abs(values).max(axis=1)
+        if worst.min() <= _EXACT:
+            gain = family.gain(points, tau0)
+            best = int(np.argmin(np.where(worst <= _EXACT, gain, np.inf)))
+        else:
+            best = int(np.argmin(worst))
+        return self._result(candidate, family, points[best], reason)
 
-    def errors(p: np.ndarray) -> np.ndarray:
-        if np.abs(p).max() > _LARGEST:
-            return np.full(target.size, 1e3 * np.abs(p).max())
-        try:
-            achieved = network(p).coefficients(kernel)
-        except ValueError:
-            return np.full(target.size, 1e3)
-        return (np.array(achieved) - target) / scale
-
-    best, best_residual = None, np.inf
-    for start in family.starts(moments.E_dphi, moments.E_d2phi):
-        method = "lm" if len(start) <= target.size else "trf"
-        run = least_squares(
-            errors,
-            start,
-            method=method,
-            xtol=1e-15,
-            ftol=1e-15,
-            gtol=1e-15,
-            max_nfev=_MOST_EVALUATIONS,
+    def _family(self, candidate: _Candidate) -> tuple[Family, float]:
+        """The unknowns of a candidate, and where to start with multipliers."""
+        first, second, third, last = self.target
+        ratio = _RATIO if candidate.multiplied else 1.0
+        if candidate.depth == 1 and candidate.multiplied and self.bent:
+            ratio = float(np.clip(0.25 * third / second - 0.5, *_RATIOS))
+        # Training all layers adds to the energy of degree k about k times each.
+        extra = 0.0 if self.kernel == "ck" else ratio * candidate.depth
+        size = self.moments.tau0**2
+        energies = np.array([first, third * size, last / size - first - third * size])
+        energies *= size / (1.0 + extra * np.array([1.0, 2.0, 3.0]))
+        tilt = math.sqrt(2.0 * second / third) - 1.0 if self.bent else 0.0
+        units = Units.of(energies, self.moments.tau0, candidate.depth, tilt)
+        architecture = ARCHITECTURES[candidate.architecture]
+        family = Family(
+            architecture, candidate.depth, self.bent, candidate.multiplied, units
         )
-        residual = float(np.abs(run.fun).max())
-        if residual < best_residual:
-            best, best_residual = run.x, residual
-        if best_residual < _EXACT:
-            break
-    result = network(np.asarray(best))
-    names = _EQUATIONS[kernel]
-    achieved = dict(zip(names, result.coefficients(kernel), strict=True))
-    return MatchResult(
-        architecture=architecture,
-        depth=family.depth,
-        layers=result.layers,
-        target=dict(zip(names, map(float, target), strict=True)),
-        achieved={name: float(value) for name, value in achieved.items()},
-        residual=best_residual,
-        converged=best_residual <= tol,
-        reason=reason,
-    )
+        return family, ratio
+
+    def _result(
+        self, candidate: _Candidate, family: Family, x: np.ndarray, reason: str
+    ) -> MatchResult:
+        """Check a solution by the moments of its layers."""
+        functions = family.functions(x, self.moments.tau0)
+        multipliers = None
+        if family.multiplied:
+            multipliers = tuple(map(float, family.multipliers(x)))
+        found = explicit_moments(
+            [function.activation() for function in functions],
+            tau0=self.moments.tau0,
+            multipliers=multipliers,
+        )
+        achieved = np.array(found.coefficients(self.kernel))
+        residual = float(np.abs(self.relative(achieved)).max())
+        names = _EQUATIONS[self.kernel]
+        return MatchResult(
+            architecture=candidate.architecture,
+            depth=candidate.depth,
+            layers=found.layers,
+            target={names[k]: float(self.target[k]) for k in self.counted},
+            achieved={names[k]: float(achieved[k]) for k in self.counted},
+            residual=residual,
+            converged=residual <= self.tol,
+            reason=reason,
+            multipliers=multipliers,
+        )
