@@ -21,14 +21,12 @@ from sklearn_deq.estimators._network import (
     NetworkRegressorMixin,
 )
 from sklearn_deq.estimators._onnx import build_network, probabilities, save
-from sklearn_deq.kernels import deq_kernel
-from sklearn_deq.kernels._gram import gram
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
     Activation,
     EquilibriumMoments,
-    explicit_pair_kernel,
     solve_match,
 )
 
@@ -115,14 +113,8 @@ class ExplicitNetworkEstimator(NetworkEstimator):
                 **settings,
             )
             match = model.match_
-            found = gram(
-                explicit_pair_kernel(match.layers, self.kernel, match.multipliers),
-                rows,
-                None,
-                normalize=False,
-                device="cpu",
-                dtype="float64",
-                max_memory=None,
+            found = explicit_kernel(
+                rows, layers=match.layers, multipliers=match.multipliers, **settings
             )
         finite = None
         if fitted and self.kernel == "ck":

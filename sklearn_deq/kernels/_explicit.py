@@ -21,6 +21,7 @@ def explicit_kernel(
     device: str = "cpu",
     dtype: str | np.dtype | None = None,
     max_memory: float | None = None,
+    multipliers: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Exact kernel of an infinitely wide explicit network between rows of X and Y.
 
@@ -43,6 +44,9 @@ def explicit_kernel(
         Of the result; None: that of X.
     max_memory : float or None, default=None
         Budget for the result in bytes; None: half of the machine's memory.
+    multipliers : sequence of float, default=None
+        Learning-rate multipliers of the hidden layers and the readout, for the tangent
+        kernel, such as ``MatchResult.multipliers``; None: all 1.
 
     Returns
     -------
@@ -68,11 +72,11 @@ def explicit_kernel(
     >>> match = solve_match(equilibrium_moments("relu"))
     >>> X = np.array([[1.0, 1.0], [1.4, 0.2]])
     >>> explicit_kernel(X, layers=match.layers).round(4)
-    array([[0.2926, 0.217 ],
-           [0.217 , 0.2926]])
+    array([[0.2926, 0.2171],
+           [0.2171, 0.2926]])
     """
     return gram(
-        explicit_pair_kernel(tuple(layers), kernel),
+        explicit_pair_kernel(tuple(layers), kernel, multipliers),
         X,
         Y,
         normalize=normalize,
