@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_info
 
 SEED = 0
 PACKAGES = ["numpy", "scipy", "scikit-learn", "torch"]
@@ -66,9 +67,9 @@ def compare(ours: Callable[[], float], other: Callable[[], float], repeats: int)
 
 
 def circumstances(device: str = "cpu") -> dict[str, Any]:
-    """Return versions, hardware, seed and commit."""
+    """Return versions, hardware, threads, seed and commit (dirty: and what is not)."""
     commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         capture_output=True,
         text=True,
         check=False,
@@ -80,6 +81,9 @@ def circumstances(device: str = "cpu") -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "threads_blas": sorted(
+            {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+        ),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "seed": SEED,
         "commit": commit or "unknown",
@@ -94,8 +98,10 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     return options
 
 
-def save(path: Path, records: list[dict[str, Any]], device: str = "cpu") -> None:
-    """Write records and circumstances as JSON."""
+def save(
+    path: Path, records: list[dict[str, Any]], device: str = "cpu", **more: Any
+) -> None:
+    """Write records and circumstances, those of all benchmarks and more, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"circumstances": circumstances(device), "records": records}
+    content = {"circumstances": circumstances(device) | more, "records": records}
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")

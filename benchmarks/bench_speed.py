@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from sklearn_deq.kernels import deq_kernel
 HERE = Path(__file__).parent
 N_FEATURES = 784
 LAYERS = 20
+ROWS = ("gram", "varying", "tangents", "ridge", "memory")
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,32 @@ def samples(n: int) -> np.ndarray:
     return rng.standard_normal((n, N_FEATURES)) * rng.uniform(0.7, 1.4, (n, 1))
 
 
+TIMES = ("seconds", "seconds_other")
+HEADER = (
+    f"{'work':<46}{'against':<40}{'ours, s':>9}{'other, s':>9}{'ratio':>9}"
+    "   to reach  to aim for"
+)
+
+
 def record(
     work: str, against: str, reach: float, aim: float, **values: Any
 ) -> dict[str, Any]:
     """One row of the table."""
     row = {"work": work, "against": against, "reach": reach, "aim": aim, **values}
+    times = [f"{values[k]:9.3f}" if k in values else f"{'-':>9}" for k in TIMES]
     print(
-        f"{work:<44}{against:<34}{row['ratio']:8.3f}   ≤ {reach:<8.3g}{aim:<8.3g}"
-        f"{'reached' if row['ratio'] <= reach else 'NOT REACHED'}",
+        f"{work:<46}{against:<40}{''.join(times)}{row['ratio']:9.3f}"
+        f"   ≤ {reach:<8.3g}≤ {aim:<8.3g}{verdict(row['ratio'], reach, aim)}",
         flush=True,
     )
     return row
+
+
+def verdict(ratio: float, reach: float, aim: float) -> str:
+    """What the ratio comes to."""
+    if ratio <= aim:
+        return "aim reached"
+    return "reached" if ratio <= reach else "NOT REACHED"
 
 
 def gram_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
@@ -92,63 +110,101 @@ def varying_row(sizes: Sizes) -> Iterator[dict[str, Any]]:
     yield record(work, "ours, ReLU centred", 4.0, 2.0, **values)
 
 
+def reply(server: subprocess.Popen[str], errors: Path) -> str:
+    """Next line that the server writes; an error with what it complained of if none."""
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    if not line:
+        raise RuntimeError(f"neural-tangents: {errors.read_text('utf-8')[-2000:]}")
+    return line
+
+
 @contextmanager
-def neural_tangents(python: Path, X: np.ndarray) -> Iterator[tuple[Any, Any]]:
-    """Serve neural-tangents' time on X, and its kernels of the first 50 samples."""
+def neural_tangents(python: Path, X: np.ndarray) -> Iterator[tuple[Any, Any, Any]]:
+    """Serve neural-tangents on X.
+
+    Parameters
+    ----------
+    python : Path
+        The interpreter that has it.
+    X : ndarray of shape (n, p)
+        Samples.
+
+    Yields
+    ------
+    other, check, versions
+        Runs once and returns its seconds; the kernels of the first samples, by name;
+        versions and threads of the other side.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        data, check = Path(folder) / "X.npy", Path(folder) / "check.npz"
+        names = ("X.npy", "check.npz", "errors.txt")
+        data, check, errors = (Path(folder) / name for name in names)
         np.save(data, X)
-        command = [str(python), str(HERE / "neural_tangents_server.py")]
-        server = subprocess.Popen(
-            [*command, str(data), str(check), "--layers", str(LAYERS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert server.stdin is not None
-        assert server.stdout is not None
-        if server.stdout.readline().strip() != "ready":
-            raise RuntimeError(f"{python} does not run neural-tangents: make bench.")
+        files = [str(HERE / "neural_tangents_server.py"), str(data), str(check)]
+        settings = f"--layers {LAYERS} --threads {torch.get_num_threads()}".split()
+        with errors.open("w", encoding="utf-8") as stderr:
+            server = subprocess.Popen(
+                [str(python), *files, *settings],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
 
         def other() -> float:
-            server.stdin.write("go\n")
-            server.stdin.flush()
-            return float(server.stdout.readline())
+            print("go", file=server.stdin, flush=True)
+            return float(reply(server, errors))
 
-        try:
-            yield other, dict(np.load(check))
-        finally:
-            server.stdin.close()
-            server.wait()
+        # On the way out its input is closed, which ends it, and it is waited for.
+        with server:
+            versions = json.loads(reply(server, errors))
+            yield other, dict(np.load(check)), versions
+
+
+def differences(X: np.ndarray, check: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Largest differences from the kernels of the other side, relative to √(K_ii K_jj).
+
+    What is timed must be the same kernel, so that larger ones are an error. On the
+    diagonal a ulp of ρ moves the other side's tangent kernel by 1e-8; ours is exact.
+    """
+    found = {}
+    for name, other in check.items():
+        ours = deq_kernel(X[: len(other)], kernel=name, center=False)
+        scale = np.sqrt(np.diag(ours))
+        error = np.abs(ours - other) / np.outer(scale, scale)
+        diagonal = float(np.diag(error).max())
+        np.fill_diagonal(error, 0.0)
+        found[name] = {"off_diagonal": float(error.max()), "diagonal": diagonal}
+        if error.max() > 1e-11 or diagonal > 1e-7:
+            raise RuntimeError(f"{name} is not that of neural-tangents: {found[name]}")
+    return found
 
 
 def tangents_rows(sizes: Sizes, python: Path) -> Iterator[dict[str, Any]]:
     """CK and NTK against neural-tangents on the same network, unrolled."""
     X = samples(sizes.tangents)
-    settings: dict[str, Any] = {"center": False}
     sphere = X / np.sqrt(np.mean(X**2, axis=1, keepdims=True))
-
-    def both(X: np.ndarray, **settings: Any) -> float:
-        return seconds(lambda: deq_kernel(X, kernel=("ck", "ntk"), **settings))
-
     against = f"neural-tangents, {LAYERS} layers"
-    with neural_tangents(python, sphere) as (other, check):
-        errors = {
-            name: float(
-                np.abs(deq_kernel(sphere[:50], kernel=name, **settings) - K).max()
+    both = ("ck", "ntk")
+    n = f"n={len(X)}"
+
+    def row(work: str, against: str, targets: Any, X: np.ndarray, **ours: Any) -> Any:
+        with neural_tangents(python, X) as (other, check, versions):
+            found = differences(X, check)
+            values = compare(
+                lambda: seconds(lambda: deq_kernel(X, kernel=both, **ours)),
+                other,
+                sizes.repeats,
             )
-            for name, K in check.items()
-        }
-        values = compare(
-            lambda: both(sphere, normalize=True, **settings), other, sizes.repeats
-        )
-        work = f"CK + NTK, n={len(X)}"
-        yield record(work, against, 1 / 15, 1 / 40, differences=errors, **values)
-    with neural_tangents(python, X) as (other, _):
-        values = compare(lambda: both(X), other, sizes.repeats)
-        work = f"the same, varying norms, ReLU centred, n={len(X)}"
-        yield record(work, against + ", not centred", 1 / 5, 1 / 15, **values)
+        values |= {"differences": found, "other_side": versions}
+        return record(work, against, *targets, **values)
+
+    targets = (1 / 15, 1 / 40)
+    sphere_settings = {"normalize": True, "center": False}
+    yield row(f"CK + NTK, {n}", against, targets, sphere, **sphere_settings)
+    targets = (1 / 5, 1 / 15)
+    work = f"CK + NTK, varying norms, ReLU centred, {n}"
+    yield row(work, f"{against}, not centred", targets, X)
 
 
 def ridge_row(sizes: Sizes) -> Iterator[dict[str, Any]]:
@@ -169,19 +225,23 @@ _MEMORY = """
 import re, sys
 import numpy as np
 from sklearn_deq.kernels import deq_kernel
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+def kibibytes(field):
+    return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 n, normalize = int(sys.argv[1]), sys.argv[2] == "True"
 X = np.random.default_rng(0).standard_normal((n, 784))
 deq_kernel(X[:600], normalize=normalize)
-before = peak()
+before = kibibytes("VmRSS")
 K = deq_kernel(X, normalize=normalize)
-print((peak() - before) * 1024 / K.nbytes)
+print((kibibytes("VmHWM") - before) * 1024 / K.nbytes)
 """
 
 
 def memory_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """Peak memory of a Gram matrix above the process with X, over the output's."""
+    """Peak memory of a Gram matrix above the process with X, over the output's.
+
+    Above what the process holds, not above its own earlier peak: that would hide
+    temporaries behind those of the imports.
+    """
     for normalize in (True, False):
         arguments = [str(sizes.ridge), str(normalize)]
         command = [sys.executable, "-c", _MEMORY, *arguments]
@@ -194,9 +254,7 @@ def memory_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the benchmark; returns its records."""
     arguments = parser(__doc__, "bench_speed")
-    arguments.add_argument(
-        "--only", nargs="*", default=["gram", "varying", "tangents", "ridge", "memory"]
-    )
+    arguments.add_argument("--only", nargs="+", choices=ROWS, default=ROWS)
     arguments.add_argument(
         "--neural-tangents",
         type=Path,
@@ -204,21 +262,25 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         help="Python that has neural-tangents (make bench installs it)",
     )
     options = arguments.parse_args(argv)
+    python = options.neural_tangents
+    if "tangents" in options.only and shutil.which(python) is None:
+        arguments.error(f"no {python}: run make bench, or leave it out with --only")
     sizes = FAST if options.fast else FULL
     rows: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "gram": lambda: gram_rows(sizes),
         "varying": lambda: varying_row(sizes),
-        "tangents": lambda: tangents_rows(sizes, options.neural_tangents),
+        "tangents": lambda: tangents_rows(sizes, python),
         "ridge": lambda: ridge_row(sizes),
         "memory": lambda: memory_rows(sizes),
     }
     print(
         f"float64, p = {N_FEATURES}, {torch.get_num_threads()} threads on either side; "
-        "ratio = ours / other, medians in turns\n"
-        f"{'work':<44}{'against':<34}{'ratio':>8}   to reach  to aim for"
+        "ratio = ours / other, medians in turns"
+        f"{', too small to judge by' if options.fast else ''}\n{HEADER}"
     )
     records = [row for name in options.only for row in rows[name]()]
-    save(options.output, records)
+    more = {"dtype": "float64", "n_features": N_FEATURES, "sizes": asdict(sizes)}
+    save(options.output, records, **more)
     return records
 
 

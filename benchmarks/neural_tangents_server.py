@@ -1,21 +1,38 @@
 """The neural-tangents side of `bench_speed.py`, run in an environment of its own.
 
 A ReLU network of some layers, each with the input injected: what a DEQ's iteration
-computes. It saves the kernels of a few samples for comparison, compiles, and then
-answers every line on standard input with the seconds of one evaluation.
+computes. It saves the kernels of a few samples for comparison, compiles, writes its
+versions and threads as a line of JSON, and then answers every line on standard input
+with the seconds of one evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from neural_tangents import stax
+
+PACKAGES = ["neural-tangents", "jax", "jaxlib", "numpy", "scipy"]
+
+
+def limit_threads(n_threads: int) -> int:
+    """Stay on so many cores, which XLA has no option for; returns how many they are.
+
+    To be called before jax computes anything, since XLA then counts the cores.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return os.cpu_count() or 1
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_threads])
+    return len(os.sched_getaffinity(0))
 
 
 def network(n_layers: int, recurrent: float, inputs: float) -> Any:
@@ -42,7 +59,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--recurrent-variance", type=float, default=0.2)
     parser.add_argument("--input-variance", type=float, default=0.8)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    threads = limit_threads(options.threads)
     jax.config.update("jax_enable_x64", True)
     _, _, kernel_fn = network(
         options.layers, options.recurrent_variance, options.input_variance
@@ -56,7 +75,8 @@ def main() -> None:
     X = jax.numpy.asarray(np.load(options.data))
     ck, ntk = kernels(X)
     np.savez(options.check, ck=np.asarray(ck[:50, :50]), ntk=np.asarray(ntk[:50, :50]))
-    print("ready", flush=True)
+    versions = {name: version(name) for name in PACKAGES}
+    print(json.dumps({**versions, "threads": threads}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         jax.block_until_ready(kernels(X))

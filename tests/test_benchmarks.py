@@ -1,5 +1,6 @@
 """The benchmarks run: their smallest sizes, without what is not installed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,13 +23,65 @@ if not BENCHMARKS.exists():
     ids=lambda arguments: arguments[0],
 )
 def test_benchmark_runs(arguments, tmp_path):
-    output = tmp_path / "out.json"
+    done = run(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.json").exists() or "skipped" in done.stdout
+
+
+def run(arguments, folder):
     name, *rest = arguments
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / name, "--fast", "--output", output, *rest],
+    output = ["--output", folder / "out.json"]
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / name, "--fast", *output, *rest],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
     )
+
+
+# Speaks as benchmarks/neural_tangents_server.py does, without neural-tangents.
+STAND_IN = """#!{python}
+import sys
+import numpy as np
+from sklearn_deq.kernels import deq_kernel
+X = np.load(sys.argv[2])[:50]
+kernels = {{k: deq_kernel(X, kernel=k, center=False) for k in ("ck", "ntk")}}
+kernels["ck"][0, 1] += {error}
+np.savez(sys.argv[3], **kernels)
+print('{{"threads": 1}}', flush=True)
+for _ in sys.stdin:
+    print(1.0, flush=True)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    def build(error):
+        script = tmp_path / "python"
+        text = STAND_IN.format(python=sys.executable, error=error)
+        script.write_text(text, encoding="utf-8")
+        script.chmod(0o755)
+        return ["bench_speed.py", "--only", "tangents", "--neural-tangents", script]
+
+    return build
+
+
+def test_the_other_side_is_served_in_turns(stand_in, tmp_path):
+    done = run(stand_in(0.0), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert output.exists() or "skipped" in done.stdout
+    records = json.loads((tmp_path / "out.json").read_text("utf-8"))["records"]
+    assert [r["seconds_other"] for r in records] == [1.0, 1.0]
+    assert [r["other_side"] for r in records] == [{"threads": 1}] * 2
+
+
+def test_another_kernel_is_not_timed(stand_in, tmp_path):
+    done = run(stand_in(1e-6), tmp_path)
+    assert done.returncode != 0
+    assert "ck is not that of neural-tangents" in done.stderr
+
+
+def test_without_neural_tangents_it_says_so_at_once(tmp_path):
+    arguments = ["--only", "tangents", "--neural-tangents", tmp_path / "none"]
+    done = run(["bench_speed.py", *arguments], tmp_path)
+    assert done.returncode == 2
+    assert "run make bench" in done.stderr
