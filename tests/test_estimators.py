@@ -294,7 +294,7 @@ def test_match_deq_takes_pipelines_and_searches(iris):
 
 def test_poor_match_warns_on_fit(iris):
     X, y = iris
-    explicit = ExplicitEquivalentClassifier(**SMALL, activation="gelu")
+    explicit = ExplicitEquivalentClassifier(**SMALL, architecture="hard_tanh")
     with pytest.warns(MatchWarning, match="relative residual of"):
         explicit.fit(X, y)
     assert not explicit.match_.converged
