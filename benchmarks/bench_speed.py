@@ -50,7 +50,7 @@ def samples(n: int) -> np.ndarray:
 
 TIMES = ("seconds", "seconds_other")
 HEADER = (
-    f"{'work':<46}{'against':<40}{'ours, s':>9}{'other, s':>9}{'ratio':>9}"
+    f"{'work':<48}{'against':<40}{'ours, s':>9}{'other, s':>9}{'ratio':>9}"
     "   to reach  to aim for"
 )
 
@@ -62,7 +62,7 @@ def record(
     row = {"work": work, "against": against, "reach": reach, "aim": aim, **values}
     times = [f"{values[k]:9.3f}" if k in values else f"{'-':>9}" for k in TIMES]
     print(
-        f"{work:<46}{against:<40}{''.join(times)}{row['ratio']:9.3f}"
+        f"{work:<48}{against:<40}{''.join(times)}{row['ratio']:9.3f}"
         f"   ≤ {reach:<8.3g}≤ {aim:<8.3g}{verdict(row['ratio'], reach, aim)}",
         flush=True,
     )
