@@ -80,6 +80,8 @@ def circumstances(device: str = "cpu") -> dict[str, Any]:
         **{name: version(name) for name in PACKAGES},
         "machine": platform.machine(),
         "cores": os.cpu_count(),
+        # At the end of the run, its own share included.
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
         "threads_blas": sorted(
             {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}

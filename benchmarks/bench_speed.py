@@ -50,8 +50,8 @@ def samples(n: int) -> np.ndarray:
 
 TIMES = ("seconds", "seconds_other")
 HEADER = (
-    f"{'work':<48}{'against':<40}{'ours, s':>9}{'other, s':>9}{'ratio':>9}"
-    "   to reach  to aim for"
+    f"{'work':<48}{'against':<40}{'ours, s':>9}{'other, s':>9}"
+    f"{'ratio':>9}{'in turns':>14}   to reach  to aim for"
 )
 
 
@@ -61,8 +61,10 @@ def record(
     """One row of the table."""
     row = {"work": work, "against": against, "reach": reach, "aim": aim, **values}
     times = [f"{values[k]:9.3f}" if k in values else f"{'-':>9}" for k in TIMES]
+    low, high = values.get("ratio_range", (None, None))
+    turns = "-" if low is None else f"{low:.3f}–{high:.3f}"
     print(
-        f"{work:<48}{against:<40}{''.join(times)}{row['ratio']:9.3f}"
+        f"{work:<48}{against:<40}{''.join(times)}{row['ratio']:9.3f}{turns:>14}"
         f"   ≤ {reach:<8.3g}≤ {aim:<8.3g}{verdict(row['ratio'], reach, aim)}",
         flush=True,
     )
