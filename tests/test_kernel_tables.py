@@ -184,6 +184,21 @@ def test_polynomial_rules(rng):
         assert_allclose(polynomial(t).numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("n_terms", [1, 2, 3, 20, 60])
+def test_polynomial_of_even_or_odd_functions(rng, start, n_terms):
+    """Half the terms, by either rule."""
+    t = torch.from_numpy(np.append(rng.uniform(-1, 1, 30), [-1.0, 0.0, 1.0]))
+    for falling in (0.0, 2.0):
+        series = np.zeros(2 * n_terms)
+        series[start::2] = np.exp(-falling * np.arange(n_terms))
+        polynomial = Polynomial.build(series)
+        assert len(polynomial.coefficients) == n_terms
+        # Clenshaw's error grows like the square of the number of terms.
+        expected = np.polynomial.chebyshev.chebval(t.numpy(), series)
+        assert_allclose(polynomial(t).numpy(), expected, atol=1e-11)
+
+
 def test_series_in_the_better_variable():
     # (1 − ρ)^{3/2} is smooth in the angle alone; a polynomial is short in the cosine.
     _, angle = shorter_series(lambda x: (1 - x) ** 1.5, smooth=True)

@@ -26,7 +26,7 @@ from sklearn_deq.theory import PairKernel
 
 # Rows and columns of a matrix product, and the rows of it that are evaluated at once:
 # on the CPU these fit a core's cache; a GPU wants large ones.
-_CPU_BLOCK = (256, 512, 256)
+_CPU_BLOCK = (256, 512, 128)
 _GPU_BLOCK = (4096, 4096, 4096)
 
 Block = tuple[slice, slice]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ from sklearn_deq.theory._chebyshev import (
 # rounding of cos θ limits what a finer grid could gain.
 _TOLERANCE = 1e-13
 _SIZES = (24, 48, 96, 192)
-# The angle is not tried where the cosine needs no more terms than this.
+# The angle is not tried where the cosine needs no more passes than this.
 _SHORT = 32
-# The arc cosine costs as much as this many terms.
+# The arc cosine costs as much as this many passes.
 _ANGLE_COST = 8
 # Horner's rule loses digits where the coefficients are this large: Clenshaw's then.
 _GROWTH = 1e3
@@ -36,13 +37,14 @@ _PARALLEL = 4e-15
 Function = Callable[[np.ndarray], np.ndarray]
 
 
-def arc_sine(x: torch.Tensor) -> torch.Tensor:
-    """Replace cosines by π/2 − θ, in place.
+def angle_of(x: torch.Tensor) -> torch.Tensor:
+    """Replace cosines by θ − π/2, in place.
 
     Within rounding of 1 they are 1: equal rows have equal entries, for kinked
     activations too, whose tangent kernels fall off like θ.
     """
-    return x.masked_fill_(x > 1.0 - _PARALLEL, 1.0).asin_()
+    x = torch.threshold_(x.neg_(), _PARALLEL - 1.0, -1.0)
+    return x.clamp_(max=1.0).asin_()
 
 
 def series_in(
@@ -80,6 +82,38 @@ def _needed(coefficients: np.ndarray) -> int:
     return max(1, int(np.sum(rest > _TOLERANCE * sizes.max())))
 
 
+@dataclass(frozen=True)
+class Orders:
+    """Which orders a series has: start, start + step, …; an odd one no even ones.
+
+    Attributes
+    ----------
+    start, step : int
+        (0, 1), or (0, 2) and (1, 2) for even and odd functions.
+    """
+
+    start: int = 0
+    step: int = 1
+
+    @classmethod
+    def of(cls, series: np.ndarray) -> Orders:
+        """Orders whose coefficients, along axis 0, matter."""
+        sizes = np.abs(series).reshape(len(series), -1)
+        for start in (0, 1):
+            if sizes[1 - start :: 2].sum() <= _TOLERANCE * sizes.max():
+                return cls(start, 2)
+        return cls()
+
+    def __call__(self, series: Any) -> Any:
+        """Those of a series."""
+        return series[self.start :: self.step]
+
+
+def _passes(series: np.ndarray) -> int:
+    """Passes over a block that the series costs."""
+    return len(Orders.of(series)(series))
+
+
 def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool]:
     """Series in the cosine or in the angle, whichever is cheaper to evaluate.
 
@@ -99,7 +133,7 @@ def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool]:
         Whether they belong to the angle.
     """
     in_cosine = series_in(function, angle=False) if smooth else None
-    if in_cosine is not None and len(in_cosine) <= _SHORT:
+    if in_cosine is not None and _passes(in_cosine) <= _SHORT:
         return in_cosine, False
     in_angle = series_in(function, angle=True)
     if in_angle is None and in_cosine is None:
@@ -107,10 +141,48 @@ def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool]:
         values = function(np.cos(0.5 * np.pi * (1.0 + t)))
         return chebyshev_coefficients(values), True
     if in_angle is None or (
-        in_cosine is not None and len(in_cosine) <= len(in_angle) + _ANGLE_COST
+        in_cosine is not None and _passes(in_cosine) <= _passes(in_angle) + _ANGLE_COST
     ):
         return in_cosine, False  # type: ignore[return-value]
     return in_angle, True
+
+
+def clenshaw(
+    t: torch.Tensor,
+    n_terms: int,
+    reflect: Callable[[int, torch.Tensor], torch.Tensor],
+    orders: Orders,
+) -> torch.Tensor:
+    """Σ_k c_k T_{start + k·step}(t) by Clenshaw's rule.
+
+    Parameters
+    ----------
+    t : tensor
+        In [−1, 1].
+    n_terms : int
+        Number of c_k.
+    reflect : callable
+        (k, x) -> c_k − x, in place.
+    orders : Orders
+        Start and step. In steps of two, T_{k+2} = 2 T_2 T_k − T_{k−2}.
+
+    Returns
+    -------
+    tensor
+        The sum, of t's shape.
+    """
+    x = t if orders.step == 1 else torch.addcmul(t.new_tensor(-1.0), t, t, value=2.0)
+    twice = 2.0 * x
+    last, before = torch.zeros_like(t), torch.zeros_like(t)
+    for k in range(n_terms - 1, 0, -1):
+        # before ← c_k + 2x · last − before, and swap.
+        reflect(k, before).addcmul_(twice, last)
+        last, before = before, last
+    reflect(0, before)
+    if orders.start == 0:
+        return before.addcmul_(x, last)
+    # T_{−1} = T_1 = t.
+    return before.addcmul_(twice, last).sub_(last).mul_(t)
 
 
 @dataclass(frozen=True)
@@ -120,7 +192,9 @@ class Polynomial:
     Attributes
     ----------
     coefficients : ndarray of shape (n_terms,)
-        In powers for Horner's rule, else in Chebyshev polynomials.
+        In powers for Horner's rule, else in Chebyshev polynomials; of the orders only.
+    orders : Orders
+        Which powers or polynomials.
     horner : bool
         Which rule.
     scale : float
@@ -128,6 +202,7 @@ class Polynomial:
     """
 
     coefficients: np.ndarray
+    orders: Orders
     horner: bool
     scale: float
 
@@ -140,34 +215,39 @@ class Polynomial:
         series : ndarray of shape (n_terms,)
             Chebyshev coefficients.
         angle : bool, default=False
-            Whether they belong to 2θ/π − 1; the argument is then `arc_sine`'s.
+            Whether they belong to 2θ/π − 1; the argument is then `angle_of`'s.
 
         Returns
         -------
         Polynomial
             The same function.
         """
-        scale = -2.0 / np.pi if angle else 1.0
+        scale = 2.0 / np.pi if angle else 1.0
+        orders = Orders.of(series)
         powers = chebyshev.cheb2poly(series)
         if np.abs(powers).sum() <= _GROWTH * np.abs(series).max():
-            return cls(powers * scale ** np.arange(len(powers)), True, scale)
-        return cls(series, False, scale)
+            powers = powers * scale ** np.arange(len(powers))
+            return cls(orders(powers), orders, True, scale)
+        return cls(orders(series), orders, False, scale)
 
     def __call__(self, t: torch.Tensor) -> torch.Tensor:
         """Evaluate at every entry."""
         c = [torch.tensor(v, dtype=t.dtype, device=t.device) for v in self.coefficients]
-        if len(c) == 1:
-            return c[0].expand(t.shape)
         if self.horner:
-            value = torch.addcmul(c[-2], t, c[-1])
-            for coefficient in c[-3::-1]:
-                torch.addcmul(coefficient, value, t, out=value)
-            return value
-        t = self.scale * t
-        twice = 2.0 * t
-        last, before = torch.zeros_like(t), torch.zeros_like(t)
-        for coefficient in c[:0:-1]:
-            # before ← c + 2t · last − before, and swap.
-            torch.sub(coefficient, before, out=before).addcmul_(twice, last)
-            last, before = before, last
-        return torch.sub(c[0], before, out=before).addcmul_(t, last)
+            return self._horner(t, c)
+        return clenshaw(
+            t if self.scale == 1.0 else self.scale * t,
+            len(c),
+            lambda k, x: torch.sub(c[k], x, out=x),
+            self.orders,
+        )
+
+    def _horner(self, t: torch.Tensor, c: list[torch.Tensor]) -> torch.Tensor:
+        x = t if self.orders.step == 1 else t * t
+        if len(c) == 1:
+            value = c[0].expand(t.shape).clone()
+        else:
+            value = torch.addcmul(c[-2], x, c[-1])
+        for coefficient in c[-3::-1]:
+            torch.addcmul(coefficient, value, x, out=value)
+        return value.mul_(t) if self.orders.start == 1 else value

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from sklearn_deq.kernels._polynomial import (
+    Orders,
     Polynomial,
-    arc_sine,
+    angle_of,
+    clenshaw,
     series_in,
     shorter_series,
 )
@@ -59,9 +61,8 @@ def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel:
     polynomials = [Polynomial.build(column, angle) for column in series.T]
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
-        x = reduction.argument(first, second, s12).clamp_(-1.0, 1.0)
-        if angle:
-            x = arc_sine(x)
+        x = reduction.argument(first, second, s12)
+        x = angle_of(x) if angle else x.clamp_(-1.0, 1.0)
         values = [polynomial(x) for polynomial in polynomials]
         return reduction.assemble(first, second, *values)
 
@@ -78,6 +79,8 @@ _NORM_SIZES = (8, 12, 16, 24, 32, 48)
 class _NormTable:
     """K_ij/√(K_ii K_jj) = Σ_k T_k(t) Σ_l σ_kl f_kl(r_i) f_kl(r_j), with t = t(θ_ij).
 
+    The sum is over the orders that the kernel has.
+
     Attributes
     ----------
     low, high : float
@@ -88,6 +91,8 @@ class _NormTable:
         σ_kl = ±1.
     ranks : tuple of int
         Number of functions of each order k.
+    orders : Orders
+        The orders k.
     angle : bool
         Whether t is the angle, 2θ/π − 1, or its cosine.
     """
@@ -97,6 +102,7 @@ class _NormTable:
     functions: np.ndarray
     signs: np.ndarray
     ranks: tuple[int, ...]
+    orders: Orders
     angle: bool
 
     def features(self, norms: np.ndarray) -> np.ndarray:
@@ -111,15 +117,11 @@ class _NormTable:
         first = first * torch.from_numpy(self.signs).to(t)
         ends = np.cumsum(self.ranks)
         parts = [slice(e - rank, e) for e, rank in zip(ends, self.ranks, strict=True)]
-        twice = 2.0 * t
-        last, before = torch.zeros_like(t), torch.zeros_like(t)
-        for part in parts[:0:-1]:
-            # before ← c_k + 2t · last − before, and swap.
-            before.addmm_(first[:, part], second[:, part].T, beta=-1.0)
-            before.addcmul_(twice, last)
-            last, before = before, last
-        before.addmm_(first[:, parts[0]], second[:, parts[0]].T, beta=-1.0)
-        return before.addcmul_(t, last)
+
+        def reflect(k: int, x: torch.Tensor) -> torch.Tensor:
+            return x.addmm_(first[:, parts[k]], second[:, parts[k]].T, beta=-1.0)
+
+        return clenshaw(t, len(parts), reflect, self.orders)
 
 
 def _from_norms(
@@ -143,9 +145,8 @@ def _from_norms(
         return inverse, *(table.features(norms) * size for table in tables)
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
-        t = s12.mul_(first[0]).mul_(second[0]).clamp_(-1.0, 1.0)
-        if angle:
-            t = arc_sine(t).mul_(-2.0 / np.pi)
+        t = s12.mul_(first[0]).mul_(second[0])
+        t = angle_of(t).mul_(2.0 / np.pi) if angle else t.clamp_(-1.0, 1.0)
         values = [
             table(features1[:, 0], features2[0], t)
             for table, features1, features2 in zip(
@@ -211,7 +212,8 @@ def _compress(series: np.ndarray, low: float, high: float, angle: bool) -> _Norm
     to_coefficients = np.linalg.inv(norm_basis(np.sqrt(nodes), low, high, size))
     functions, signs, ranks = [], [], []
     largest = np.abs(series).max()
-    for matrix in series:
+    orders = Orders.of(series)
+    for matrix in orders(series):
         values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
         kept = np.abs(values) > _TOLERANCE * largest
         functions.append(vectors[:, kept] * np.sqrt(np.abs(values[kept])))
@@ -223,5 +225,6 @@ def _compress(series: np.ndarray, low: float, high: float, angle: bool) -> _Norm
         to_coefficients @ np.concatenate(functions, axis=1),
         np.concatenate(signs),
         tuple(ranks),
+        orders,
         angle,
     )

@@ -110,9 +110,11 @@ def sphere_reduction(
     state = states(np.array([square]))
 
     def argument(_first: States, _second: States, s12: Array) -> Array:
-        s12 -= middle
-        # All rows may be zero.
-        s12 /= half or 1.0
+        if middle != 0.0:
+            s12 -= middle
+        if half not in (0.0, 1.0):
+            # Not if all rows are zero.
+            s12 *= 1.0 / half
         return s12
 
     def profiles(x: np.ndarray) -> np.ndarray:
