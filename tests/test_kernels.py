@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,6 +163,14 @@ def test_extreme_scales_stay_finite(activation, scale, rng):
     assert np.linalg.eigvalsh(K)[0] >= -1e-7 * K.max()
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170, 1e300])
+def test_normalized_rows_have_no_scale(scale, rng):
+    """Rows whose squares overflow or vanish are no zero rows, and no infinite ones."""
+    X = rng.standard_normal((5, 4))
+    K = deq_kernel(scale * X, X, normalize=True)
+    assert_allclose(K, deq_kernel(X, X, normalize=True), rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(
     ("name", "normalize"),
     [
@@ -230,6 +239,8 @@ def test_budget_is_checked_before_anything_is_allocated():
         (np.ones((0, 3)), "at least one row"),
         (np.array([["a"]]), "real numbers"),
         (np.array([[1j]]), "real numbers"),
+        (scipy.sparse.eye_array(3), r"give X.toarray\(\)"),
+        (np.full((2, 3), 1e200), "squared norms of the rows overflow"),
     ],
 )
 def test_bad_samples(X, message):
@@ -244,6 +255,7 @@ def test_bad_samples(X, message):
         ({"activation": "rleu"}, "Did you mean 'relu'"),
         ({"recurrent_variance": 2.5}, "Unstable DEQ"),
         ({"bias_variance": -1}, "bias_variance"),
+        ({"recurrent_variance": "0.2"}, "recurrent_variance must be a finite number"),
         ({"dtype": "int32"}, "dtype must be"),
         ({"Y": np.ones((2, 4))}, "same number of features"),
     ],

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 
 # Share of the machine's memory that a Gram matrix may take by default.
 _MEMORY_SHARE = 0.5
+# Squared norms below this, or above its inverse, have lost digits or will.
+_SMALL = 1e-200
 
 
 def check_samples(X: np.ndarray, name: str = "X") -> np.ndarray:
     """Return X as a float array of shape (n, p), or raise a ValueError."""
+    if issparse(X):
+        raise ValueError(f"{name} is a sparse matrix: give {name}.toarray().")
     X = np.asarray(X)
     if X.ndim != 2 or 0 in X.shape:
         raise ValueError(
@@ -67,12 +72,28 @@ class Samples:
         Samples
             The same rows.
         """
-        lengths = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            lengths = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+        if normalize and not np.all((lengths > _SMALL) & (lengths < 1.0 / _SMALL)):
+            X = _moderate(X)
+            lengths = np.einsum("ij,ij->i", X, X)
+        if not np.isfinite(lengths).all():
+            raise ValueError(
+                "The squared norms of the rows overflow: scale the features down, or "
+                "set normalize=True."
+            )
         if not normalize:
             return cls(X, np.full(X.shape[0], X.shape[1] ** -0.5), lengths / X.shape[1])
         norms = np.sqrt(lengths)
         scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
         return cls(X, scale, (norms > 0).astype(np.float64))
+
+
+def _moderate(X: np.ndarray) -> np.ndarray:
+    """Rows over their largest entries: their squares neither overflow nor vanish."""
+    X = X.astype(np.float64)
+    peaks = np.abs(X).max(axis=1, keepdims=True)
+    return np.divide(X, peaks, out=np.zeros_like(X), where=peaks > 0)
 
 
 def check_memory(

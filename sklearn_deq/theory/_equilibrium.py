@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def _check_variances(
         "tau0": tau0,
     }
     for name, value in named.items():
-        if not np.isfinite(value) or value < 0:
+        if not (isinstance(value, Real) and np.isfinite(value) and value >= 0):
             raise ValueError(
                 f"{name} must be a finite number that is not negative, got {value!r}."
             )
