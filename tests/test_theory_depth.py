@@ -50,7 +50,9 @@ def test_equal_norms_need_one_layer():
     assert found.depth == 1
     assert "norms are equal" in found.reason
     # Without the coefficient of χχᵀ one of our own layers will do as well.
-    match = solve_match(equilibrium_moments("relu"), spread=0.0)
+    match = solve_match(
+        equilibrium_moments("relu"), norms=(1.0, 1.0), architecture="piecewise_linear"
+    )
     assert (match.depth, match.residual < 1e-8) == (1, True)
     assert "alpha2" not in match.target
 

@@ -16,6 +16,7 @@ from array_api_compat import array_namespace
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._duals import dual_function
 from sklearn_deq.theory._equilibrium import check_kernel
+from sklearn_deq.theory._hermite import HermiteFunction, hermite_pair_kernel
 from sklearn_deq.theory._layers import Array, LayerMoments, layer_moments
 from sklearn_deq.theory._moments import mean_squared_derivative, spread_moments
 from sklearn_deq.theory._pairs import (
@@ -233,6 +234,8 @@ def explicit_pair_kernel(
     """
     check_kernel(kernel)
     scales = [1.0] * (len(layers) + 1) if multipliers is None else list(multipliers)
+    if any(isinstance(each.activation.function, HermiteFunction) for each in layers):
+        return _hermite_kernel(layers, 0.0 if kernel == "ck" else scales[0] / scales[1])
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
         """Variance and mean of every layer's activation: s, mean_1, τ_1², …."""
@@ -276,3 +279,11 @@ def explicit_pair_kernel(
 
     smooth = not any(layer.activation.kinks for layer in layers)
     return PairKernel(states, diagonal, entries, reduce, smooth)
+
+
+def _hermite_kernel(layers: Sequence[ExplicitLayer], rate: float) -> PairKernel:
+    """Kernel of one layer made for it, in units of the readout's rate."""
+    function = layers[0].activation.function
+    if len(layers) > 1 or not isinstance(function, HermiteFunction):
+        raise NotImplementedError("A Hermite layer must be a network's only one.")
+    return hermite_pair_kernel(function, rate)

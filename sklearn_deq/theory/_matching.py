@@ -15,6 +15,7 @@ from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
 from sklearn_deq.theory._explicit import ExplicitLayer, explicit_moments, propagate
 from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
+from sklearn_deq.theory._hermite_match import match_hermite
 from sklearn_deq.theory._least_squares import least_squares
 
 # Targets below this share of the largest count as this share of it.
@@ -49,9 +50,11 @@ class MatchResult:
     layers : tuple of ExplicitLayer
         The layers, centred.
     target, achieved : dict of str to float
-        The DEQ's coefficients and the network's, equation by equation.
+        The DEQ's coefficients and the network's, equation by equation; of "hermite" the
+        kernels at three cosines.
     residual : float
-        max_k |achieved_k − target_k| / max(|target_k|, 1e-6 max|target|).
+        max_k |achieved_k − target_k| / max(|target_k|, 1e-6 max|target|); of "hermite"
+        the largest error of the kernel itself, relative to √(K_ii K_jj).
     converged : bool
         Whether the residual is within the tolerance.
     reason : str
@@ -104,29 +107,36 @@ def solve_match(
     architecture: str = "auto",
     tol: float = 1e-6,
     multipliers: bool = True,
-    spread: float | None = None,
+    norms: tuple[float, float] | None = None,
+    trainable: str = "all",
 ) -> MatchResult:
     """Find the explicit network with the same kernel as a DEQ.
 
     Parameters
     ----------
     moments : EquilibriumMoments
-        The DEQ: centred and without bias, as the equations assume.
+        The DEQ: centred and without bias, as the equations assume; not so "hermite".
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         The DEQ's kernel to match: by the network's CK for "ck", else by its NTK with
         every layer trained.
     architecture : str, default="auto"
         A key of `ARCHITECTURES`: "hard_tanh" (one hidden layer), "leaky_relu" (two),
-        "piecewise_linear" or "rounded" (as few of one or two as meet the target).
-        "auto" takes the shallowest whose residual is within tol, else the best.
+        "piecewise_linear" or "rounded" (as few of one or two as meet the target); or
+        "hermite", one hidden layer made for this kernel: exact where all samples have
+        one norm, and for uncentred positively homogeneous activations. "auto" takes
+        the shallowest whose residual is within tol, else the best.
     tol : float, default=1e-6
         Largest residual that counts as converged.
     multipliers : bool, default=True
         Whether the layers may have learning rates of their own where a network trained
         with a single rate does not have the NTK asked for.
-    spread : float or None, default=None
-        Relative spread of |x|² over the data. Below tol the coefficient of χχᵀ is no
-        equation, as χ = 0; None: norms vary.
+    norms : tuple of 2 floats or None, default=None
+        Smallest and largest √s_ii of the data. Where they are equal up to tol the
+        coefficient of χχᵀ is no equation, as χ = 0, and "auto" takes "hermite". None:
+        norms vary, and "hermite" is made for τ0 alone.
+    trainable : {"all", "readout"}, default="all"
+        What of the network is to be trained for the NTKs: with "readout" its CK is
+        matched, which "hermite" alone can do.
 
     Returns
     -------
@@ -136,8 +146,8 @@ def solve_match(
     Raises
     ------
     ValueError
-        For an unknown kernel or architecture, a DEQ with bias or without centring, or
-        one that ignores its input (σ_b² = 0).
+        For an unknown kernel or architecture, a DEQ with bias or without centring (but
+        by "hermite"), or one that ignores its input (σ_b² = 0).
 
     Warns
     -----
@@ -168,19 +178,25 @@ def solve_match(
     (1, 0.9432, 1.0)
     """
     check_kernel(kernel)
-    if architecture != "auto" and architecture not in ARCHITECTURES:
+    known = (*ARCHITECTURES, "hermite")
+    if architecture != "auto" and architecture not in known:
         raise ValueError(
-            f"architecture must be one of {{'auto', "
-            f"{', '.join(map(repr, ARCHITECTURES))}}}, got {architecture!r}."
+            f"architecture must be one of {{'auto', {', '.join(map(repr, known))}}}, "
+            f"got {architecture!r}."
         )
-    _check_matchable(moments)
-    problem = _Problem(
-        moments,
-        kernel,
-        tol,
-        multipliers,
-        equal_norms=spread is not None and spread < tol,
-    )
+    if trainable not in ("all", "readout"):
+        raise ValueError(f"trainable must be 'all' or 'readout', got {trainable!r}.")
+    _check_input(moments)
+    low, high = norms or (0.0, np.inf)
+    equal = high - low <= tol * high if norms else False
+    if architecture == "hermite" or (architecture == "auto" and equal):
+        result = _match_hermite(moments, kernel, trainable, norms, tol)
+        if result.converged or architecture == "hermite":
+            if not result.converged:
+                _warn_of(result, kernel, tol, "it is exact where all norms are equal")
+            return result
+    _check_matchable(moments, kernel, trainable)
+    problem = _Problem(moments, kernel, tol, multipliers, equal_norms=equal)
     if architecture == "auto":
         result = problem.shallowest(list(ARCHITECTURES))
     else:
@@ -190,18 +206,51 @@ def solve_match(
     return result
 
 
-def _check_matchable(moments: EquilibriumMoments) -> None:
-    if not moments.equations_hold:
-        raise ValueError(
-            "The four matching equations hold for centred activations without bias: "
-            f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
-            "Set center=True and bias_variance=0."
-        )
+def _match_hermite(
+    moments: EquilibriumMoments,
+    kernel: str,
+    trainable: str,
+    norms: tuple[float, float] | None,
+    tol: float,
+) -> MatchResult:
+    """The layer made for the kernel."""
+    frozen = kernel != "ck" and trainable == "readout"
+    rate = 0.0 if kernel == "ck" or frozen else 1.0
+    found = match_hermite(moments, kernel, rate=rate, norms=norms)
+    return MatchResult(
+        architecture="hermite",
+        depth=1,
+        layers=(found.layer,),
+        target=found.target,
+        achieved=found.achieved,
+        residual=found.residual,
+        converged=found.residual <= tol,
+        reason="one hidden layer made for this kernel",
+        multipliers=(0.0, 1.0) if frozen else None,
+    )
+
+
+def _check_input(moments: EquilibriumMoments) -> None:
     if moments.input_variance * moments.tau0 == 0.0:
         raise ValueError(
             "A DEQ that does not see its input has no explicit equivalent: "
             f"input_variance={moments.input_variance:.4g}, tau0={moments.tau0:.4g} "
             "(are all features constant 0?)."
+        )
+
+
+def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -> None:
+    if not moments.equations_hold:
+        raise ValueError(
+            "The four matching equations hold for centred activations without bias: "
+            f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
+            "Set center=True and bias_variance=0, or architecture='hermite' for data "
+            "of one norm (normalize=True)."
+        )
+    if kernel != "ck" and trainable == "readout":
+        raise ValueError(
+            f"kernel={kernel!r} with the readout trained alone needs "
+            "architecture='hermite'."
         )
 
 
@@ -213,16 +262,20 @@ def _warn(problem: _Problem, architecture: str, result: MatchResult) -> None:
             advice = f"architecture={other.architecture!r} reaches {other.residual:.1e}"
         else:
             advice = "no other architecture of this release does better"
+    _warn_of(result, problem.kernel, problem.tol, advice)
+
+
+def _warn_of(result: MatchResult, kernel: str, tol: float, advice: str) -> None:
     bound = ""
     if result.distance:
         bound = f", which cannot be below {result.distance:.1e}"
     warnings.warn(
         f"The explicit network's kernel matches the DEQ's only to a relative residual "
         f"of {result.residual:.1e}{bound} (architecture={result.architecture!r}, "
-        f"kernel={problem.kernel!r}, tolerance {problem.tol:.0e}): {advice}. A smaller "
+        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}. A smaller "
         "recurrent_variance or kernel='ck' makes matching easier.",
         MatchWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -8,7 +8,7 @@ for functions analytic in a strip, for Hermite coefficients of smooth φ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -244,17 +244,24 @@ _TRAPEZOID_STEP = 1.0 / 64.0
 _TRAPEZOID_LIMIT = 14.0
 
 
+def hermite_recurrence(
+    x: np.ndarray, n_terms: int, start: np.ndarray
+) -> Iterator[np.ndarray]:
+    """he_k(x) · start for k < n_terms, one after the other; he_k orthonormal."""
+    before, here = np.zeros_like(start), start
+    for k in range(n_terms):
+        yield here
+        before, here = here, (x * here - np.sqrt(k) * before) / np.sqrt(k + 1.0)
+
+
 def hermite_functions(x: np.ndarray, n_terms: int) -> np.ndarray:
     """he_k(x) exp(−x²/4) for k < n_terms, he_k orthonormal; shape (n_terms, len(x)).
 
     The factor keeps the three-term recurrence within the floating-point range.
     """
     out = np.empty((n_terms, x.size))
-    out[0] = np.exp(-0.25 * x * x)
-    if n_terms > 1:
-        out[1] = x * out[0]
-    for k in range(1, n_terms - 1):
-        out[k + 1] = (x * out[k] - np.sqrt(k) * out[k - 1]) / np.sqrt(k + 1.0)
+    for k, row in enumerate(hermite_recurrence(x, n_terms, np.exp(-0.25 * x * x))):
+        out[k] = row
     return out
 
 

@@ -1,0 +1,174 @@
+"""Matching by a Hermite layer: no equations to solve, and every kernel has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._equilibrium import EquilibriumMoments, equilibrium_variance
+from sklearn_deq.theory._equilibrium_kernel import equilibrium_kernel, moment_means
+from sklearn_deq.theory._explicit import ExplicitLayer
+from sklearn_deq.theory._hermite import HermiteFunction
+from sklearn_deq.theory._hermite_series import HermiteSeries
+from sklearn_deq.theory._homogeneous import homogeneous_slopes
+from sklearn_deq.theory._norms import norm_coordinate, norm_nodes
+from sklearn_deq.theory._power_series import kernel_power_series
+
+# Norms at which the series is computed, where they vary.
+_NORMS = 13
+# Norms closer than this are equal.
+_EQUAL = 1e-9
+# Where the kernels are compared: a grid in the angle, and close to the ends.
+_ANGLES = np.linspace(0.0, np.pi, 65)
+_COSINES = np.concatenate([np.cos(_ANGLES), [1 - 1e-3, 1 - 1e-5, 1e-5 - 1]])
+# Those of which the match reports.
+_SHOWN = {"K(-1)": -1.0, "K(0)": 0.0, "K(1)": 1.0}
+
+
+@dataclass(frozen=True)
+class HermiteMatch:
+    """A layer made for a kernel, with what it comes to.
+
+    Attributes
+    ----------
+    layer : ExplicitLayer
+        The one hidden layer.
+    target, achieved : dict of str to float
+        The two kernels at three cosines, at norm tau0.
+    residual : float
+        max |f − f̂|/√(K_ii K_jj) over cosines and, if they vary, pairs of norms.
+    """
+
+    layer: ExplicitLayer
+    target: dict[str, float]
+    achieved: dict[str, float]
+    residual: float
+
+
+def match_hermite(
+    moments: EquilibriumMoments,
+    kernel: str,
+    *,
+    rate: float,
+    norms: tuple[float, float] | None = None,
+) -> HermiteMatch:
+    """Make the layer whose kernel is that of a DEQ.
+
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ; with bias or without centring too.
+    kernel : {"ck", "ntk", "ntk_recurrent"}
+        Which kernel of the DEQ.
+    rate : float
+        Learning rate of the hidden layer, in units of the readout's: 1 for the NTK with
+        both trained alike, 0 for a CK.
+    norms : tuple of 2 floats or None, default=None
+        Smallest and largest √s_ii of the data; None: all are tau0.
+
+    Returns
+    -------
+    HermiteMatch
+        The layer and its residual.
+    """
+    low, high = norms or (moments.tau0, moments.tau0)
+    function = _function(moments, kernel, rate, low, high)
+    layer = ExplicitLayer(hermite_activation(function), 0.0, moments.tau0)
+    samples = [low] if high == low else [low, moments.tau0, high]
+    pairs = [(r1, r2) for i, r1 in enumerate(samples) for r2 in samples[i:]]
+    exact = _exact(moments, kernel, pairs, _COSINES)
+    made = np.array([_made(function, rate, *pair, _COSINES) for pair in pairs])
+    sizes = {pair: row[0] for pair, row in zip(pairs, exact, strict=True)}
+    scale = [np.sqrt(sizes[r1, r1] * sizes[r2, r2]) for r1, r2 in pairs]
+    residual = float((np.abs(made - exact).max(axis=1) / scale).max())
+    shown = np.array(list(_SHOWN.values()))
+    tau0 = moments.tau0 if low < high else low
+    target = _exact(moments, kernel, [(tau0, tau0)], shown)[0]
+    achieved = _made(function, rate, tau0, tau0, shown)
+    return HermiteMatch(
+        layer,
+        dict(zip(_SHOWN, map(float, target), strict=True)),
+        dict(zip(_SHOWN, map(float, achieved), strict=True)),
+        residual,
+    )
+
+
+def hermite_activation(function: HermiteFunction) -> Activation:
+    """Return the same as an `Activation`."""
+    return Activation(
+        function, _Derivative(function), kinks=(0.0,), name=repr(function)
+    )
+
+
+@dataclass(frozen=True)
+class _Derivative:
+    """Derivative of a Hermite function; it compares and pickles by value."""
+
+    function: HermiteFunction
+
+    def __call__(self, x: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
+        return self.function.derivative(x, norms)
+
+
+def _function(
+    moments: EquilibriumMoments, kernel: str, rate: float, low: float, high: float
+) -> HermiteFunction:
+    """The function for norms from low to high."""
+    homogeneous = (
+        homogeneous_slopes(moments.activation) is not None
+        and moments.offset == 0.0
+        and moments.bias_variance == 0.0
+    )
+    if homogeneous:
+        unit = _series(moments, kernel, rate, 1.0)
+        return HermiteFunction((unit,), 1.0, 1.0, homogeneous=True)
+    if high - low <= _EQUAL * high:
+        return HermiteFunction((_series(moments, kernel, rate, low**2),), low, low)
+    ends = norm_coordinate(np.array([low, high]))
+    squares = norm_nodes(float(ends[0]), float(ends[1]), _NORMS)
+    series = tuple(_series(moments, kernel, rate, float(s)) for s in squares)
+    return HermiteFunction(series, low, high)
+
+
+def _series(
+    moments: EquilibriumMoments, kernel: str, rate: float, square: float
+) -> HermiteSeries:
+    energies = kernel_power_series(moments, kernel, square)
+    energies = energies / (1.0 + rate * np.arange(len(energies)))
+    # Roots are signed: the mean of φ − b, in which norms differ most, is c_0's.
+    q = equilibrium_variance(moments, np.array([square]))
+    mean = moment_means(moments, q) - moments.offset if moments.center else np.ones(1)
+    return HermiteSeries.from_energies(energies, 1.0 if mean[0] >= 0 else -1.0)
+
+
+def _exact(
+    moments: EquilibriumMoments,
+    kernel: str,
+    pairs: list[tuple[float, float]],
+    rho: np.ndarray,
+) -> np.ndarray:
+    """The DEQ's kernel at pairs of norms and cosines, shape (n_pairs, m)."""
+    norms = np.array(pairs)
+    pair = equilibrium_kernel(moments, kernel)
+    first, second = (
+        tuple(state[:, None] for state in pair.states(norms[:, k] ** 2)) for k in (0, 1)
+    )
+    return np.asarray(pair.entries(first, second, norms.prod(axis=1)[:, None] * rho))
+
+
+def _made(
+    function: HermiteFunction, rate: float, r1: float, r2: float, rho: np.ndarray
+) -> np.ndarray:
+    """Kernel of the layer: by its series, or by polarisation of two."""
+    if function.homogeneous:
+        return r1 * r2 * function.series[0].kernel(rho, rate)
+    first, second = function.at(r1), function.at(r2)
+    if first is None or second is None:
+        raise ValueError("The function is not made for these norms.")
+    if r1 == r2:
+        return first.kernel(rho, rate)
+    both = HermiteSeries.combine([first, second], np.array([0.5, 0.5]))
+    apart = HermiteSeries.combine([first, second], np.array([0.5, -0.5]))
+    return both.kernel(rho, rate) - apart.kernel(rho, rate)

@@ -1,0 +1,175 @@
+"""Functions by their Hermite coefficients, with tails that fall like a power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial.polynomial import polyval
+from scipy.special import erfc
+
+from sklearn_deq.theory._moments import hermite_recurrence
+from sklearn_deq.theory._rough import Rough
+
+# The tail of a kinked kernel is followed by functions with one kink, three for each
+# parity, fitted from this k on. They serve if they fit to this share.
+_FIT_FROM = 256
+_FIT = 1e-3
+_ORDERS = (0, 1, 2)
+# A tail is summed to here, and integrated beyond.
+_SUMMED = 2**14
+
+
+def signs(size: int) -> np.ndarray:
+    """Signs of c_k under which σ is tame, shape (size,).
+
+    The odd k = 1, 3, 5, … and the even k = 2, 4, 6, … both alternate, from +; so do the
+    coefficients of sign(x) and |x|. c_0 is positive.
+    """
+    k = np.arange(size)
+    return np.where((k == 0) | ((k - 1) // 2 % 2 == 0), 1.0, -1.0)
+
+
+@dataclass(frozen=True, repr=False)
+class HermiteSeries:
+    """c_k = d_k + Σ_j amplitude_j (coefficients of a function with one kink).
+
+    Attributes
+    ----------
+    differences : tuple of float
+        d_k for k below their number; 0 from there on.
+    rough : tuple of pairs of Rough and float
+        The functions with their amplitudes.
+    """
+
+    differences: tuple[float, ...]
+    rough: tuple[tuple[Rough, float], ...] = ()
+
+    @classmethod
+    def from_energies(
+        cls, energies: np.ndarray, first_sign: float = 1.0
+    ) -> HermiteSeries:
+        """Series with c_k² = energies; its tail is that of the best fit, if one fits.
+
+        Parameters
+        ----------
+        energies : ndarray of shape (n,)
+            c_0², c_1², …; those from n on are not known.
+        first_sign : float, default=1.0
+            Sign of c_0; the others have those of `signs`.
+
+        Returns
+        -------
+        HermiteSeries
+            The same c_k below n, and a tail.
+        """
+        wanted = signs(len(energies)) * np.sqrt(energies)
+        wanted[0] *= first_sign
+        rough = [*_fit_tail(wanted, 0), *_fit_tail(wanted, 1)]
+        tail = cls((), tuple(rough)).coefficients(len(wanted))
+        return cls(tuple(map(float, wanted - tail)), tuple(rough))
+
+    @classmethod
+    def combine(
+        cls, series: Sequence[HermiteSeries], weights: np.ndarray
+    ) -> HermiteSeries:
+        """Linear combination."""
+        differences = np.zeros(max(len(each.differences) for each in series))
+        rough: dict[Rough, float] = {}
+        for each, weight in zip(series, weights, strict=True):
+            differences[: len(each.differences)] += weight * np.array(each.differences)
+            for function, amplitude in each.rough:
+                rough[function] = rough.get(function, 0.0) + float(weight) * amplitude
+        return cls(tuple(map(float, differences)), tuple(rough.items()))
+
+    def coefficients(self, size: int) -> np.ndarray:
+        """c_k for k < size."""
+        found = np.zeros(size)
+        count = min(size, len(self.differences))
+        found[:count] = self.differences[:count]
+        for function, amplitude in self.rough:
+            found += amplitude * function.coefficients(size)
+        return found
+
+    def __call__(self, t: np.ndarray) -> np.ndarray:
+        """Σ c_k he_k(t)."""
+        value = np.zeros_like(t)
+        differences = np.trim_zeros(np.array(self.differences), "b")
+        terms = hermite_recurrence(t, len(differences), np.ones_like(t))
+        for d, he in zip(differences, terms, strict=True):
+            value += d * he
+        for function, amplitude in self.rough:
+            value += amplitude * function(t)
+        return value
+
+    def kernel(self, rho: np.ndarray, rate: float = 0.0) -> np.ndarray:
+        """Σ (1 + rate · k) c_k² ρᵏ for rho (m,) in [−1, 1].
+
+        That is the CK of a layer and, with rate 1, the NTK with both layers trained.
+        """
+        size = len(self.differences)
+        orders = np.arange(size)
+        energies = self.coefficients(size) ** 2
+        value = polyval(rho, energies * (1.0 + rate * orders))
+        if self.rough:
+            near = np.flatnonzero(np.abs(rho) ** size > 1e-18)
+            value[near] += self._tail(rho[near], rate)
+        return value
+
+    def _tail(self, rho: np.ndarray, rate: float) -> np.ndarray:
+        """The part of the sum from the last difference on."""
+        orders = np.arange(len(self.differences), _SUMMED)
+        energies = self.coefficients(_SUMMED)[len(self.differences) :] ** 2
+        energies = energies * (1.0 + rate * orders)
+        logs = np.log(np.maximum(np.abs(rho), 1e-300))[:, None]
+        value = np.zeros(len(rho))
+        for parity in (0, 1):
+            kept = orders % 2 == parity
+            powers = np.exp(logs * orders[kept])
+            found = powers @ energies[kept]
+            # The rest falls like a power: its integral.
+            rest = [f.order for f, _ in self.rough if f.parity == parity]
+            if rest:
+                exponent = min(rest) + (0.5 if rate else 1.5)
+                last = orders[kept][-1]
+                scale = energies[kept][-1] * float(last) ** exponent
+                found += (
+                    0.5 * scale * _power_integral(exponent, last + 1.0, -logs[:, 0])
+                )
+            value += found * (np.sign(rho) if parity else 1.0)
+        return value
+
+
+def _fit_tail(wanted: np.ndarray, parity: int) -> list[tuple[Rough, float]]:
+    """Functions with one kink whose coefficients go on as the wanted ones end."""
+    size = len(wanted)
+    window = np.arange(_FIT_FROM + parity, size, 2)
+    target = wanted[window]
+    if len(window) < _FIT_FROM or not target.all():
+        return []
+    best, best_error = [], _FIT
+    for order in _ORDERS:
+        functions = [Rough(order + extra, parity) for extra in (0, 2, 4)]
+        columns = np.stack([f.coefficients(size)[window] for f in functions], axis=1)
+        scales = np.abs(columns / target[:, None]).max(axis=0)
+        relative = columns / target[:, None] / scales
+        amplitudes = np.linalg.lstsq(relative, np.ones(len(window)), rcond=None)[0]
+        error = np.abs(relative @ amplitudes - 1.0).max()
+        if error < best_error:
+            best_error = error
+            best = [
+                (f, float(a))
+                for f, a in zip(functions, amplitudes / scales, strict=True)
+            ]
+    return best
+
+
+def _power_integral(exponent: float, start: float, rate: np.ndarray) -> np.ndarray:
+    """∫_start^∞ k^{−exponent} e^{−rate k} dk for exponent 1.5, 2.5, …."""
+    decay = np.exp(-rate * start)
+    value = 2.0 * decay / np.sqrt(start)
+    value = value - 2.0 * np.sqrt(np.pi * rate) * erfc(np.sqrt(rate * start))
+    for p in np.arange(1.5, exponent):
+        value = (start**-p * decay - rate * value) / p
+    return value

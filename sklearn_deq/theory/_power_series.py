@@ -1,0 +1,178 @@
+"""Kernels on a sphere as power series of the cosine, Σ a_k ρᵏ with a_k ≥ 0.
+
+The kernel's equation is solved for complex ρ on a circle inside the unit disc, where
+the duals are analytic, and its values there give the a_k by a discrete Fourier
+transform (docs/theory.md, section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._closed_forms import HomogeneousDual
+from sklearn_deq.theory._equilibrium import EquilibriumMoments, equilibrium_variance
+from sklearn_deq.theory._equilibrium_kernel import moment_means, trained
+from sklearn_deq.theory._homogeneous import homogeneous_slopes
+from sklearn_deq.theory._moments import (
+    hermite_coefficients,
+    mean_squared_derivative,
+    spread_moments,
+)
+
+# Dual of φ on the disc: ρ -> E[φ(u)φ(v)] and E[φ'(u)φ'(v)].
+DiscDual = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+# Numbers of terms that are tried, and the share of f(1) that may be missing.
+_SIZES = (128, 512, 2048)
+_TOLERANCE = 1e-13
+# The circle has _OVERSAMPLING times as many points as terms are kept, and the radius
+# at which that many more powers have fallen by _DECAY: aliasing against rounding.
+_OVERSAMPLING = 8
+_DECAY = 1e-9
+# What sums of that many terms may lack by rounding.
+_ROUNDING = 1e-14
+# Terms of the series of φ, where the dual is not closed.
+_MOST_HERMITE = 2048
+_MAX_STEPS = 60
+
+
+def kernel_power_series(
+    moments: EquilibriumMoments, kernel: str, square: float
+) -> np.ndarray:
+    """Coefficients a_k of a DEQ's kernel on the sphere s_ii = square.
+
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ; with bias or without centring too.
+    kernel : {"ck", "ntk", "ntk_recurrent"}
+        Which kernel.
+    square : float
+        s_ii of all samples, positive.
+
+    Returns
+    -------
+    ndarray of shape (n_terms,)
+        a_0, a_1, …, nonnegative; of a smooth φ all that matter (to 1e-13 of the
+        kernel's diagonal), of a kinked one the first 2048, each accurate to about
+        1e-14 of the diagonal.
+    """
+    q = equilibrium_variance(moments, np.array([square]))
+    mean = moment_means(moments, q)
+    shift = float((moments.offset * (moments.offset - 2.0 * mean))[0])
+    dual = _disc_dual(moments.activation, float(q[0]))
+
+    def on_disc(z: np.ndarray) -> np.ndarray:
+        return _on_disc(moments, kernel, square, float(q[0]), shift, dual, z)
+
+    top = float(on_disc(np.ones(1, complex))[0].real)
+    for size in _SIZES:
+        n_points = _OVERSAMPLING * size
+        radius = _DECAY ** (1.0 / n_points)
+        turn = np.exp(2j * np.pi * np.arange(n_points // 2 + 1) / n_points)
+        values = on_disc(radius * turn)
+        # Values at −θ are conjugates: the transform of a real sequence.
+        series = np.fft.irfft(values.conj(), n_points)[:size]
+        series = np.maximum(series / radius ** np.arange(size), 0.0)
+        series[series <= 1e-15 * top] = 0.0
+        if top - series.sum() <= _TOLERANCE * top:
+            break
+    # Without what is rounding: the tail that nobody would miss.
+    rest = np.cumsum(series[::-1])[::-1]
+    return series[: max(1, int(np.sum(rest > _TOLERANCE * top)))]
+
+
+def _on_disc(
+    moments: EquilibriumMoments,
+    kernel: str,
+    square: float,
+    q: float,
+    shift: float,
+    dual: DiscDual,
+    z: np.ndarray,
+) -> np.ndarray:
+    """Kernel at complex cosines z, by Newton's method from a few plain steps."""
+    sa = moments.recurrent_variance
+    drive = moments.input_variance * square * z + moments.bias_variance
+    rho = np.zeros_like(z)
+    for step in range(_MAX_STEPS):
+        value, slope = dual(rho)
+        change = (sa * (value + shift) + drive) / q - rho
+        if step >= 4:
+            change = change / (1.0 - sa * slope)
+        rho = rho + change
+        # The solution is a series with nonnegative terms: it stays in the disc.
+        size = np.abs(rho)
+        rho = np.where(size > 1.0, rho / np.maximum(size, 1.0), rho)
+        # Newton doubles the digits: after a step of 1e-8 the next is rounding.
+        if step >= 4 and np.abs(change).max() <= 1e-8:
+            break
+    value, slope = dual(rho)
+    return np.asarray(trained(moments, kernel, value + shift, slope, drive))
+
+
+def _disc_dual(activation: Activation, q: float) -> DiscDual:
+    """Dual of φ at variances q on the disc: closed, or by its own power series."""
+    slopes = homogeneous_slopes(activation)
+    if slopes is not None:
+        return _HomogeneousDisc(HomogeneousDual(slopes.right, slopes.left), q)
+    return _SeriesDisc.build(activation, q)
+
+
+@dataclass(frozen=True)
+class _HomogeneousDisc:
+    """Dual of a positively homogeneous φ."""
+
+    dual: HomogeneousDual
+    q: float
+
+    def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        bend = (self.dual.right - self.dual.left) ** 2 / (2.0 * np.pi)
+        product = self.dual.right * self.dual.left
+        angle = np.pi - np.arccos(rho)
+        sine = np.sqrt((1.0 - rho) * (1.0 + rho))
+        value = product * rho + bend * (sine + rho * angle)
+        return self.q * value, product + bend * angle
+
+
+@dataclass(frozen=True)
+class _SeriesDisc:
+    """Dual Σ h_k² ρᵏ from the Hermite coefficients of φ(√q ξ).
+
+    What a truncated series lacks at ρ = 1 is put into the last power.
+    """
+
+    value: np.ndarray
+    slope: np.ndarray
+
+    @classmethod
+    def build(cls, activation: Activation, q: float) -> _SeriesDisc:
+        """Expand φ."""
+        variance = np.array([q])
+        energy = float(spread_moments(activation, variance, 0.0).value[0])
+        squared = float(mean_squared_derivative(activation, variance)[0])
+        phi, kinks = activation.function, activation.kinks
+        powers = hermite_coefficients(phi, kinks, variance, _MOST_HERMITE)[0] ** 2
+        missing = energy - np.cumsum(powers) > _ROUNDING * energy
+        value = powers[: int(np.sum(missing)) + 1].copy()
+        size = len(value)
+        slope = (np.arange(size) * value)[1:] / q
+        value[-1] += max(energy - value.sum(), 0.0)
+        if slope.size:
+            slope[-1] += max(squared - slope.sum(), 0.0)
+        return cls(value, slope)
+
+    def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _horner(self.value, rho), _horner(self.slope, rho)
+
+
+def _horner(coefficients: np.ndarray, z: np.ndarray) -> np.ndarray:
+    value = np.zeros_like(z)
+    for coefficient in coefficients[::-1]:
+        value *= z
+        value += coefficient
+    return value

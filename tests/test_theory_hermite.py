@@ -1,0 +1,215 @@
+"""The layer made for a kernel: power series, Hermite coefficients, exact kernels."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.polynomial.polynomial import polyval
+from numpy.testing import assert_allclose
+from scipy.integrate import quad
+from scipy.special import eval_hermitenorm, factorial
+
+from sklearn_deq import Activation
+from sklearn_deq.exceptions import MatchWarning
+from sklearn_deq.kernels import deq_kernel, explicit_kernel, explicit_kernel_diag
+from sklearn_deq.theory import (
+    ACTIVATIONS,
+    equilibrium_kernel,
+    equilibrium_moments,
+    solve_match,
+)
+from sklearn_deq.theory._hermite_series import HermiteSeries
+from sklearn_deq.theory._power_series import kernel_power_series
+from sklearn_deq.theory._rough import Rough
+
+# The slowest series (ELU's: hundreds of complex Horner passes) takes a second.
+SMOOTH = [name for name in ACTIVATIONS if not ACTIVATIONS[name].kinks]
+COSINES = np.cos(np.linspace(0.0, np.pi, 21))
+
+
+def exact(moments, kernel, rho, square=1.0):
+    pair = equilibrium_kernel(moments, kernel)
+    state = pair.states(np.array([square]))
+    return pair.entries(state, state, square * rho)
+
+
+@pytest.mark.parametrize("order", range(6))
+@pytest.mark.parametrize("parity", [0, 1])
+def test_coefficients_of_functions_with_one_kink(order, parity):
+    rough = Rough(order, parity)
+    found = rough.coefficients(9)
+
+    def integrand(x, k):
+        he = eval_hermitenorm(k, x) / np.sqrt(factorial(k))
+        return rough(np.array(x)) * he * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+
+    for k in range(9):
+        # quad is good to 1e-8 where the function has a logarithm at 0.
+        halves = [quad(integrand, *ends, args=(k,))[0] for ends in ((-12, 0), (0, 12))]
+        assert_allclose(found[k], sum(halves), atol=1e-8)
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
+@pytest.mark.parametrize("name", [*SMOOTH, "relu"])
+@pytest.mark.parametrize("settings", [{}, {"center": False, "bias_variance": 0.3}])
+def test_power_series_is_the_kernel(name, kernel, settings):
+    moments = equilibrium_moments(name, 0.4, 0.6, **settings)
+    series = kernel_power_series(moments, kernel, 1.3)
+    assert (series >= 0).all()
+    # Of a kinked φ 2,048 terms are given: |ρ|^2048 < 1e-13.
+    rho = 0.985 * COSINES
+    value = exact(moments, kernel, rho, 1.3)
+    top = exact(moments, kernel, np.ones(1), 1.3)[0]
+    assert_allclose(polyval(rho, series), value, atol=1e-12 * top)
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_one_layer_is_exact_on_the_sphere(name, kernel, rng):
+    """Issue 4: 1e-6 for smooth φ, 1e-4 for kinked ones, on and off the diagonal."""
+    X = rng.standard_normal((40, 6))
+    moments = equilibrium_moments(name, 0.5, 0.5)
+    match = solve_match(moments, kernel=kernel, architecture="hermite")
+    assert match.converged
+    settings = {"kernel": kernel, "normalize": True}
+    found = explicit_kernel(X, layers=match.layers, **settings)
+    expected = deq_kernel(
+        X, activation=name, recurrent_variance=0.5, input_variance=0.5, **settings
+    )
+    # ELU's tangent kernels end after 2,048 terms, the rest are below 1e-7.
+    assert_allclose(found, expected, atol=1e-6 * expected[0, 0])
+    diagonal = explicit_kernel_diag(X, layers=match.layers, **settings)
+    assert_allclose(np.diag(found), diagonal, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize(("kernel", "rate"), [("ck", 0.0), ("ntk", 1.0)])
+def test_the_table_has_that_kernel(name, kernel, rate):
+    """Hermite coefficients of the function that is evaluated, by the midpoint rule."""
+    moments = equilibrium_moments(name, tau0=1.7)
+    match = solve_match(moments, kernel=kernel, architecture="hermite")
+    sigma = match.layers[0].activation.function
+    step = 2.0**-11
+    # 0, where σ has its kink, lies between two points.
+    x = step * (np.arange(-(2**14), 2**14) + 0.5)
+    weights = step * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+    values = weights * sigma(1.7 * x)
+    orders = np.arange(100)
+    found = [
+        values @ eval_hermitenorm(k, x) / np.sqrt(factorial(k, exact=False))
+        for k in orders
+    ]
+    energies = np.square(found) * (1.0 + rate * orders)
+    # 0.85^100 < 1e-7; the table and the rule err by 1e-6.
+    rho = np.array([-0.85, -0.3, 0.0, 0.5, 0.85])
+    top = exact(moments, kernel, np.ones(1), 1.7**2)[0]
+    expected = exact(moments, kernel, rho, 1.7**2)
+    assert_allclose(polyval(rho, energies), expected, atol=3e-6 * top)
+
+
+def test_readout_alone_has_a_tangent_kernel(rng):
+    """The NTK of a DEQ as the CK of a layer: its weights need no training."""
+    X = rng.standard_normal((20, 5))
+    moments = equilibrium_moments("relu")
+    match = solve_match(
+        moments, kernel="ntk", architecture="hermite", trainable="readout"
+    )
+    assert match.multipliers == (0.0, 1.0)
+    found = explicit_kernel(X, layers=match.layers, kernel="ck", normalize=True)
+    expected = deq_kernel(X, kernel="ntk", normalize=True)
+    assert_allclose(found, expected, atol=1e-6 * expected[0, 0])
+    with_rates = explicit_kernel(
+        X,
+        layers=match.layers,
+        kernel="ntk",
+        multipliers=match.multipliers,
+        normalize=True,
+    )
+    assert_allclose(with_rates, found, atol=1e-14)
+    with pytest.raises(ValueError, match="architecture='hermite'"):
+        solve_match(
+            moments, kernel="ntk", architecture="leaky_relu", trainable="readout"
+        )
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+def test_uncentred_relu_at_any_norms(kernel, rng):
+    X = rng.standard_normal((20, 5)) * np.logspace(-3, 3, 20)[:, None]
+    moments = equilibrium_moments("relu", center=False)
+    match = solve_match(moments, kernel=kernel, architecture="hermite")
+    found = explicit_kernel(X, layers=match.layers, kernel=kernel)
+    expected = deq_kernel(X, kernel=kernel, center=False)
+    sizes = np.sqrt(np.multiply.outer(np.diag(expected), np.diag(expected)))
+    assert np.abs((found - expected) / sizes).max() < 1e-6
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("relu", "ck"), ("gelu", "ntk")])
+def test_norms_that_vary(name, kernel, rng):
+    """The layer follows the norm of the sample; errors are of second order in it."""
+    X = rng.standard_normal((60, 30))
+    X /= np.linalg.norm(X, axis=1, keepdims=True) / np.sqrt(30)
+    moments = equilibrium_moments(name)
+    errors = []
+    for spread in (0.1, 0.2):
+        Y = X * np.linspace(1 - spread, 1 + spread, 60)[:, None]
+        with pytest.warns(MatchWarning, match="exact where all norms are equal"):
+            match = solve_match(
+                moments,
+                kernel=kernel,
+                architecture="hermite",
+                norms=(1 - spread, 1 + spread),
+            )
+        found = explicit_kernel(Y, layers=match.layers, kernel=kernel)
+        expected = deq_kernel(Y, kernel=kernel, activation=name)
+        # Exact within one norm, and so on the diagonal.
+        assert_allclose(np.diag(found), np.diag(expected), rtol=1e-5)
+        difference = np.linalg.norm(found - expected, 2) / np.linalg.norm(expected, 2)
+        assert difference <= 1.1 * match.residual
+        errors.append(difference)
+    assert errors[0] < 0.4 * errors[1] < 4e-4
+
+
+def test_a_norm_that_it_was_not_made_for(rng):
+    """Other norms have the function of the nearest one, by quadrature."""
+    moments = equilibrium_moments("tanh")
+    match = solve_match(moments, architecture="hermite")
+    sigma = match.layers[0].activation.function
+    X = np.array([[1.2, 0.1], [0.3, 0.8], [0.5, -1.5]])
+    found = explicit_kernel(X, layers=match.layers)
+    plain = Activation(sigma)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
+    for i in range(3):
+        root = np.linalg.norm(X[i]) / np.sqrt(2)
+        expected = weights @ plain.function(root * nodes) ** 2 / np.sqrt(2 * np.pi)
+        assert_allclose(found[i, i], expected, rtol=1e-6)
+
+
+def test_auto_takes_it_where_norms_are_equal():
+    moments = equilibrium_moments("softplus")
+    assert solve_match(moments, norms=(1.0, 1.0)).architecture == "hermite"
+    assert solve_match(moments).architecture != "hermite"
+    biased = equilibrium_moments("softplus", bias_variance=0.5)
+    assert solve_match(biased, norms=(1.0, 1.0)).residual < 1e-10
+    with pytest.raises(ValueError, match="architecture='hermite'"):
+        solve_match(biased)
+
+
+def test_a_kinked_activation_of_ones_own():
+    """A hard tanh: its series follows from its Hermite coefficients."""
+    clip = Activation(lambda x: np.clip(x, -1, 1), kinks=(-1.0, 1.0))
+    match = solve_match(equilibrium_moments(clip), architecture="hermite", tol=1e-4)
+    assert match.converged
+
+
+def test_layers_pickle_and_print():
+    match = solve_match(equilibrium_moments("tanh"), architecture="hermite")
+    again = pickle.loads(pickle.dumps(match))
+    assert again == match
+    assert "residual" in str(match)
+    assert "terms, norm 1" in str(match)
+
+
+def test_a_series_without_tail_has_none():
+    series = HermiteSeries.from_energies(0.5 ** np.arange(30))
+    assert series.rough == ()
+    assert_allclose(series.kernel(np.array([0.5])), 1 / (1 - 0.25), rtol=1e-9)
