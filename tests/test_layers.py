@@ -15,7 +15,10 @@ ROOMS = {
     "exceptions": (set(), set()),
     "_compat": (set(), {"sklearn"}),
     "theory": ({"exceptions"}, {"numpy", "scipy", "array_api_compat"}),
-    "kernels": ({"exceptions", "theory"}, {"numpy", "torch", "array_api_compat"}),
+    "kernels": (
+        {"exceptions", "theory"},
+        {"numpy", "scipy", "torch", "array_api_compat"},
+    ),
     "nn": ({"exceptions", "theory"}, {"numpy", "torch"}),
     "linear": ({"exceptions"}, {"numpy", "scipy"}),
     "estimators": (
