@@ -6,8 +6,8 @@ in its cosine if that is shorter. A block then costs one pass per term.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -191,8 +191,9 @@ class Polynomial:
 
     Attributes
     ----------
-    coefficients : ndarray of shape (n_terms,)
+    coefficients : ndarray of shape (n_terms,) or (n_terms, k, 1, 1)
         In powers for Horner's rule, else in Chebyshev polynomials; of the orders only.
+        With k of each, k polynomials of a block at once.
     orders : Orders
         Which powers or polynomials.
     horner : bool
@@ -205,6 +206,9 @@ class Polynomial:
     orders: Orders
     horner: bool
     scale: float
+    _tensors: dict[Any, list[torch.Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def build(cls, series: np.ndarray, angle: bool = False) -> Polynomial:
@@ -232,7 +236,7 @@ class Polynomial:
 
     def __call__(self, t: torch.Tensor) -> torch.Tensor:
         """Evaluate at every entry."""
-        c = [torch.tensor(v, dtype=t.dtype, device=t.device) for v in self.coefficients]
+        c = self._scalars(t)
         if self.horner:
             return self._horner(t, c)
         return clenshaw(
@@ -241,6 +245,13 @@ class Polynomial:
             lambda k, x: torch.sub(c[k], x, out=x),
             self.orders,
         )
+
+    def _scalars(self, t: torch.Tensor) -> list[torch.Tensor]:
+        """Coefficients as tensors, made once and not for every block."""
+        key = t.dtype, t.device
+        if key not in self._tensors:
+            self._tensors[key] = list(torch.tensor(self.coefficients).to(t).unbind())
+        return self._tensors[key]
 
     def _horner(self, t: torch.Tensor, c: list[torch.Tensor]) -> torch.Tensor:
         x = t if self.orders.step == 1 else t * t
@@ -251,3 +262,30 @@ class Polynomial:
         for coefficient in c[-3::-1]:
             torch.addcmul(coefficient, value, x, out=value)
         return value.mul_(t) if self.orders.start == 1 else value
+
+
+def together(
+    polynomials: Sequence[Polynomial],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what evaluates several polynomials of a block, shape (k, rows, columns).
+
+    In the same passes where Horner's rule serves for all of them.
+
+    Parameters
+    ----------
+    polynomials : sequence of k Polynomial
+        Of the same argument.
+
+    Returns
+    -------
+    callable
+        t (rows, columns) -> their values.
+    """
+    first = polynomials[0]
+    if not all(each.horner and each.orders == first.orders for each in polynomials):
+        return lambda t: torch.stack([polynomial(t) for polynomial in polynomials])
+    size = max(2, *(len(each.coefficients) for each in polynomials))
+    columns = np.zeros((size, len(polynomials), 1, 1))
+    for column, each in zip(columns.swapaxes(0, 1), polynomials, strict=True):
+        column[: len(each.coefficients), 0, 0] = each.coefficients
+    return replace(first, coefficients=columns)

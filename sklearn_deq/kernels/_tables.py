@@ -21,6 +21,7 @@ from sklearn_deq.kernels._polynomial import (
     clenshaw,
     series_in,
     shorter_series,
+    together,
 )
 from sklearn_deq.theory import PairKernel, Reduction
 from sklearn_deq.theory._chebyshev import last_coefficients
@@ -58,13 +59,12 @@ def fastest(kernel: PairKernel, squares: np.ndarray, n_entries: int) -> PairKern
 def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel:
     """Evaluate the functions of a reduction as polynomials."""
     series, angle = shorter_series(lambda x: reduction.profiles(x).T, kernel.smooth)
-    polynomials = [Polynomial.build(column, angle) for column in series.T]
+    polynomials = together([Polynomial.build(column, angle) for column in series.T])
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
         x = reduction.argument(first, second, s12)
         x = angle_of(x) if angle else x.clamp_(-1.0, 1.0)
-        values = [polynomial(x) for polynomial in polynomials]
-        return reduction.assemble(first, second, *values)
+        return reduction.assemble(first, second, polynomials(x))
 
     return replace(kernel, states=reduction.states, entries=entries)
 

@@ -137,7 +137,7 @@ def equilibrium_gradient(
             moments,
             slopes,
             lambda d, rho: np.arccos(np.clip(rho, -1.0, 1.0))[None],
-            lambda first, second, angle: outputs(first[3:], second[3:], angle),
+            lambda first, second, angles: outputs(first[3:], second[3:], angles[0]),
         )
         return replace(reduction, states=lambda s: reduction.states(s) + states(s))
 

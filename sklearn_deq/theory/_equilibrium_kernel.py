@@ -226,7 +226,7 @@ def homogeneous_reduction(
     moments: EquilibriumMoments,
     slopes: Slopes,
     functions: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    assemble: Callable[..., Array],
+    assemble: Callable[[States, States, Array], Array],
 ) -> Reduction:
     """Reduction of whatever follows from Λ for a positively homogeneous φ.
 
@@ -299,13 +299,13 @@ def _homogeneous_kernel(
             return ((value + d * slope) / (1.0 - sa * slope))[None]
         return np.stack([value, np.ones_like(value)]) / (1.0 - sa * slope)
 
-    def assemble(first: States, second: States, value: Array, *rest: Array) -> Array:
+    def assemble(first: States, second: States, values: Array) -> Array:
         (root1, _, centring1), (root2, _, centring2) = first, second
-        value = value * root1 * root2
+        value = values[0] * root1 * root2
         if moments.offset == 0.0:
             return value
         centring = centring1 + centring2
-        return value + (centring * rest[0] if rest else centring)
+        return value + (centring * values[1] if len(values) > 1 else centring)
 
     return homogeneous_reduction(moments, slopes, functions, assemble)
 

@@ -236,8 +236,8 @@ def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
     def profiles(x: np.ndarray) -> np.ndarray:
         return series.kernel(x, rate)[None]
 
-    def assemble(first: States, second: States, value: Array) -> Array:
-        return value * first[0] * second[0]
+    def assemble(first: States, second: States, values: Array) -> Array:
+        return values[0] * first[0] * second[0]
 
     return Reduction(states, argument, profiles, assemble)
 

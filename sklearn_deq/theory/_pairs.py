@@ -37,13 +37,14 @@ class Reduction:
         x (m,) in [−1, 1] -> array (k, m): the functions. They are smooth in arccos x,
         up to both ends.
     assemble : callable
-        States of either side and the values of the k functions at x_ij -> K_ij.
+        States of either side and the values (k, ...) of the functions at x_ij -> K_ij,
+        with a leading axis of outputs if there are several.
     """
 
     states: Callable[[np.ndarray], States]
     argument: Callable[[States, States, Array], Array]
     profiles: Callable[[np.ndarray], np.ndarray]
-    assemble: Callable[..., Array]
+    assemble: Callable[[States, States, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,12 @@ def sphere_reduction(
     def profiles(x: np.ndarray) -> np.ndarray:
         return np.atleast_2d(entries(state, state, middle + half * x))
 
-    def assemble(_first: States, _second: States, *values: Array) -> Array:
-        if len(values) == 1:
-            return values[0]
-        return array_namespace(values[0]).stack(values)
+    return Reduction(lambda s: (), argument, profiles, _as_outputs)
 
-    return Reduction(lambda s: (), argument, profiles, assemble)
+
+def _as_outputs(_first: States, _second: States, values: Array) -> Array:
+    """Every function is an output."""
+    return values[0] if len(values) == 1 else values
 
 
 def stack_kernels(kernels: Sequence[PairKernel]) -> PairKernel:
@@ -167,9 +168,12 @@ def _stack_reductions(reductions: Sequence[Reduction]) -> Reduction:
     def profiles(x: np.ndarray) -> np.ndarray:
         return np.concatenate([reduction.profiles(x) for reduction in reductions])
 
-    def assemble(first: States, second: States, *values: Array) -> Array:
+    if all(reduction.assemble is _as_outputs for reduction in reductions):
+        return replace(reductions[0], profiles=profiles)
+
+    def assemble(first: States, second: States, values: Array) -> Array:
         outputs = [
-            reduction.assemble(first, second, *values[end - count : end])
+            reduction.assemble(first, second, values[end - count : end])
             for reduction, count, end in zip(reductions, counts, ends, strict=True)
         ]
         return array_namespace(outputs[0]).stack(outputs)
