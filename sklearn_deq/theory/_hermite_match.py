@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sklearn_deq.theory._activations import Activation
-from sklearn_deq.theory._equilibrium import EquilibriumMoments, equilibrium_variance
-from sklearn_deq.theory._equilibrium_kernel import equilibrium_kernel, moment_means
+from sklearn_deq.theory._chebyshev import last_coefficients
+from sklearn_deq.theory._equilibrium import EquilibriumMoments
+from sklearn_deq.theory._equilibrium_kernel import equilibrium_kernel
 from sklearn_deq.theory._explicit import ExplicitLayer
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_series import HermiteSeries
@@ -16,8 +17,11 @@ from sklearn_deq.theory._homogeneous import homogeneous_slopes
 from sklearn_deq.theory._norms import norm_coordinate, norm_nodes
 from sklearn_deq.theory._power_series import kernel_power_series
 
-# Norms at which the series is computed, where they vary.
-_NORMS = 13
+# Norms at which the series is computed, where they vary: as many as the first
+# coefficients need for this share of the largest.
+_NORMS = (6, 10)
+_FIRST = 16
+_NORM_TOLERANCE = 1e-5
 # Norms closer than this are equal.
 _EQUAL = 1e-9
 # Where the kernels are compared: a grid in the angle, and close to the ends.
@@ -36,7 +40,7 @@ class HermiteMatch:
     layer : ExplicitLayer
         The one hidden layer.
     target, achieved : dict of str to float
-        The two kernels at three cosines, at norm tau0.
+        The two kernels at three cosines, at one norm of the data.
     residual : float
         max |f − f̂|/√(K_ii K_jj) over cosines and, if they vary, pairs of norms.
     """
@@ -76,7 +80,8 @@ def match_hermite(
     low, high = norms or (moments.tau0, moments.tau0)
     function = _function(moments, kernel, rate, low, high)
     layer = ExplicitLayer(hermite_activation(function), 0.0, moments.tau0)
-    samples = [low] if high == low else [low, moments.tau0, high]
+    middle = float(np.sqrt(low * high))
+    samples = [low] if high - low <= _EQUAL * high else [low, middle, high]
     pairs = [(r1, r2) for i, r1 in enumerate(samples) for r2 in samples[i:]]
     exact = _exact(moments, kernel, pairs, _COSINES)
     made = np.array([_made(function, rate, *pair, _COSINES) for pair in pairs])
@@ -84,9 +89,9 @@ def match_hermite(
     scale = [np.sqrt(sizes[r1, r1] * sizes[r2, r2]) for r1, r2 in pairs]
     residual = float((np.abs(made - exact).max(axis=1) / scale).max())
     shown = np.array(list(_SHOWN.values()))
-    tau0 = moments.tau0 if low < high else low
-    target = _exact(moments, kernel, [(tau0, tau0)], shown)[0]
-    achieved = _made(function, rate, tau0, tau0, shown)
+    r = samples[len(samples) // 2]
+    target = _exact(moments, kernel, [(r, r)], shown)[0]
+    achieved = _made(function, rate, r, r, shown)
     return HermiteMatch(
         layer,
         dict(zip(_SHOWN, map(float, target), strict=True)),
@@ -112,35 +117,46 @@ class _Derivative:
         return self.function.derivative(x, norms)
 
 
-def _function(
-    moments: EquilibriumMoments, kernel: str, rate: float, low: float, high: float
-) -> HermiteFunction:
-    """The function for norms from low to high."""
-    homogeneous = (
+def is_homogeneous(moments: EquilibriumMoments) -> bool:
+    """Whether the DEQ of r x is r times that of x: no bias, nothing centred."""
+    return (
         homogeneous_slopes(moments.activation) is not None
         and moments.offset == 0.0
         and moments.bias_variance == 0.0
     )
-    if homogeneous:
-        unit = _series(moments, kernel, rate, 1.0)
+
+
+def _function(
+    moments: EquilibriumMoments, kernel: str, rate: float, low: float, high: float
+) -> HermiteFunction:
+    """The function for norms from low to high."""
+    if is_homogeneous(moments):
+        unit = _series(moments, kernel, rate, 1.0, 1.0)
         return HermiteFunction((unit,), 1.0, 1.0, homogeneous=True)
     if high - low <= _EQUAL * high:
-        return HermiteFunction((_series(moments, kernel, rate, low**2),), low, low)
+        return HermiteFunction((_series(moments, kernel, rate, low, low),), low, low)
     ends = norm_coordinate(np.array([low, high]))
-    squares = norm_nodes(float(ends[0]), float(ends[1]), _NORMS)
-    series = tuple(_series(moments, kernel, rate, float(s)) for s in squares)
+
+    for size in _NORMS:
+        norms = np.sqrt(norm_nodes(float(ends[0]), float(ends[1]), size))
+        series = tuple(_series(moments, kernel, rate, float(r), high) for r in norms)
+        first = np.stack([each.coefficients(_FIRST) for each in series])
+        if last_coefficients(first) <= _NORM_TOLERANCE:
+            break
     return HermiteFunction(series, low, high)
 
 
 def _series(
-    moments: EquilibriumMoments, kernel: str, rate: float, square: float
+    moments: EquilibriumMoments, kernel: str, rate: float, norm: float, other: float
 ) -> HermiteSeries:
-    energies = kernel_power_series(moments, kernel, square)
+    """Series of one norm; c_0, in which norms differ most, has a signed root.
+
+    Its sign is that of the kernel between orthogonal samples of this and another norm.
+    """
+    energies = kernel_power_series(moments, kernel, norm**2)
     energies = energies / (1.0 + rate * np.arange(len(energies)))
-    # Roots are signed: the mean of φ − b, in which norms differ most, is c_0's.
-    q = equilibrium_variance(moments, np.array([square]))
-    mean = moment_means(moments, q) - moments.offset if moments.center else np.ones(1)
-    return HermiteSeries.from_energies(energies, 1.0 if mean[0] >= 0 else -1.0)
+    between = _exact(moments, kernel, [(norm, other)], np.zeros(1))[0, 0]
+    return HermiteSeries.from_energies(energies, -1.0 if between < 0 else 1.0)
 
 
 def _exact(
