@@ -42,7 +42,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     approximation : {"nystroem", "random_features"}, default="nystroem"
         Features from the kernel with a random subset of the training samples, or from
         a random explicit network of this width that matches the DEQ: it needs nothing
-        of the data but its size, and serves the CK alone.
+        of the data but the sizes of its rows. For tangent kernels that network is exact
+        where all rows have one norm (``normalize=True``).
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
         kernel (all weights, or readout and recurrent weights, trained).

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_deq.theory import ExplicitLayer, RoundedPiece, ThreePiece
-from sklearn_deq.theory._hermite import HermiteFunction
+from sklearn_deq.theory._hermite import HermiteFunction, neuron_signs
 
 # What graphs may use: supported by onnxruntime since 1.16.
 _OPSET = 18
@@ -52,7 +52,7 @@ class _Graph:
         return self.apply("Mul", x, self.constant(factor))
 
 
-def _three_piece(graph: _Graph, sigma: ThreePiece, x: str, _input: str) -> str:
+def _three_piece(graph: _Graph, sigma: ThreePiece, x: str, *_: Any) -> str:
     """slope · x + bend · |x| + rise · clip(x, ±knee)."""
     value = graph.scaled(sigma.slope, x)
     if sigma.bend:
@@ -65,7 +65,7 @@ def _three_piece(graph: _Graph, sigma: ThreePiece, x: str, _input: str) -> str:
     return value
 
 
-def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str, _input: str) -> str:
+def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str, *_: Any) -> str:
     """slope · x + (bend · x + rise · √(π/2) knee) erf(x/√2 knee)."""
     inner = graph.scaled(1.0 / (math.sqrt(2.0) * sigma.knee), x)
     height = graph.constant(sigma.rise * sigma.knee * math.sqrt(math.pi / 2.0))
@@ -74,8 +74,13 @@ def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str, _input: str) -> s
     return graph.apply("Add", graph.scaled(sigma.slope, x), bent)
 
 
-def _hermite(graph: _Graph, sigma: HermiteFunction, x: str, inputs: str) -> str:
-    """Σ_k w_k(r) (intercept + slope · t) in the cell of t = x/r, r = |inputs|."""
+def _hermite(
+    graph: _Graph, sigma: HermiteFunction, x: str, inputs: str, width: int
+) -> str:
+    """Σ_k w_k(r) (intercept + slope · t) in the cell of t = x/r, r = |inputs|.
+
+    With s_j0 e_0(r) + s_j1 e_1(r) t for neuron j, if norms vary.
+    """
     if not sigma.conditioned:
         t = graph.scaled(1.0 / sigma.high, x)
         (line,) = _lines(graph, sigma, t)
@@ -87,16 +92,19 @@ def _hermite(graph: _Graph, sigma: HermiteFunction, x: str, inputs: str) -> str:
         return graph.apply("Mul", line, norms)
     ends = graph.constant(sigma.low), graph.constant(sigma.high)
     size = graph.apply("Clip", norms, *ends)
-    lines = _lines(graph, sigma, graph.apply("Div", x, size))
-    total = ""
-    for weight, line in zip(_weights(graph, sigma, size), lines, strict=True):
-        part = graph.apply("Mul", weight, line)
-        total = graph.apply("Add", total, part) if total else part
+    t = graph.apply("Div", x, size)
+    lines = _lines(graph, sigma, t)
+    *weights, constant, linear = _weights(graph, sigma, size)
+    signs = [graph.constant(each[None]) for each in neuron_signs(width)]
+    linear = graph.apply("Mul", graph.apply("Mul", linear, t), signs[1])
+    total = graph.apply("Add", graph.apply("Mul", constant, signs[0]), linear)
+    for weight, line in zip(weights, lines, strict=True):
+        total = graph.apply("Add", total, graph.apply("Mul", weight, line))
     return total
 
 
 def _weights(graph: _Graph, sigma: HermiteFunction, size: str) -> list[str]:
-    """Weights of the functions at the norms, each of shape (n, 1)."""
+    """`HermiteFunction.weights` at the norms, each of shape (n, 1)."""
     low, high, series = sigma.weight_series()
     place = graph.apply("Asinh", graph.scaled(4.0, size))
     shift = graph.constant(-(high + low) / (high - low))
@@ -142,7 +150,7 @@ def _lines(graph: _Graph, sigma: HermiteFunction, t: str) -> list[str]:
 
 
 # Layer function -> what writes it to a graph: the one place to add one.
-_WRITERS: dict[type, Callable[[_Graph, Any, str, str], str]] = {
+_WRITERS: dict[type, Callable[[_Graph, Any, str, str, int], str]] = {
     HermiteFunction: _hermite,
     ThreePiece: _three_piece,
     RoundedPiece: _rounded_piece,
@@ -159,7 +167,7 @@ def _layer(graph: _Graph, layer: ExplicitLayer, weight: np.ndarray, x: str) -> s
             f"{', '.join(kind.__name__ for kind in _WRITERS)} layers."
         )
     pre = graph.apply("MatMul", x, graph.constant(weight.T))
-    x = writer(graph, sigma, pre, x)
+    x = writer(graph, sigma, pre, x, len(weight))
     x = graph.apply("Sub", x, graph.constant(layer.offset))
     return graph.scaled(1.0 / math.sqrt(len(weight)), x)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sklearn_deq.theory._hermite import HermiteFunction
+from sklearn_deq.theory._hermite import HermiteFunction, neuron_signs
 from sklearn_deq.theory._hermite_table import N_CELLS, SHIFT, table_rows
 
 # Two numbers in one, so that a look-up fetches both.
@@ -21,7 +21,7 @@ _CHUNK = 2**18
 
 
 class HermiteActivation:
-    """σ(x; r) of a `HermiteFunction` on tensors, from its table.
+    """σ_j(x; r) of a `HermiteFunction` on tensors with a column for each neuron j.
 
     Parameters
     ----------
@@ -80,9 +80,9 @@ class HermiteActivation:
     def _rows(
         self, x: torch.Tensor, norms: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What x is divided by and σ multiplied with, and the weights of the tables.
+        """What x is divided by and σ multiplied with, and the function's weights.
 
-        Shapes (n, 1), (n, 1) and (n, 1, k), or with 1 in place of n.
+        Shapes (n, 1), (n, 1) and (n, 1, k + 2), or with 1 in place of n.
         """
         if norms is None:
             norms = x.new_full((1, 1), self.function.high)
@@ -106,7 +106,7 @@ class HermiteActivation:
     def _lines_at(
         self, t: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Intercept and slope at every t."""
+        """Intercept and slope at every t, of each neuron."""
         bits = t.detach().float().view(torch.int32)
         cells = torch.bitwise_right_shift(bits, SHIFT).add_(N_CELLS // 2).reshape(-1)
         lines = [
@@ -118,7 +118,14 @@ class HermiteActivation:
             total = total * weights[..., :1]
             for k, line in enumerate(lines[1:], 1):
                 total = torch.addcmul(total, weights[..., k, None], line)
-        return total[..., 0], total[..., 1]
+        intercepts, slopes = total[..., 0], total[..., 1]
+        if self.function.signed:
+            constant, linear = torch.as_tensor(
+                neuron_signs(t.shape[-1]), dtype=t.dtype, device=t.device
+            )
+            intercepts = torch.addcmul(intercepts, weights[..., -2], constant)
+            slopes = torch.addcmul(slopes, weights[..., -1], linear)
+        return intercepts, slopes
 
     def _tables(self, t: torch.Tensor) -> list[torch.Tensor]:
         """Lines of all cells in the type and on the device of t, remembered.

@@ -2,7 +2,8 @@
 
 On a sphere a kernel is Σ a_k ρᵏ with a_k ≥ 0, and σ = Σ c_k he_k has the CK Σ c_k² ρᵏ
 and, with both layers trained, the NTK Σ (1 + k) c_k² ρᵏ: c_k² = a_k, or a_k/(1 + k).
-Where norms vary, the c_k are those of each sample's norm. Docs/theory.md, section 5.
+Where norms vary, the c_k are those of each sample's norm, and in c_0 and c_1, in which
+most of the kernel is, neurons differ by a sign. Docs/theory.md, section 5.1.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ _RANK_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, repr=False)
 class HermiteFunction:
-    """σ(x; r) = Σ c_k(r) he_k(x/r) for samples of norm r, evaluated from a table.
+    """σ_j(x; r) = Σ c_k(r) he_k(x/r) + s_j0 e_0(r) + s_j1 e_1(r) x/r, from a table.
+
+    For samples of norm r and neuron j, with the signs of `neuron_signs`: neurons on
+    average have the kernel Σ c_k(r) c_k(r') ρᵏ + e_0(r) e_0(r') + e_1(r) e_1(r') ρ.
 
     Attributes
     ----------
@@ -64,6 +68,8 @@ class HermiteFunction:
         The range of r = √s_ii. Other norms have the function of the end.
     homogeneous : bool
         Whether σ(x; r) = r σ(x/r; 1) at every norm, with the one series that of r = 1.
+    signed : tuple of tuple of float
+        The e_0 and e_1 at the same nodes; empty for a single norm.
 
     Examples
     --------
@@ -77,6 +83,7 @@ class HermiteFunction:
     low: float
     high: float
     homogeneous: bool = False
+    signed: tuple[tuple[float, ...], ...] = ()
 
     @property
     def conditioned(self) -> bool:
@@ -85,7 +92,10 @@ class HermiteFunction:
 
     @cached_property
     def _factors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lines of the functions of x/r, and the Chebyshev series of their weights."""
+        """Lines of the functions of x/r, and the Chebyshev series of their weights.
+
+        The last columns of the series are those of `signed`.
+        """
 
         values = _continued(self.series)
         if len(self.series) == 1:
@@ -95,24 +105,31 @@ class HermiteFunction:
         )
         kept = sizes > _RANK_TOLERANCE * sizes[0]
         functions = (sizes[:, None] * right)[kept].reshape(-1, *values.shape[1:])
-        return line_table(functions), chebyshev_coefficients(left[:, kept])
+        columns = np.column_stack([left[:, kept], *self.signed])
+        return line_table(functions), chebyshev_coefficients(columns)
 
     @property
     def lines(self) -> np.ndarray:
         """Intercepts and slopes of k functions of t = x/r in the cells of a table.
 
-        Shape (n_rows, k, 2), rows as in `table_rows`: σ(x; r) is their sum with
-        `weights` at t.
+        Shape (n_rows, k, 2), rows as in `table_rows`: the part of σ(x; r) that is the
+        same for all neurons is their sum with `weights` at t.
         """
         return self._factors[0]
 
     def weight_series(self) -> tuple[float, float, np.ndarray]:
-        """Chebyshev series (n_terms, k) of the weights in arsinh(4r), and its ends."""
+        """Chebyshev series (n_terms, k + 2) in arsinh(4r), and the ends of its range.
+
+        Of the weights, and of e_0 and e_1; (1, k) for a single norm.
+        """
         low, high = (float(norm_coordinate(np.array(r))) for r in (self.low, self.high))
         return low, high, self._factors[1]
 
     def weights(self, norms: Array) -> Array:
-        """Weights of the functions at norms of any shape, shape (*norms.shape, k)."""
+        """Weights of the functions at norms of any shape, then e_0 and e_1 if they are.
+
+        Shape (*norms.shape, k + len(signed)).
+        """
         xp = array_namespace(norms)
         low, high, series = self.weight_series()
         place = xp.asinh(4.0 * xp.clip(norms, self.low, self.high))
@@ -141,7 +158,10 @@ class HermiteFunction:
         return xp.clip(norms, self.low, self.high), 1.0
 
     def __call__(self, x: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
-        """Evaluate σ at x of samples of these norms (None: 1, or the largest)."""
+        """Evaluate σ at x of samples of these norms (None: 1, or the largest).
+
+        Without the parts in which neurons differ.
+        """
         size, factor = self.scales(norms)
         t = np.asarray(x, dtype=float) / size
         lines = self._lines_at(t, norms)
@@ -160,6 +180,7 @@ class HermiteFunction:
             return np.asarray(self.lines[rows, 0])
         r = np.asarray(self.high if norms is None else norms, dtype=float)
         weights = self.weights(np.broadcast_to(r, t.shape))
+        weights = weights[..., : self.lines.shape[1]]
         return np.einsum("...kl,...k->...l", self.lines[rows], weights)
 
     def at(self, norm: float) -> HermiteSeries | None:
@@ -179,8 +200,8 @@ class HermiteFunction:
         basis = norm_basis(nodes, low, high, size)
         return norm_basis(norms, low, high, size) @ np.linalg.inv(basis)
 
-    def features(self, norms: np.ndarray, rate: float) -> np.ndarray:
-        """f_k(r) with K_ij = Σ f_k(r_i) f_k(r_j) ρᵏ, shape (n, n_terms).
+    def features(self, norms: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+        """f_k and g_k with K_ij = Σ_k (f_k(r_i) f_k(r_j) + g_k(r_i) g_k(r_j)) ρᵏ.
 
         Parameters
         ----------
@@ -191,11 +212,17 @@ class HermiteFunction:
 
         Returns
         -------
-        ndarray of shape (n, n_terms)
+        ndarrays of shape (n, n_terms) and (n, 2)
             Exact within the range of norms; elsewhere 512 terms by quadrature.
         """
+        signed = np.zeros((len(norms), 2))
         if self.homogeneous:
-            return norms[:, None] * self._made(np.ones(1), rate)
+            return norms[:, None] * self._made(np.ones(1), rate), signed
+        if self.signed:
+            signed = self.weights(norms)[:, -2:]
+            # x/r has the standard deviation 1 but where the norm is not in the range.
+            size = np.clip(norms, self.low, self.high)
+            signed[:, 1] *= norms / size * np.sqrt(1.0 + rate)
         made = np.abs(norms - np.clip(norms, self.low, self.high)) <= _SLACK * norms
         found = np.zeros((len(norms), _TERMS))
         found[made] = self._made(norms[made], rate)
@@ -204,7 +231,7 @@ class HermiteFunction:
                 lambda s: self._measured(np.sqrt(s), rate).T, norms[~made] ** 2
             ).T
             found[~made, : other.shape[1]] = other
-        return found
+        return found, signed
 
     def _made(self, norms: np.ndarray, rate: float) -> np.ndarray:
         """Features at norms in the range."""
@@ -242,6 +269,15 @@ class HermiteFunction:
         if self.homogeneous:
             norms = "all norms"
         return f"HermiteFunction({terms} terms, {norms})"
+
+
+def neuron_signs(width: int) -> np.ndarray:
+    """Signs s_j0 and s_j1 of the neurons, shape (2, width).
+
+    Their means, and that of their product, vanish where the width is a multiple of 4.
+    """
+    j = np.arange(width)
+    return np.where(np.stack([j // 2 % 2, j % 2]) == 0, 1.0, -1.0)
 
 
 def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
@@ -294,11 +330,11 @@ def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
     def states(s: np.ndarray) -> States:
         norms = np.sqrt(s)
         inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        features = function.features(norms, rate)
-        return inverse, features
+        return inverse, *function.features(norms, rate)
 
     def diagonal(s: np.ndarray) -> np.ndarray:
-        return np.sum(function.features(np.sqrt(s), rate) ** 2, axis=1)
+        parts = function.features(np.sqrt(s), rate)
+        return np.sum(np.concatenate(parts, axis=1) ** 2, axis=1)
 
     def entries(first: States, second: States, s12: Array) -> Array:
         xp = array_namespace(s12)
@@ -306,7 +342,8 @@ def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
         value = 0.0 * rho
         for k in range(first[1].shape[-1] - 1, -1, -1):
             value = value * rho + first[1][..., k] * second[1][..., k]
-        return value
+        constant, linear = (first[2][..., k] * second[2][..., k] for k in (0, 1))
+        return value + constant + linear * rho
 
     def reduce(s: np.ndarray) -> Reduction | None:
         if function.homogeneous:

@@ -50,7 +50,7 @@ class HermiteSeries:
 
     @classmethod
     def from_energies(
-        cls, energies: np.ndarray, first_sign: float = 1.0
+        cls, energies: np.ndarray, lowest: Sequence[float] = ()
     ) -> HermiteSeries:
         """Series with c_k² = energies; its tail is that of the best fit, if one fits.
 
@@ -58,8 +58,8 @@ class HermiteSeries:
         ----------
         energies : ndarray of shape (n,)
             c_0², c_1², …; those from n on are not known.
-        first_sign : float, default=1.0
-            Sign of c_0; the others have those of `signs`.
+        lowest : sequence of float, default=()
+            c_0, c_1, … if they are to be others.
 
         Returns
         -------
@@ -67,7 +67,7 @@ class HermiteSeries:
             The same c_k below n, and a tail.
         """
         wanted = signs(len(energies)) * np.sqrt(energies)
-        wanted[0] *= first_sign
+        wanted[: len(lowest)] = lowest
         rough = [*_fit_tail(wanted, 0), *_fit_tail(wanted, 1)]
         tail = cls((), tuple(rough)).coefficients(len(wanted))
         return cls(tuple(map(float, wanted - tail)), tuple(rough))
