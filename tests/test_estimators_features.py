@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_deq import DEQKernelTransformer
+from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.linear import nystroem_map
 
@@ -89,6 +90,23 @@ def test_random_features_are_those_of_the_matched_network(X, activation):
     assert relative_error(total, K) < 0.1
 
 
+@pytest.mark.parametrize("kernel", ["ntk", "ntk_recurrent"])
+def test_random_features_of_tangent_kernels(X, kernel):
+    """On one sphere a tangent kernel is the kernel of a layer made for it."""
+    model = DEQKernelTransformer(
+        n_components=20_000,
+        approximation="random_features",
+        kernel=kernel,
+        normalize=True,
+        random_state=0,
+    )
+    features = model.fit_transform(X)
+    assert model.match_.architecture == "hermite"
+    K = deq_kernel(X, kernel=kernel, normalize=True)
+    # m^(−1/2), times ten for the moments of σ.
+    assert relative_error(features @ features.T, K) < 0.07
+
+
 @pytest.mark.parametrize("approximation", APPROXIMATIONS)
 @pytest.mark.parametrize("normalize", [False, True])
 def test_blocks_and_copies(approximation, normalize, rng):
@@ -125,7 +143,7 @@ def test_messages(X):
     few = DEQKernelTransformer(n_components=100, random_state=0)
     with pytest.warns(UserWarning, match="more than the 60 samples"):
         assert few.fit_transform(X).shape == (60, 60)
-    with pytest.raises(ValueError, match="approximation='nystroem'"):
+    with pytest.warns(MatchWarning, match="normalize=True"):
         DEQKernelTransformer(
             n_components=5, approximation="random_features", kernel="ntk"
         ).fit(X)

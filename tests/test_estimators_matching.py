@@ -19,6 +19,7 @@ from sklearn_deq import (
     ExplicitEquivalentRegressor,
     match_deq,
 )
+from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import equilibrium_moments, solve_match
 
@@ -152,5 +153,76 @@ def test_match_report(iris):
     assert "this network" in str(report)
     few = model.match_report(X, max_samples=20)
     assert few.n_samples == 20
-    ntk = ExplicitEquivalentClassifier(kernel="ntk", activation="tanh", width=16)
-    assert ntk.fit(X, y).match_report(X).finite is None
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize("kernel", ["ntk", "ntk_recurrent"])
+def test_match_report_of_tangent_kernels(activation, kernel, iris):
+    """The tangents of a wide network that has not moved are those of the limit."""
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(
+        kernel=kernel,
+        activation=activation,
+        width=2048,
+        lr=1e-12,
+        max_epochs=1,
+        random_state=0,
+    )
+    report = model.fit(X, y).match_report(X)
+    exact = explicit_kernel(
+        X,
+        layers=model.match_.layers,
+        multipliers=model.match_.multipliers,
+        kernel=kernel,
+    )
+    found = model._finite_kernel(X)
+    assert np.linalg.norm(found - exact, 2) < 0.15 * np.linalg.norm(exact, 2)
+    assert report.finite.operator < 0.15 + report.infinite.operator
+
+
+def test_hermite_where_the_equations_do_not_hold(iris):
+    """With bias or uncentred, "auto" takes the one architecture that serves."""
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    settings = {"bias_variance": 0.3, "width": 512, "max_epochs": 2, "random_state": 0}
+    sphere = ExplicitEquivalentClassifier(normalize=True, **settings)
+    report = sphere.match_report(X)
+    assert report.match.architecture == "hermite"
+    assert report.infinite.operator < 1e-6
+    assert sphere.fit(X, y).score(X, y) > 0.6
+    with pytest.warns(MatchWarning, match="normalize=True"):
+        varying = ExplicitEquivalentClassifier(**settings).match_report(X)
+    # Norms from 0.17 to 1.8: the residual, of the worst pair of norms, is a bound.
+    assert varying.infinite.operator < varying.match.residual < 0.4
+    uncentred = ExplicitEquivalentClassifier(center=False).match_report(X)
+    assert uncentred.match.architecture == "hermite"
+    assert "at any norms" in str(uncentred)
+    assert uncentred.infinite.operator < 1e-6
+
+
+def test_readout_alone_has_the_tangent_kernel(iris):
+    """trainable="readout" with kernel="ntk": the features' kernel is the NTK."""
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(
+        kernel="ntk",
+        trainable="readout",
+        normalize=True,
+        width=20_000,
+        dtype="float64",
+        random_state=0,
+    ).fit(X, y)
+    features = model.transform(X)
+    exact = deq_kernel(X, kernel="ntk", normalize=True)
+    assert np.linalg.norm(features @ features.T - exact, 2) < 0.05 * np.linalg.norm(
+        exact, 2
+    )
+
+
+def test_auto_measures_the_norms(iris):
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(width=16, max_epochs=1)
+    assert model.fit(X, y).match_.depth == 2
+    model.set_params(normalize=True)
+    assert model.fit(X, y).match_.architecture == "hermite"
+    # A zero row has no norm to be matched.
+    X[0] = 0.0
+    assert model.fit(X, y).match_.architecture == "hermite"

@@ -32,10 +32,22 @@ def run(path, X):
         {},
         {"activation": "tanh", "dtype": "float32"},
         {"architecture": "piecewise_linear", "normalize": True},
-        {"activation": "gelu", "kernel": "ntk_recurrent"},
+        {"activation": "gelu", "architecture": "rounded"},
+        {"architecture": "hermite", "normalize": True, "bias_variance": 0.1},
+        {"architecture": "hermite", "center": False},
+        {"architecture": "hermite"},
     ],
-    ids=["leaky_relu", "hard_tanh", "piecewise_linear", "rounded"],
+    ids=[
+        "leaky_relu",
+        "hard_tanh",
+        "piecewise_linear",
+        "rounded",
+        "one norm",
+        "homogeneous",
+        "norms that vary",
+    ],
 )
+@pytest.mark.filterwarnings("ignore::sklearn_deq.exceptions.MatchWarning")
 def test_classifier(settings, n_classes, trainable, tmp_path):
     X, y = load_iris(return_X_y=True)
     X, y = X[y < n_classes], np.array(["a", "b", "c"])[y[y < n_classes]]

@@ -129,6 +129,9 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
             center=self.center,
         )
         equilibrium_variance(moments, s)
+        # Zero rows have no direction: no kernel is made for their norm.
+        norms = np.sqrt(s[s > 0]) if s.any() else np.ones(1)
+        self._norms = float(norms.min()), float(norms.max())
         self.tau0_ = tau0
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset

@@ -20,12 +20,14 @@ from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
     NetworkRegressorMixin,
 )
+from sklearn_deq.estimators._training import as_tensor
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
     Activation,
     EquilibriumMoments,
+    MatchResult,
     solve_match,
 )
 
@@ -36,16 +38,14 @@ class ExplicitNetworkEstimator(NetworkEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **NetworkEstimator._parameter_constraints,
         **KERNEL_CONSTRAINTS,
-        "architecture": [StrOptions({"auto", *ARCHITECTURES})],
+        "architecture": [StrOptions({"auto", "hermite", *ARCHITECTURES})],
     }
     _body_class = ExplicitNetwork
 
     def _body_settings(
         self, n_features: int, moments: EquilibriumMoments
     ) -> dict[str, Any]:
-        self.match_ = solve_match(
-            moments, kernel=self.kernel, architecture=self.architecture
-        )
+        self.match_ = self._match(moments)
         return {
             "n_features": n_features,
             "widths": self.width,
@@ -53,6 +53,16 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             "trainable": "readout" if self.trainable == "readout" else "all",
             "multipliers": self.match_.multipliers,
         }
+
+    def _match(self, moments: EquilibriumMoments) -> MatchResult:
+        """Match for data of the norms that were measured with the moments."""
+        return solve_match(
+            moments,
+            kernel=self.kernel,
+            architecture=self.architecture,
+            norms=self._norms,
+            trainable="readout" if self.trainable == "readout" else "all",
+        )
 
     def match_report(
         self, X: Any, *, max_samples: int = 2000, random_state: Any = 0
@@ -72,9 +82,9 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         -------
         MatchReport
             Relative errors of the infinitely wide network's kernel in operator norm,
-            Frobenius norm and largest entry; those of this network's features once it
-            is fitted, trained as they are; and every equation's residual. It prints
-            well.
+            Frobenius norm and largest entry; those of this network once it is fitted,
+            trained as it is (for an NTK with readouts drawn anew); and every equation's
+            residual. It prints well.
 
         Notes
         -----
@@ -89,10 +99,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         rows = model._prepare_input(X)
         with self._solver_warnings_as_sklearn():
             if not fitted:
-                moments = model._solve_equilibrium(rows)
-                model.match_ = solve_match(
-                    moments, kernel=self.kernel, architecture=self.architecture
-                )
+                model.match_ = model._match(model._solve_equilibrium(rows))
             settings = {"kernel": self.kernel, "dtype": "float64"}
             exact = deq_kernel(
                 rows,
@@ -109,9 +116,8 @@ class ExplicitNetworkEstimator(NetworkEstimator):
                 rows, layers=match.layers, multipliers=match.multipliers, **settings
             )
         finite = None
-        if fitted and self.kernel == "ck":
-            features = self.transform(X).astype(np.float64)
-            finite = KernelErrors.between(features @ features.T, exact)
+        if fitted:
+            finite = KernelErrors.between(self._finite_kernel(X), exact)
         return MatchReport(
             n_samples=len(X),
             kernel=self.kernel,
@@ -119,6 +125,15 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             infinite=KernelErrors.between(found, exact),
             finite=finite,
         )
+
+    def _finite_kernel(self, X: np.ndarray) -> np.ndarray:
+        """Kernel of this network on X, of the kind that was matched."""
+        if self.kernel == "ck" or self.trainable == "readout":
+            features = self.transform(X).astype(np.float64)
+            return features @ features.T
+        rows = self._prepare_input(X).astype(self._working_dtype(), copy=False)
+        x = as_tensor(rows).to(self._body.weights[0].device)
+        return self._body.tangent_kernel(x).cpu().numpy()
 
     def export_onnx(self, path: str | Path, preprocessing: Any = None) -> None:
         """Write the fitted network to an ONNX file, in float32.
@@ -196,8 +211,10 @@ class ExplicitEquivalentClassifier(
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         Which kernel of the DEQ to match.
     architecture : str, default="auto"
-        "auto" (the shallowest that matches), "hard_tanh" (one hidden layer),
-        "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match).
+        "auto" (the shallowest that matches on these data), "hard_tanh" (one hidden
+        layer), "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match),
+        or "hermite": one hidden layer made for this kernel, exact where all samples
+        have one norm (``normalize=True``), whatever the activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.
@@ -400,8 +417,10 @@ class ExplicitEquivalentRegressor(
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         Which kernel of the DEQ to match.
     architecture : str, default="auto"
-        "auto" (the shallowest that matches), "hard_tanh" (one hidden layer),
-        "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match).
+        "auto" (the shallowest that matches on these data), "hard_tanh" (one hidden
+        layer), "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match),
+        or "hermite": one hidden layer made for this kernel, exact where all samples
+        have one norm (``normalize=True``), whatever the activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.

@@ -21,7 +21,7 @@ from sklearn_deq.estimators._base import (
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._samples import check_memory, resolve_device
 from sklearn_deq.linear import nystroem_map
-from sklearn_deq.nn import draw_weights, explicit_features, torch_activation
+from sklearn_deq.nn import draw_weights, explicit_features, layer_activations
 from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 
 # Rows of new samples that are transformed at once.
@@ -42,7 +42,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     approximation : {"nystroem", "random_features"}, default="nystroem"
         Features from the kernel with a random subset of the training samples, or from
         a random explicit network of this width that matches the DEQ: it needs nothing
-        of the data but its size, and serves the CK alone.
+        of the data but the sizes of its rows. For tangent kernels that network is exact
+        where all rows have one norm (``normalize=True``).
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
         kernel (all weights, or readout and recurrent weights, trained).
@@ -212,13 +213,9 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     def _fit_network(self, X: np.ndarray, moments: EquilibriumMoments) -> None:
         """Match an explicit network to the DEQ, and draw its weights."""
         assert self.n_components is not None
-        if self.kernel != "ck":
-            raise ValueError(
-                "approximation='random_features' serves kernel='ck' alone: an explicit "
-                f"network's features have no {self.kernel!r}. Use "
-                "approximation='nystroem'."
-            )
-        self.match_ = solve_match(moments)
+        self.match_ = solve_match(
+            moments, kernel=self.kernel, norms=self._norms, trainable="readout"
+        )
         seed = check_random_state(self.random_state).randint(2**31)
         widths = [self.n_components] * len(self.match_.layers)
         weights = draw_weights(
@@ -248,9 +245,10 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             shape = len(X), self._n_features_out
             check_memory(shape, X.dtype, self.max_memory)
             features = np.empty(shape, dtype=X.dtype)
+            block_features = self._feature_map()
             for start in range(0, len(X), _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                features[rows] = self._features(X[rows])
+                features[rows] = block_features(X[rows])
         return features
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
@@ -274,19 +272,20 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         with self._solver_warnings_as_sklearn():
             return self._kernel(self.X_fit_, None)
 
-    def _features(self, X: np.ndarray) -> np.ndarray:
-        """Features of a block of rows."""
+    def _feature_map(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What makes the features of a block of rows."""
         if self.approximation == "nystroem":
-            return self._kernel(X, self.X_fit_) @ self.normalization_
+            return lambda X: self._kernel(X, self.X_fit_) @ self.normalization_
         place = resolve_device(self.device)
-        layers = self.match_.layers
-        features = explicit_features(
-            torch.from_numpy(X / np.sqrt(X.shape[1], dtype=X.dtype)).to(place),
-            [torch.from_numpy(weight).to(place) for weight in self.weights_],
-            [torch_activation(layer.activation) for layer in layers],
-            [layer.offset for layer in layers],
-        )
-        return features.cpu().numpy()
+        weights = [torch.from_numpy(weight).to(place) for weight in self.weights_]
+        activations = layer_activations(self.match_.layers)
+        offsets = [layer.offset for layer in self.match_.layers]
+
+        def features(X: np.ndarray) -> np.ndarray:
+            x = torch.from_numpy(X / np.sqrt(X.shape[1], dtype=X.dtype)).to(place)
+            return explicit_features(x, weights, activations, offsets).cpu().numpy()
+
+        return features
 
     def _kernel(
         self, X: np.ndarray, Y: np.ndarray | None, dtype: str | None = None

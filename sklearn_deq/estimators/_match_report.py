@@ -73,8 +73,8 @@ class MatchReport:
     infinite : KernelErrors
         Of the infinitely wide network's kernel against the DEQ's.
     finite : KernelErrors or None
-        Of the features of the fitted network, as it is; None where it is not fitted,
-        or the kernel is not the CK.
+        Of the fitted network as it is: of its features, or of its tangents with
+        readouts drawn anew for an NTK. None where it is not fitted.
     """
 
     n_samples: int

@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from sklearn_deq.theory import ExplicitLayer, RoundedPiece, ThreePiece
+from sklearn_deq.theory._hermite import HermiteFunction, neuron_signs
 
 # What graphs may use: supported by onnxruntime since 1.16.
 _OPSET = 18
 _IR_VERSION = 9
 _FLOAT = 1
+_INT64 = 7
+# Cells on either side of 0 of a table, uniform in √|t| up to t = 16.
+_ROOT_CELLS = 4096
+_ROOT_END = 4.0
 
 
 class _Graph:
@@ -47,7 +52,7 @@ class _Graph:
         return self.apply("Mul", x, self.constant(factor))
 
 
-def _three_piece(graph: _Graph, sigma: ThreePiece, x: str) -> str:
+def _three_piece(graph: _Graph, sigma: ThreePiece, x: str, *_: Any) -> str:
     """slope · x + bend · |x| + rise · clip(x, ±knee)."""
     value = graph.scaled(sigma.slope, x)
     if sigma.bend:
@@ -60,7 +65,7 @@ def _three_piece(graph: _Graph, sigma: ThreePiece, x: str) -> str:
     return value
 
 
-def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str) -> str:
+def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str, *_: Any) -> str:
     """slope · x + (bend · x + rise · √(π/2) knee) erf(x/√2 knee)."""
     inner = graph.scaled(1.0 / (math.sqrt(2.0) * sigma.knee), x)
     height = graph.constant(sigma.rise * sigma.knee * math.sqrt(math.pi / 2.0))
@@ -69,8 +74,84 @@ def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str) -> str:
     return graph.apply("Add", graph.scaled(sigma.slope, x), bent)
 
 
+def _hermite(
+    graph: _Graph, sigma: HermiteFunction, x: str, inputs: str, width: int
+) -> str:
+    """Σ_k w_k(r) (intercept + slope · t) in the cell of t = x/r, r = |inputs|.
+
+    With s_j0 e_0(r) + s_j1 e_1(r) t for neuron j, if norms vary.
+    """
+    if not sigma.conditioned:
+        t = graph.scaled(1.0 / sigma.high, x)
+        (line,) = _lines(graph, sigma, t)
+        return line
+    norms = graph.apply("ReduceL2", inputs, graph.constant([1], np.int64), keepdims=1)
+    if sigma.homogeneous:
+        size = graph.apply("Max", norms, graph.constant(1e-30))
+        (line,) = _lines(graph, sigma, graph.apply("Div", x, size))
+        return graph.apply("Mul", line, norms)
+    ends = graph.constant(sigma.low), graph.constant(sigma.high)
+    size = graph.apply("Clip", norms, *ends)
+    t = graph.apply("Div", x, size)
+    lines = _lines(graph, sigma, t)
+    *weights, constant, linear = _weights(graph, sigma, size)
+    signs = [graph.constant(each[None]) for each in neuron_signs(width)]
+    linear = graph.apply("Mul", graph.apply("Mul", linear, t), signs[1])
+    total = graph.apply("Add", graph.apply("Mul", constant, signs[0]), linear)
+    for weight, line in zip(weights, lines, strict=True):
+        total = graph.apply("Add", total, graph.apply("Mul", weight, line))
+    return total
+
+
+def _weights(graph: _Graph, sigma: HermiteFunction, size: str) -> list[str]:
+    """`HermiteFunction.weights` at the norms, each of shape (n, 1)."""
+    low, high, series = sigma.weight_series()
+    place = graph.apply("Asinh", graph.scaled(4.0, size))
+    shift = graph.constant(-(high + low) / (high - low))
+    place = graph.apply("Add", graph.scaled(2.0 / (high - low), place), shift)
+    terms = [graph.apply("Add", graph.scaled(0.0, place), graph.constant(1.0)), place]
+    for _ in range(len(series) - 2):
+        twice = graph.scaled(2.0, graph.apply("Mul", place, terms[-1]))
+        terms.append(graph.apply("Sub", twice, terms[-2]))
+    basis = graph.apply("Concat", *terms[: len(series)], axis=1)
+    return [
+        graph.apply("MatMul", basis, graph.constant(column[:, None]))
+        for column in series.T
+    ]
+
+
+def _lines(graph: _Graph, sigma: HermiteFunction, t: str) -> list[str]:
+    """Values of each function at t, linear in cells that are uniform in sign(t) √|t|.
+
+    ONNX cannot look at the bits of a number, as the tables of the package do.
+    """
+    sides = np.square(np.linspace(0.0, _ROOT_END, _ROOT_CELLS + 1))
+    cells = []
+    # From −16 to −0.0 and from 0.0 to 16: σ may jump there.
+    for edges in (-sides[::-1], sides):
+        values = sigma.parts(edges)
+        slopes = np.diff(values, axis=0) / np.diff(edges)[:, None]
+        cells.append((values[:-1] - slopes * edges[:-1, None], slopes))
+    intercepts, slopes = (np.concatenate(each) for each in zip(*cells, strict=True))
+    root = graph.apply("Sqrt", graph.apply("Abs", t))
+    root = graph.apply("Mul", root, graph.apply("Sign", t))
+    place = graph.scaled(_ROOT_CELLS / _ROOT_END, root)
+    place = graph.apply("Floor", graph.apply("Add", place, graph.constant(_ROOT_CELLS)))
+    ends = graph.constant(0.0), graph.constant(2 * _ROOT_CELLS - 1.0)
+    cell = graph.apply("Cast", graph.apply("Clip", place, *ends), to=_INT64)
+    lines = []
+    for k in range(intercepts.shape[1]):
+        intercept, slope = (
+            graph.apply("Gather", graph.constant(column[:, k]), cell)
+            for column in (intercepts, slopes)
+        )
+        lines.append(graph.apply("Add", intercept, graph.apply("Mul", slope, t)))
+    return lines
+
+
 # Layer function -> what writes it to a graph: the one place to add one.
-_WRITERS: dict[type, Callable[[_Graph, Any, str], str]] = {
+_WRITERS: dict[type, Callable[[_Graph, Any, str, str, int], str]] = {
+    HermiteFunction: _hermite,
     ThreePiece: _three_piece,
     RoundedPiece: _rounded_piece,
 }
@@ -85,7 +166,8 @@ def _layer(graph: _Graph, layer: ExplicitLayer, weight: np.ndarray, x: str) -> s
             f"{layer} cannot be written as ONNX: known are "
             f"{', '.join(kind.__name__ for kind in _WRITERS)} layers."
         )
-    x = writer(graph, sigma, graph.apply("MatMul", x, graph.constant(weight.T)))
+    pre = graph.apply("MatMul", x, graph.constant(weight.T))
+    x = writer(graph, sigma, pre, x, len(weight))
     x = graph.apply("Sub", x, graph.constant(layer.offset))
     return graph.scaled(1.0 / math.sqrt(len(weight)), x)
 

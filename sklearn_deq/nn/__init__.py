@@ -6,6 +6,7 @@ from sklearn_deq.nn._explicit import (
     ExplicitNetwork,
     draw_weights,
     explicit_features,
+    layer_activations,
 )
 from sklearn_deq.nn._solvers import SOLVERS, FixedPointResult, fixed_point
 
@@ -19,5 +20,6 @@ __all__ = [
     "draw_weights",
     "explicit_features",
     "fixed_point",
+    "layer_activations",
     "torch_activation",
 ]

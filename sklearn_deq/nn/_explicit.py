@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
-from sklearn_deq.nn._activations import torch_activation
+from sklearn_deq.nn._activations import TorchActivation, torch_activation
+from sklearn_deq.nn._hermite import HermiteActivation
 from sklearn_deq.theory import ExplicitLayer
+from sklearn_deq.theory._hermite import HermiteFunction
 
 
 def draw_weights(
@@ -117,7 +119,7 @@ class ExplicitNetwork(nn.Module):
                 f"n_features and widths must be at least 1, got {n_features} and "
                 f"{sizes}."
             )
-        self.activations = [torch_activation(layer.activation) for layer in layers]
+        self.activations = layer_activations(layers)
         self.offsets = [layer.offset for layer in layers]
         self.input_scale = 1.0 / math.sqrt(n_features)
         rates = _relative_rates(multipliers, len(layers), trainable)
@@ -144,6 +146,64 @@ class ExplicitNetwork(nn.Module):
         return explicit_features(
             x * self.input_scale, self.matrices(), self.activations, self.offsets
         )
+
+    @torch.no_grad()
+    def tangent_kernel(self, x: torch.Tensor, n_readouts: int = 8) -> torch.Tensor:
+        """Compute the tangent kernel of this network with readouts of unit variance.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, p)
+            Samples.
+        n_readouts : int, default=8
+            Readouts to average over where there is more than one hidden layer (for the
+            last one the average is exact); they are always the same.
+
+        Returns
+        -------
+        tensor of shape (n, n), float64
+            Σ_l λ_l (∂f/∂W_l)(∂f/∂W_l)ᵀ with the multipliers λ_l, the readout's being 1.
+
+        References
+        ----------
+        .. [1] docs/theory.md, section 4.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sklearn_deq.nn import ExplicitNetwork
+        >>> from sklearn_deq.theory import equilibrium_moments, solve_match
+        >>> match = solve_match(equilibrium_moments("tanh"), kernel="ntk")
+        >>> network = ExplicitNetwork(4, 32, match.layers)
+        >>> network.tangent_kernel(torch.ones(2, 4)).shape
+        torch.Size([2, 2])
+        """
+        states, slopes = [x * self.input_scale], []
+        matrices = self.matrices()
+        for weight, activation, offset in zip(
+            matrices, self.activations, self.offsets, strict=True
+        ):
+            pre = states[-1] @ weight.T
+            scale = 1.0 / math.sqrt(weight.shape[0])
+            slope = _apply(activation.derivative, activation, states[-1], pre)
+            slopes.append(slope * scale)
+            value = _apply(activation, activation, states[-1], pre)
+            states.append((value - offset) * scale)
+        kernel = _gram(states[-1])
+        generator = torch.Generator().manual_seed(0)
+        width = slopes[-1].shape[1]
+        backs = [slopes[-1]]
+        for layer in range(len(matrices) - 1, -1, -1):
+            rate = self.scales[layer] ** 2 if self.weights[layer].requires_grad else 0.0
+            tangents = sum(map(_gram, backs)) / len(backs)
+            kernel += rate * _gram(states[layer]) * tangents
+            if layer == 0:
+                break
+            if layer == len(matrices) - 1:
+                drawn = torch.randn(n_readouts, width, generator=generator)
+                backs = [slopes[-1] * a for a in drawn.to(slopes[-1])]
+            backs = [(b @ matrices[layer]) * slopes[layer - 1] for b in backs]
+        return kernel
 
     def matrices(self) -> list[torch.Tensor]:
         """Return W_1 … W_L.
@@ -177,10 +237,42 @@ def _relative_rates(
     return [rate / readout for rate in rates]
 
 
+LayerActivation = TorchActivation | HermiteActivation
+
+
+def layer_activations(layers: Iterable[ExplicitLayer]) -> list[LayerActivation]:
+    """Return the activations of layers as functions of tensors.
+
+    Parameters
+    ----------
+    layers : iterable of ExplicitLayer
+        The layers.
+
+    Returns
+    -------
+    list
+        One for each, without its offset; picklable, with a ``derivative`` method.
+
+    Examples
+    --------
+    >>> from sklearn_deq.nn import layer_activations
+    >>> from sklearn_deq.theory import equilibrium_moments, solve_match
+    >>> match = solve_match(equilibrium_moments("tanh"), architecture="hermite")
+    >>> layer_activations(match.layers)[0].conditioned
+    False
+    """
+    return [
+        HermiteActivation(layer.activation.function)
+        if isinstance(layer.activation.function, HermiteFunction)
+        else torch_activation(layer.activation)
+        for layer in layers
+    ]
+
+
 def explicit_features(
     x: torch.Tensor,
     weights: Iterable[torch.Tensor],
-    activations: Iterable[Callable[[torch.Tensor], torch.Tensor]],
+    activations: Iterable[LayerActivation],
     offsets: Iterable[float],
 ) -> torch.Tensor:
     """Apply the layers x ← (activation(W x) − offset)/√m.
@@ -200,10 +292,31 @@ def explicit_features(
     Examples
     --------
     >>> import torch
-    >>> from sklearn_deq.nn import explicit_features
-    >>> explicit_features(torch.ones(1, 2), [torch.eye(2)], [torch.relu], [0.0])
+    >>> from sklearn_deq.nn import explicit_features, torch_activation
+    >>> relu = torch_activation("relu")
+    >>> explicit_features(torch.ones(1, 2), [torch.eye(2)], [relu], [0.0])
     tensor([[0.7071, 0.7071]])
     """
     for weight, activation, offset in zip(weights, activations, offsets, strict=True):
-        x = (activation(x @ weight.T) - offset) / math.sqrt(weight.shape[0])
+        value = _apply(activation, activation, x, x @ weight.T)
+        if offset != 0.0:
+            value = value - offset
+        x = value / math.sqrt(weight.shape[0])
     return x
+
+
+def _apply(
+    function: Callable[..., torch.Tensor],
+    activation: LayerActivation,
+    x: torch.Tensor,
+    pre: torch.Tensor,
+) -> torch.Tensor:
+    """An activation or its derivative at W x, which may depend on the norm of x."""
+    if isinstance(activation, HermiteActivation) and activation.conditioned:
+        return function(pre, torch.linalg.vector_norm(x, dim=1, keepdim=True))
+    return function(pre)
+
+
+def _gram(x: torch.Tensor) -> torch.Tensor:
+    x = x.double()
+    return x @ x.T

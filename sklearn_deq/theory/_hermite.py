@@ -2,11 +2,13 @@
 
 On a sphere a kernel is Σ a_k ρᵏ with a_k ≥ 0, and σ = Σ c_k he_k has the CK Σ c_k² ρᵏ
 and, with both layers trained, the NTK Σ (1 + k) c_k² ρᵏ: c_k² = a_k, or a_k/(1 + k).
-Where norms vary, the c_k are those of each sample's norm. Docs/theory.md, section 5.
+Where norms vary, the c_k are those of each sample's norm, and in c_0 and c_1, in which
+most of the kernel is, neurons differ by a sign. Docs/theory.md, section 5.1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -14,10 +16,21 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from sklearn_deq.theory._chebyshev import chebyshev_nodes
-from sklearn_deq.theory._hermite_series import HermiteSeries
+from sklearn_deq.theory._chebyshev import chebyshev_coefficients
+from sklearn_deq.theory._hermite_series import HermiteSeries, evaluate_series
+from sklearn_deq.theory._hermite_table import (
+    cell_edges,
+    cells_of,
+    line_table,
+    table_rows,
+)
 from sklearn_deq.theory._moments import hermite_coefficients
-from sklearn_deq.theory._norms import along_norms, norm_coordinate
+from sklearn_deq.theory._norms import (
+    along_norms,
+    norm_basis,
+    norm_coordinate,
+    norm_nodes,
+)
 from sklearn_deq.theory._pairs import (
     PairKernel,
     Reduction,
@@ -30,21 +43,22 @@ Array = Any
 
 # σ goes on linearly beyond this many standard deviations of its input.
 _LIMIT = 6.0
-# Its table: cells on either side of 0, where it ends, and rows for norms that vary.
-_CELLS = 4096
-_END = 16.0
-_ROWS = 129
 # Coefficients of a sample; what is beyond is put into the last.
 _TERMS = 2048
 # The same at norms for which the function was not made, by quadrature.
 _QUADRATURE_TERMS = 512
 # Norms this close to the range are in it.
 _SLACK = 1e-9
+# Where norms vary, σ is a few functions of x/r with weights that depend on r: to this.
+_RANK_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, repr=False)
 class HermiteFunction:
-    """σ(x; r) = Σ c_k(r) he_k(x/r) for samples of norm r, evaluated from a table.
+    """σ_j(x; r) = Σ c_k(r) he_k(x/r) + s_j0 e_0(r) + s_j1 e_1(r) x/r, from a table.
+
+    For samples of norm r and neuron j, with the signs of `neuron_signs`: neurons on
+    average have the kernel Σ c_k(r) c_k(r') ρᵏ + e_0(r) e_0(r') + e_1(r) e_1(r') ρ.
 
     Attributes
     ----------
@@ -54,6 +68,8 @@ class HermiteFunction:
         The range of r = √s_ii. Other norms have the function of the end.
     homogeneous : bool
         Whether σ(x; r) = r σ(x/r; 1) at every norm, with the one series that of r = 1.
+    signed : tuple of tuple of float
+        The e_0 and e_1 at the same nodes; empty for a single norm.
 
     Examples
     --------
@@ -67,89 +83,105 @@ class HermiteFunction:
     low: float
     high: float
     homogeneous: bool = False
+    signed: tuple[tuple[float, ...], ...] = ()
 
     @property
     def conditioned(self) -> bool:
         """Whether the norm of the sample matters, beside x."""
         return self.homogeneous or len(self.series) > 1
 
-    def coordinate(self, norms: Array) -> Array:
-        """Place of norms in the range, from −1 to 1."""
-        xp = array_namespace(norms)
-        low, high = (float(norm_coordinate(np.array(r))) for r in (self.low, self.high))
-        if high <= low:
-            return 0.0 * norms
-        place = xp.asinh(4.0 * xp.clip(norms, self.low, self.high))
-        return (2.0 * place - low - high) / (high - low)
-
     @cached_property
-    def grid(self) -> np.ndarray:
-        """Points of the table in sign(t) √|t|, t = x/r: fine near 0, where σ bends."""
-        return np.linspace(-1.0, 1.0, 2 * _CELLS + 1) * np.sqrt(_END)
+    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lines of the functions of x/r, and the Chebyshev series of their weights.
 
-    @cached_property
-    def table(self) -> np.ndarray:
-        """Values of σ on `grid`, linear between; rows for norms, uniform in coordinate.
-
-        Shape (1 or 129, 8193).
+        The last columns of the series are those of `signed`.
         """
-        t = np.sign(self.grid) * self.grid**2
-        values = np.stack([_continued(series, t) for series in self.series])
-        if len(self.series) == 1:
-            return values
-        places = np.linspace(-1.0, 1.0, _ROWS)
-        return _lagrange(places, len(self.series)) @ values
 
-    @cached_property
-    def slopes(self) -> np.ndarray:
-        """Values of dσ/dt on `grid`, linear between."""
-        t = np.sign(self.grid) * self.grid**2
-        return np.asarray(np.gradient(self.table, t, axis=1))
+        values = _continued(self.series)
+        if len(self.series) == 1:
+            return line_table(values), np.ones((1, 1))
+        left, sizes, right = np.linalg.svd(
+            values.reshape(len(values), -1), full_matrices=False
+        )
+        kept = sizes > _RANK_TOLERANCE * sizes[0]
+        functions = (sizes[:, None] * right)[kept].reshape(-1, *values.shape[1:])
+        columns = np.column_stack([left[:, kept], *self.signed])
+        return line_table(functions), chebyshev_coefficients(columns)
+
+    @property
+    def lines(self) -> np.ndarray:
+        """Intercepts and slopes of k functions of t = x/r in the cells of a table.
+
+        Shape (n_rows, k, 2), rows as in `table_rows`: the part of σ(x; r) that is the
+        same for all neurons is their sum with `weights` at t.
+        """
+        return self._factors[0]
+
+    def weight_series(self) -> tuple[float, float, np.ndarray]:
+        """Chebyshev series (n_terms, k + 2) in arsinh(4r), and the ends of its range.
+
+        Of the weights, and of e_0 and e_1; (1, k) for a single norm.
+        """
+        low, high = (float(norm_coordinate(np.array(r))) for r in (self.low, self.high))
+        return low, high, self._factors[1]
+
+    def weights(self, norms: Array) -> Array:
+        """Weights of the functions at norms of any shape, then e_0 and e_1 if they are.
+
+        Shape (*norms.shape, k + len(signed)).
+        """
+        xp = array_namespace(norms)
+        low, high, series = self.weight_series()
+        place = xp.asinh(4.0 * xp.clip(norms, self.low, self.high))
+        place = (2.0 * place - low - high) / max(high - low, 1e-300)
+        terms = [0.0 * place + 1.0, place]
+        for _ in range(len(series) - 2):
+            terms.append(2.0 * place * terms[-1] - terms[-2])
+        columns = [
+            sum(float(c) * term for c, term in zip(column, terms, strict=False))
+            for column in series.T
+        ]
+        return xp.stack(columns, axis=-1)
+
+    def parts(self, t: np.ndarray) -> np.ndarray:
+        """Evaluate the k functions of which σ is made at t (m,), shape (m, k)."""
+        lines = self.lines[table_rows(cells_of(t))]
+        return np.asarray(lines[..., 0] + lines[..., 1] * t[:, None])
+
+    def scales(self, norms: Array | None) -> tuple[Array, Array]:
+        """What x is divided by, and σ multiplied with; norms None: the only one."""
+        if norms is None or not self.conditioned:
+            return self.high, (self.high if self.homogeneous else 1.0)
+        xp = array_namespace(norms)
+        if self.homogeneous:
+            return xp.where(norms > 0, norms, xp.ones_like(norms)), norms
+        return xp.clip(norms, self.low, self.high), 1.0
 
     def __call__(self, x: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
-        """Evaluate σ at x of samples of these norms (None: 1, or the only one)."""
-        r, factor = self.scales(norms, np)
-        t = np.asarray(x, dtype=float) / r
-        value = self._interpolate(self.table, t, norms)
-        beyond = t - np.clip(t, -_END, _END)
-        if np.any(beyond):
-            value = value + beyond * self._interpolate(self.slopes, t, norms)
-        return value * factor
+        """Evaluate σ at x of samples of these norms (None: 1, or the largest).
+
+        Without the parts in which neurons differ.
+        """
+        size, factor = self.scales(norms)
+        t = np.asarray(x, dtype=float) / size
+        lines = self._lines_at(t, norms)
+        return np.asarray((lines[..., 0] + lines[..., 1] * t) * factor)
 
     def derivative(self, x: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
         """Evaluate dσ/dx."""
-        r, factor = self.scales(norms, np)
-        return self._interpolate(self.slopes, np.asarray(x, float) / r, norms) * (
-            factor / r
-        )
+        size, factor = self.scales(norms)
+        lines = self._lines_at(np.asarray(x, dtype=float) / size, norms)
+        return np.asarray(lines[..., 1] * (factor / size))
 
-    def scales(self, norms: Array | None, xp: Any) -> tuple[Array, Array]:
-        """What x is divided by, and σ multiplied with."""
-        if norms is None or not self.conditioned:
-            return self.high, (self.high if self.homogeneous else 1.0)
-        if self.homogeneous:
-            positive = xp.where(norms > 0, norms, 1.0)
-            return positive, norms
-        return xp.clip(norms, self.low, self.high), 1.0
-
-    def _interpolate(
-        self, table: np.ndarray, t: np.ndarray, norms: np.ndarray | None
-    ) -> np.ndarray:
-        u = np.clip(np.sign(t) * np.sqrt(np.abs(t)) / np.sqrt(_END), -1.0, 1.0)
-        column = np.minimum(((u + 1.0) * _CELLS).astype(int), 2 * _CELLS - 1)
-        share = (u + 1.0) * _CELLS - column
-        if len(table) == 1:
-            return table[0, column] * (1 - share) + table[0, column + 1] * share
-        place = self.coordinate(np.asarray(self.high if norms is None else norms))
-        place = 0.5 * (place + 1.0) * (_ROWS - 1)
-        row = np.minimum(place.astype(int), _ROWS - 2)
-        rest = place - row
-        row, rest = np.broadcast_arrays(row, rest)
-        below, above = (
-            table[row + k, column] * (1 - share) + table[row + k, column + 1] * share
-            for k in (0, 1)
-        )
-        return below * (1 - rest) + above * rest
+    def _lines_at(self, t: np.ndarray, norms: np.ndarray | None) -> np.ndarray:
+        """Intercept and slope at every t, shape (*t.shape, 2)."""
+        rows = table_rows(cells_of(t))
+        if self.lines.shape[1] == 1:
+            return np.asarray(self.lines[rows, 0])
+        r = np.asarray(self.high if norms is None else norms, dtype=float)
+        weights = self.weights(np.broadcast_to(r, t.shape))
+        weights = weights[..., : self.lines.shape[1]]
+        return np.einsum("...kl,...k->...l", self.lines[rows], weights)
 
     def at(self, norm: float) -> HermiteSeries | None:
         """Return the series of a norm of the range, else None."""
@@ -157,11 +189,19 @@ class HermiteFunction:
             return None
         if len(self.series) == 1:
             return self.series[0]
-        weights = _lagrange(self.coordinate(np.array([norm])), len(self.series))[0]
+        weights = self._lagrange(np.array([norm]))[0]
         return HermiteSeries.combine(self.series, weights)
 
-    def features(self, norms: np.ndarray, rate: float) -> np.ndarray:
-        """f_k(r) with K_ij = Σ f_k(r_i) f_k(r_j) ρᵏ, shape (n, n_terms).
+    def _lagrange(self, norms: np.ndarray) -> np.ndarray:
+        """Weights (n, n_series) that interpolate between the series."""
+        low, high = (float(norm_coordinate(np.array(r))) for r in (self.low, self.high))
+        size = len(self.series)
+        nodes = np.sqrt(norm_nodes(low, high, size))
+        basis = norm_basis(nodes, low, high, size)
+        return norm_basis(norms, low, high, size) @ np.linalg.inv(basis)
+
+    def features(self, norms: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+        """f_k and g_k with K_ij = Σ_k (f_k(r_i) f_k(r_j) + g_k(r_i) g_k(r_j)) ρᵏ.
 
         Parameters
         ----------
@@ -172,11 +212,17 @@ class HermiteFunction:
 
         Returns
         -------
-        ndarray of shape (n, n_terms)
+        ndarrays of shape (n, n_terms) and (n, 2)
             Exact within the range of norms; elsewhere 512 terms by quadrature.
         """
+        signed = np.zeros((len(norms), 2))
         if self.homogeneous:
-            return norms[:, None] * self._made(np.ones(1), rate)
+            return norms[:, None] * self._made(np.ones(1), rate), signed
+        if self.signed:
+            signed = self.weights(norms)[:, -2:]
+            # x/r has the standard deviation 1 but where the norm is not in the range.
+            size = np.clip(norms, self.low, self.high)
+            signed[:, 1] *= norms / size * np.sqrt(1.0 + rate)
         made = np.abs(norms - np.clip(norms, self.low, self.high)) <= _SLACK * norms
         found = np.zeros((len(norms), _TERMS))
         found[made] = self._made(norms[made], rate)
@@ -185,7 +231,7 @@ class HermiteFunction:
                 lambda s: self._measured(np.sqrt(s), rate).T, norms[~made] ** 2
             ).T
             found[~made, : other.shape[1]] = other
-        return found
+        return found, signed
 
     def _made(self, norms: np.ndarray, rate: float) -> np.ndarray:
         """Features at norms in the range."""
@@ -197,7 +243,7 @@ class HermiteFunction:
         nodes[:, -1] = np.hypot(nodes[:, -1], np.sqrt(rest))
         if len(self.series) == 1:
             return np.repeat(nodes, len(norms), axis=0)
-        return _lagrange(self.coordinate(norms), len(self.series)) @ nodes
+        return self._lagrange(norms) @ nodes
 
     def _measured(self, norms: np.ndarray, rate: float) -> np.ndarray:
         """Features at other norms, by quadrature."""
@@ -210,6 +256,10 @@ class HermiteFunction:
         ]
         return np.array(rows) * weights
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the table, which is made again."""
+        return {name: v for name, v in self.__dict__.items() if name != "_factors"}
+
     def __repr__(self) -> str:
         """Show the size and the norms."""
         terms = max(len(series.differences) for series in self.series)
@@ -219,6 +269,15 @@ class HermiteFunction:
         if self.homogeneous:
             norms = "all norms"
         return f"HermiteFunction({terms} terms, {norms})"
+
+
+def neuron_signs(width: int) -> np.ndarray:
+    """Signs s_j0 and s_j1 of the neurons, shape (2, width).
+
+    Their means, and that of their product, vanish where the width is a multiple of 4.
+    """
+    j = np.arange(width)
+    return np.where(np.stack([j // 2 % 2, j % 2]) == 0, 1.0, -1.0)
 
 
 def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
@@ -242,26 +301,14 @@ def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
     return Reduction(states, argument, profiles, assemble)
 
 
-def _continued(series: HermiteSeries, t: np.ndarray) -> np.ndarray:
-    """The function up to ±_LIMIT standard deviations, its tangents beyond."""
-    inside = np.abs(t) <= _LIMIT
-    values = np.empty_like(t)
-    values[inside] = series(t[inside])
-    for side in (-1.0, 1.0):
-        step = 1e-4
-        end = side * np.array([_LIMIT, _LIMIT - step])
-        last, before = series(end)
-        outside = side * t > _LIMIT
-        slope = side * (last - before) / step
-        values[outside] = last + slope * (t[outside] - end[0])
-    return values
-
-
-def _lagrange(places: np.ndarray, size: int) -> np.ndarray:
-    """Values (n, size) of the Lagrange polynomials of Chebyshev nodes at places."""
-    vander = np.polynomial.chebyshev.chebvander
-    nodes = vander(chebyshev_nodes(size), size - 1)
-    return vander(places, size - 1) @ np.linalg.inv(nodes)
+def _continued(series: Sequence[HermiteSeries]) -> np.ndarray:
+    """Values at the edges of a table up to _LIMIT, tangents beyond: (k, 2, n_edges)."""
+    edges, step = cell_edges(), 1e-4
+    inner = edges[edges < _LIMIT]
+    found = evaluate_series(series, np.append(inner, [_LIMIT - step, _LIMIT]))
+    before, last = found[..., -2:-1], found[..., -1:]
+    beyond = last + (last - before) / step * (edges[len(inner) :] - _LIMIT)
+    return np.concatenate([found[..., :-2], beyond], axis=-1)
 
 
 def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
@@ -283,11 +330,11 @@ def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
     def states(s: np.ndarray) -> States:
         norms = np.sqrt(s)
         inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        features = function.features(norms, rate)
-        return inverse, features
+        return inverse, *function.features(norms, rate)
 
     def diagonal(s: np.ndarray) -> np.ndarray:
-        return np.sum(function.features(np.sqrt(s), rate) ** 2, axis=1)
+        parts = function.features(np.sqrt(s), rate)
+        return np.sum(np.concatenate(parts, axis=1) ** 2, axis=1)
 
     def entries(first: States, second: States, s12: Array) -> Array:
         xp = array_namespace(s12)
@@ -295,7 +342,8 @@ def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
         value = 0.0 * rho
         for k in range(first[1].shape[-1] - 1, -1, -1):
             value = value * rho + first[1][..., k] * second[1][..., k]
-        return value
+        constant, linear = (first[2][..., k] * second[2][..., k] for k in (0, 1))
+        return value + constant + linear * rho
 
     def reduce(s: np.ndarray) -> Reduction | None:
         if function.homogeneous:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial.polynomial import polyval
 from scipy.special import erfc
 
-from sklearn_deq.theory._moments import hermite_recurrence
+from sklearn_deq.theory._moments import hermite_terms
 from sklearn_deq.theory._rough import Rough
 
 # The tail of a kinked kernel is followed by functions with one kink, three for each
@@ -19,6 +19,8 @@ _FIT = 1e-3
 _ORDERS = (0, 1, 2)
 # A tail is summed to here, and integrated beyond.
 _SUMMED = 2**14
+# Points at which the polynomials of all orders are held at once.
+_BLOCK = 1024
 
 
 def signs(size: int) -> np.ndarray:
@@ -48,7 +50,7 @@ class HermiteSeries:
 
     @classmethod
     def from_energies(
-        cls, energies: np.ndarray, first_sign: float = 1.0
+        cls, energies: np.ndarray, lowest: Sequence[float] = ()
     ) -> HermiteSeries:
         """Series with c_k² = energies; its tail is that of the best fit, if one fits.
 
@@ -56,8 +58,8 @@ class HermiteSeries:
         ----------
         energies : ndarray of shape (n,)
             c_0², c_1², …; those from n on are not known.
-        first_sign : float, default=1.0
-            Sign of c_0; the others have those of `signs`.
+        lowest : sequence of float, default=()
+            c_0, c_1, … if they are to be others.
 
         Returns
         -------
@@ -65,7 +67,7 @@ class HermiteSeries:
             The same c_k below n, and a tail.
         """
         wanted = signs(len(energies)) * np.sqrt(energies)
-        wanted[0] *= first_sign
+        wanted[: len(lowest)] = lowest
         rough = [*_fit_tail(wanted, 0), *_fit_tail(wanted, 1)]
         tail = cls((), tuple(rough)).coefficients(len(wanted))
         return cls(tuple(map(float, wanted - tail)), tuple(rough))
@@ -91,17 +93,6 @@ class HermiteSeries:
         for function, amplitude in self.rough:
             found += amplitude * function.coefficients(size)
         return found
-
-    def __call__(self, t: np.ndarray) -> np.ndarray:
-        """Σ c_k he_k(t)."""
-        value = np.zeros_like(t)
-        differences = np.trim_zeros(np.array(self.differences), "b")
-        terms = hermite_recurrence(t, len(differences), np.ones_like(t))
-        for d, he in zip(differences, terms, strict=True):
-            value += d * he
-        for function, amplitude in self.rough:
-            value += amplitude * function(t)
-        return value
 
     def kernel(self, rho: np.ndarray, rate: float = 0.0) -> np.ndarray:
         """Σ (1 + rate · k) c_k² ρᵏ for rho (m,) in [−1, 1].
@@ -139,6 +130,25 @@ class HermiteSeries:
                 )
             value += found * (np.sign(rho) if parity else 1.0)
         return value
+
+
+def evaluate_series(series: Sequence[HermiteSeries], t: np.ndarray) -> np.ndarray:
+    """Σ c_k he_k of several series at t ≥ 0 and at −t, shape (n_series, 2, m)."""
+    most = max(len(each.differences) for each in series)
+    differences = np.zeros((len(series), most))
+    for row, each in zip(differences, series, strict=True):
+        row[: len(each.differences)] = each.differences
+    differences = differences[:, : np.trim_zeros(np.abs(differences).max(0), "b").size]
+    parts = np.zeros((2, len(series), t.size))
+    for start in range(0, t.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        terms = hermite_terms(t[block], differences.shape[1])
+        for parity in (0, 1):
+            parts[parity, :, block] = differences[:, parity::2] @ terms[parity::2]
+    for k, each in enumerate(series):
+        for function, amplitude in each.rough:
+            parts[function.parity, k] += amplitude * function(t)
+    return np.stack([parts[0] + parts[1], parts[0] - parts[1]], axis=1)
 
 
 def _fit_tail(wanted: np.ndarray, parity: int) -> list[tuple[Rough, float]]:

@@ -15,7 +15,7 @@ from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
 from sklearn_deq.theory._explicit import ExplicitLayer, explicit_moments, propagate
 from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
-from sklearn_deq.theory._hermite_match import match_hermite
+from sklearn_deq.theory._hermite_match import is_homogeneous, match_hermite
 from sklearn_deq.theory._least_squares import least_squares
 
 # Targets below this share of the largest count as this share of it.
@@ -26,6 +26,8 @@ _ODD = 1e-12
 _EXACT = 1e-12
 # For a target that is not met: go on while eight steps gain this share.
 _POLISH = 1e-3
+# Norms that differ by a smaller share may have one "hermite" layer within tol.
+_NEARLY_EQUAL = 0.02
 # Where the search for multipliers starts, unless the target says.
 _RATIO = 0.3
 _RATIOS = (1e-3, 50.0)
@@ -124,7 +126,8 @@ def solve_match(
         "piecewise_linear" or "rounded" (as few of one or two as meet the target); or
         "hermite", one hidden layer made for this kernel: exact where all samples have
         one norm, and for uncentred positively homogeneous activations. "auto" takes
-        the shallowest whose residual is within tol, else the best.
+        the shallowest whose residual is within tol, else the best; where the four
+        equations do not hold (bias, or no centring) and norms are given, "hermite".
     tol : float, default=1e-6
         Largest residual that counts as converged.
     multipliers : bool, default=True
@@ -132,8 +135,9 @@ def solve_match(
         with a single rate does not have the NTK asked for.
     norms : tuple of 2 floats or None, default=None
         Smallest and largest √s_ii of the data. Where they are equal up to tol the
-        coefficient of χχᵀ is no equation, as χ = 0, and "auto" takes "hermite". None:
-        norms vary, and "hermite" is made for τ0 alone.
+        coefficient of χχᵀ is no equation, as χ = 0, and "auto" takes "hermite", as it
+        does where they differ so little that "hermite" is within tol. None: norms vary,
+        and "hermite" is made for τ0 alone.
     trainable : {"all", "readout"}, default="all"
         What of the network is to be trained for the NTKs: with "readout" its CK is
         matched, which "hermite" alone can do.
@@ -187,13 +191,19 @@ def solve_match(
     if trainable not in ("all", "readout"):
         raise ValueError(f"trainable must be 'all' or 'readout', got {trainable!r}.")
     _check_input(moments)
-    low, high = norms or (0.0, np.inf)
-    equal = high - low <= tol * high if norms else False
-    if architecture == "hermite" or (architecture == "auto" and equal):
+    spread = norms[1] / norms[0] - 1.0 if norms else np.inf
+    equal = spread <= tol
+    alone = not moments.equations_hold or (kernel != "ck" and trainable == "readout")
+    # Homogeneous functions serve any norms, and others those that were measured.
+    alone = alone and (norms is not None or is_homogeneous(moments))
+    hopeful = spread <= _NEARLY_EQUAL
+    if architecture == "hermite" or (architecture == "auto" and (alone or hopeful)):
         result = _match_hermite(moments, kernel, trainable, norms, tol)
-        if result.converged or architecture == "hermite":
-            if not result.converged:
-                _warn_of(result, kernel, tol, "it is exact where all norms are equal")
+        if result.converged:
+            return result
+        if architecture == "hermite" or alone:
+            advice = "it is exact where all norms are equal (normalize=True)"
+            _warn_of(result, kernel, tol, advice)
             return result
     _check_matchable(moments, kernel, trainable)
     problem = _Problem(moments, kernel, tol, multipliers, equal_norms=equal)
@@ -225,7 +235,10 @@ def _match_hermite(
         achieved=found.achieved,
         residual=found.residual,
         converged=found.residual <= tol,
-        reason="one hidden layer made for this kernel",
+        reason=(
+            "one hidden layer made for this kernel"
+            + (", at any norms" if is_homogeneous(moments) else "")
+        ),
         multipliers=(0.0, 1.0) if frozen else None,
     )
 
@@ -244,8 +257,8 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         raise ValueError(
             "The four matching equations hold for centred activations without bias: "
             f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
-            "Set center=True and bias_variance=0, or architecture='hermite' for data "
-            "of one norm (normalize=True)."
+            "Set center=True and bias_variance=0, or architecture='hermite', which is "
+            "exact for data of one norm (normalize=True)."
         )
     if kernel != "ck" and trainable == "readout":
         raise ValueError(

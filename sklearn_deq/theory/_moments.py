@@ -8,7 +8,7 @@ for functions analytic in a strip, for Hermite coefficients of smooth φ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -244,14 +244,19 @@ _TRAPEZOID_STEP = 1.0 / 64.0
 _TRAPEZOID_LIMIT = 14.0
 
 
-def hermite_recurrence(
-    x: np.ndarray, n_terms: int, start: np.ndarray
-) -> Iterator[np.ndarray]:
-    """he_k(x) · start for k < n_terms, one after the other; he_k orthonormal."""
-    before, here = np.zeros_like(start), start
-    for k in range(n_terms):
-        yield here
-        before, here = here, (x * here - np.sqrt(k) * before) / np.sqrt(k + 1.0)
+def hermite_terms(
+    x: np.ndarray, n_terms: int, start: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """he_k(x) · start for k < n_terms, he_k orthonormal; shape (n_terms, len(x))."""
+    out = np.empty((n_terms, x.size))
+    out[:1] = start
+    out[1:2] = x * out[:1]
+    for k in range(1, n_terms - 1):
+        # he_{k+1} = (x he_k − √k he_{k−1})/√(k + 1).
+        row = np.multiply(x, out[k], out=out[k + 1])
+        row -= np.sqrt(k) * out[k - 1]
+        row /= np.sqrt(k + 1.0)
+    return out
 
 
 def hermite_functions(x: np.ndarray, n_terms: int) -> np.ndarray:
@@ -259,10 +264,7 @@ def hermite_functions(x: np.ndarray, n_terms: int) -> np.ndarray:
 
     The factor keeps the three-term recurrence within the floating-point range.
     """
-    out = np.empty((n_terms, x.size))
-    for k, row in enumerate(hermite_recurrence(x, n_terms, np.exp(-0.25 * x * x))):
-        out[k] = row
-    return out
+    return hermite_terms(x, n_terms, np.exp(-0.25 * x * x))
 
 
 @lru_cache(maxsize=4)

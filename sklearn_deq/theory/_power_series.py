@@ -38,6 +38,9 @@ _ROUNDING = 1e-14
 # Terms of the series of φ, where the dual is not closed.
 _MOST_HERMITE = 2048
 _MAX_STEPS = 60
+# Powers of |z| below this are left out of a series; lengths that are told apart.
+_NEGLIGIBLE = 1e-18
+_LENGTHS = (64, 256, 1024)
 
 
 def kernel_power_series(
@@ -171,8 +174,19 @@ class _SeriesDisc:
 
 
 def _horner(coefficients: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Sum of the series at z in the disc, each as far as its powers matter."""
     value = np.zeros_like(z)
-    for coefficient in coefficients[::-1]:
-        value *= z
-        value += coefficient
+    logs = np.log(np.clip(np.abs(z), 1e-300, 1.0 - 1e-12))
+    needed = np.log(_NEGLIGIBLE) / logs
+    n_terms, fewer = len(coefficients), 0.0
+    for size in (*(n for n in _LENGTHS if n < n_terms), n_terms):
+        most = np.inf if size == n_terms else float(size)
+        these = (needed > fewer) & (needed <= most)
+        points = z[these]
+        part = np.zeros_like(points)
+        for coefficient in coefficients[size - 1 :: -1] if part.size else ():
+            part *= points
+            part += coefficient
+        value[these] = part
+        fewer = most
     return value
