@@ -45,6 +45,8 @@ from sklearn_deq.theory import EquilibriumMoments
 # A convex readout needs some regularisation to have a unique optimum.
 _LEAST_DECAY = 1e-6
 _LARGEST_BATCH = 128
+# Stable for targets and data of unit size.
+_SGD_LR = 1.0
 # What a file holds in another form: rebuilt from the arrays in `_saved`.
 _LIVE = ("_body", "_generator", "net_")
 
@@ -61,7 +63,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         "width": [Interval(Integral, 1, None, closed="left")],
         "trainable": [StrOptions({"all", "recurrent", "readout"})],
         "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
-        "lr": [Interval(Real, 0, None, closed="neither")],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
@@ -76,6 +78,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         "verbose": ["verbose"],
     }
     _body_class: ClassVar[type[nn.Module]]
+    # What lr="auto" is with Adam, and with other optimizers but SGD.
+    _adam_lr: ClassVar[float]
     _body: Any
     _plan: TrainingPlan
     net_: InterruptibleNet
@@ -167,14 +171,14 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self.__dict__.pop(outdated, None)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._generator = torch.Generator().manual_seed(int(seed))
-        self._settings = self._body_settings(X.shape[1], moments)
+        self._settings = self._body_settings(X.shape[1], moments, X.dtype)
         dtype = getattr(torch, X.dtype.name)
         self._body = self._build_body(dtype, device, self._generator)
         self._n_features_out = self.width
         self._keep_stable = False
 
     def _body_settings(
-        self, n_features: int, moments: EquilibriumMoments
+        self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
     ) -> dict[str, Any]:
         """Arguments of the body's class, plain values and activations alone."""
         raise AttributeError("A network estimator defines _body_settings.")
@@ -240,9 +244,13 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = min(_LARGEST_BATCH, n_samples)
+        lr = self.lr
+        if lr == "auto":
+            is_sgd = self.optimizer in ("sgd", OPTIMIZERS["sgd"])
+            lr = _SGD_LR if is_sgd else self._adam_lr
         return TrainingPlan(
             optimizer=self.optimizer,
-            lr=self.lr,
+            lr=lr,
             weight_decay=self.weight_decay,
             batch_size=batch_size,
             callbacks=self.callbacks,
