@@ -412,6 +412,11 @@ def test_silent_unless_asked(iris, capsys):
     DEQClassifier(**SMALL).fit(X, y)
     assert capsys.readouterr() == ("", "")
     DEQClassifier(**SMALL, verbose=1).fit(X, y)
+    shown = capsys.readouterr()
+    assert "4/4" in shown.err
+    assert "train_loss=" in shown.err
+    assert shown.out == ""
+    DEQClassifier(**SMALL, verbose=2).fit(X, y)
     assert "train_loss" in capsys.readouterr().out
 
 

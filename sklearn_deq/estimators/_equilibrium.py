@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
-from sklearn_deq.estimators._network import (
+from sklearn_deq.estimators._monitoring import (
+    SOLVER_COLUMNS,
+    shrink,
+    solver_history,
+    solver_status,
+)
+from sklearn_deq.estimators._network import NetworkEstimator
+from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
-    NetworkEstimator,
     NetworkRegressorMixin,
 )
 from sklearn_deq.estimators._training import BLOCK, in_blocks
-from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer, FixedPointResult
+from sklearn_deq.exceptions import SolverWarning
+from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
+from sklearn_deq.nn._equilibrium import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
+
+# A row that does not converge is tried again with so many times the iterations, and at
+# least so many, before it counts as unstable; of more rows than that the worst are.
+_PATIENT_FACTOR = 10
+_PATIENT_ITERATIONS = 2000
+_PATIENT_ROWS = 64
+# Steps of A towards 0 that a trained layer may need: it is then 0.5 % of itself.
+_MOST_SHRINKS = 50
 
 
 class EquilibriumNetworkEstimator(NetworkEstimator):
@@ -29,46 +47,142 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         "solver": [StrOptions(set(SOLVERS))],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "solver_max_iter": [Interval(Integral, 1, None, closed="left")],
-        "stability": [StrOptions({"project"}), None],
+        "stability": [StrOptions({s for s in STABILITIES if s is not None}), None],
         "backward": [StrOptions(set(BACKWARDS))],
     }
+    _body_class = EquilibriumLayer
 
-    def _make_body(
-        self,
-        n_features: int,
-        moments: EquilibriumMoments,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> EquilibriumLayer:
-        return EquilibriumLayer(
-            n_features,
-            self.width,
-            activation=moments.activation,
-            recurrent_variance=self.recurrent_variance,
-            input_variance=self.input_variance,
-            bias_variance=self.bias_variance,
-            offset=moments.offset,
-            trainable=self.trainable,
-            solver=self.solver,
-            tol=self.tol,
-            solver_max_iter=self.solver_max_iter,
-            stability=self.stability,
-            backward=self.backward,
-            generator=self._generator,
-            dtype=dtype,
-            device=device,
+    def _body_settings(
+        self, n_features: int, moments: EquilibriumMoments
+    ) -> dict[str, Any]:
+        return {
+            "n_features": n_features,
+            "width": self.width,
+            "activation": moments.activation,
+            "recurrent_variance": self.recurrent_variance,
+            "input_variance": self.input_variance,
+            "bias_variance": self.bias_variance,
+            "offset": moments.offset,
+            "trainable": self.trainable,
+            "solver": self.solver,
+            "tol": self.tol,
+            "solver_max_iter": self.solver_max_iter,
+            "stability": self.stability,
+            "backward": self.backward,
+        }
+
+    def _frozen_features(self, X: np.ndarray) -> np.ndarray:
+        """Features at the initial weights, which have to be stable."""
+        solves = _Solves.of(self._body, X)
+        self._require_stable(X, solves)
+        self._record(solves)
+        names = SOLVER_COLUMNS.items()
+        self.solver_history_ = {
+            name: [float(summary([s[name] for s in solves.statuses]))]
+            for name, summary in names
+        }
+        return solves.features
+
+    def _check_start(self, X: np.ndarray) -> bool:
+        with _without_solver_warnings():
+            return self._require_stable(X, _Solves.of(self._body, X))
+
+    def _require_stable(self, X: np.ndarray, solves: _Solves) -> bool:
+        """Whether training can hold on to the equilibria, which are there now.
+
+        Without `stability` it is not to; with too few iterations it cannot. That they
+        are not there at all is an error.
+        """
+        failed = np.flatnonzero(~solves.converged)
+        if self.stability is None or not failed.size:
+            return self.stability is not None
+        worst = failed[np.argsort(-solves.residual[failed])][:_PATIENT_ROWS]
+        patience = max(_PATIENT_ITERATIONS, _PATIENT_FACTOR * self.solver_max_iter)
+        with _without_solver_warnings():
+            again = _Solves.of(self._body, X[worst], max_iter=patience)
+        if again.converged.all():
+            return False
+        raise ValueError(
+            "Unstable: at the initial weights the layer does not settle for "
+            f"{failed.size} of {len(X)} samples (relative residual "
+            f"{again.residual.max():.1e} after {patience} iterations), although an "
+            f"infinitely wide one does. With width={self.width} lower "
+            f"recurrent_variance={self.recurrent_variance:.4g}, raise width, try "
+            "another random_state, or set stability=None to go on nevertheless."
         )
 
-    def _block_features(self, X: np.ndarray, device: torch.device) -> np.ndarray:
-        """Features of the training rows, with the outcome of their solves."""
-        features, results = [], []
-        for start in range(0, X.shape[0], BLOCK):
-            features.append(in_blocks(self._body, X[start : start + BLOCK], device))
-            results.append(cast(FixedPointResult, self._body.last_result))
-        self.solver_n_iter_ = np.concatenate([r.n_iter.cpu().numpy() for r in results])
-        self.converged_ = all(bool(r.converged.all()) for r in results)
-        self.residual_ = max(float(r.residual.max()) for r in results)
-        return np.concatenate(features)
+    def _settle(self, X: np.ndarray) -> None:
+        self.solver_history_ = solver_history(self.net_.history)
+        for _ in range(_MOST_SHRINKS if self._keep_stable else 0):
+            with _without_solver_warnings():
+                solves = _Solves.of(self._body, X)
+            if solves.converged.all():
+                break
+            shrink(self._body)
+        else:
+            # Said by the layer, if there is something to say.
+            solves = _Solves.of(self._body, X)
+        self._record(solves)
+        if not np.isfinite(solves.features).all():
+            raise ValueError(
+                "Training diverged: features are not finite. Lower lr, or scale X."
+            )
+
+    def _record(self, solves: _Solves) -> None:
+        self.solver_n_iter_ = solves.n_iter
+        self.converged_ = bool(solves.converged.all())
+        self.residual_ = float(solves.residual.max())
+
+
+@dataclass(frozen=True)
+class _Solves:
+    """Equilibria of some rows, and how their solves fared.
+
+    Attributes
+    ----------
+    features : ndarray of shape (n, width)
+        The states.
+    n_iter, residual, converged : ndarray of shape (n,)
+        Of every row.
+    statuses : list of dict
+        What `solver_status` says of every block.
+    """
+
+    features: np.ndarray
+    n_iter: np.ndarray
+    residual: np.ndarray
+    converged: np.ndarray
+    statuses: list[dict[str, float]]
+
+    @classmethod
+    def of(
+        cls, body: EquilibriumLayer, X: np.ndarray, max_iter: int | None = None
+    ) -> _Solves:
+        """Solve for the rows of X, in blocks, with other limits than the body's own."""
+        limit = body.solver_max_iter
+        blocks: list[tuple[np.ndarray, ...]] = []
+        statuses = []
+        try:
+            body.solver_max_iter = max_iter or limit
+            for start in range(0, len(X), BLOCK):
+                features = in_blocks(body, X[start : start + BLOCK])
+                result: Any = body.last_result
+                parts = (result.n_iter, result.residual, result.converged)
+                blocks.append((features, *(part.cpu().numpy() for part in parts)))
+                statuses.append(solver_status(body))
+        finally:
+            body.solver_max_iter = limit
+        features, n_iter, residual, converged = map(
+            np.concatenate, zip(*blocks, strict=True)
+        )
+        return cls(features, n_iter, residual, converged, statuses)
+
+
+@contextmanager
+def _without_solver_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SolverWarning)
+        yield
 
 
 class DEQClassifier(

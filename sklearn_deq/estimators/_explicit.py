@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -15,15 +14,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
 from sklearn_deq.estimators._match_report import KernelErrors, MatchReport
-from sklearn_deq.estimators._network import (
+from sklearn_deq.estimators._network import NetworkEstimator
+from sklearn_deq.estimators._onnx import build_network, probabilities, save
+from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
-    NetworkEstimator,
     NetworkRegressorMixin,
 )
-from sklearn_deq.estimators._onnx import build_network, probabilities, save
 from sklearn_deq.estimators._training import as_tensor
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
-from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
@@ -42,26 +40,19 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         **KERNEL_CONSTRAINTS,
         "architecture": [StrOptions({"auto", "hermite", *ARCHITECTURES})],
     }
-    _body: ExplicitNetwork
+    _body_class = ExplicitNetwork
 
-    def _make_body(
-        self,
-        n_features: int,
-        moments: EquilibriumMoments,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> ExplicitNetwork:
+    def _body_settings(
+        self, n_features: int, moments: EquilibriumMoments
+    ) -> dict[str, Any]:
         self.match_ = self._match(moments)
-        return ExplicitNetwork(
-            n_features,
-            self.width,
-            self.match_.layers,
-            trainable="readout" if self.trainable == "readout" else "all",
-            multipliers=self.match_.multipliers,
-            generator=self._generator,
-            dtype=dtype,
-            device=device,
-        )
+        return {
+            "n_features": n_features,
+            "widths": self.width,
+            "layers": self.match_.layers,
+            "trainable": "readout" if self.trainable == "readout" else "all",
+            "multipliers": self.match_.multipliers,
+        }
 
     def _match(self, moments: EquilibriumMoments) -> MatchResult:
         """Match for data of the norms that were measured with the moments."""
@@ -141,7 +132,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             features = self.transform(X).astype(np.float64)
             return features @ features.T
         rows = self._prepare_input(X).astype(self._working_dtype(), copy=False)
-        x = as_tensor(rows).to(resolve_device(self.device))
+        x = as_tensor(rows).to(self._body.weights[0].device)
         return self._body.tangent_kernel(x).cpu().numpy()
 
     def export_onnx(self, path: str | Path, preprocessing: Any = None) -> None:
@@ -385,7 +376,10 @@ class ExplicitEquivalentClassifier(
         return self._fit(X, y)
 
     def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
-        probabilities(graph, outputs, len(self._readout()[0]))
+        if self._multilabel:
+            graph.apply("Sigmoid", outputs, name="probabilities")
+        else:
+            probabilities(graph, outputs, len(self._readout()[0]))
         return {
             "output": "probabilities",
             "shape": ["n", len(self.classes_)],

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import check_random_state, compute_class_weight
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.dataset import Dataset
 from torch import nn
 
 from sklearn_deq._compat import Interval, StrOptions
 from sklearn_deq.estimators._base import DEQParameters, FeaturesMixin
+from sklearn_deq.estimators._persistence import (
+    device_at_hand,
+    restore_generator,
+    to_plain,
+    to_tensors,
+)
 from sklearn_deq.estimators._training import (
     OPTIMIZERS,
     FeaturesReadout,
+    InterruptibleNet,
     TrainingPlan,
-    WeightedCrossEntropy,
     as_tensor,
     check_outcome,
     check_training_tools,
@@ -34,6 +37,7 @@ from sklearn_deq.estimators._training import (
     loss_curve,
     make_net,
     train,
+    training_progress,
 )
 from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.theory import EquilibriumMoments
@@ -41,23 +45,15 @@ from sklearn_deq.theory import EquilibriumMoments
 # A convex readout needs some regularisation to have a unique optimum.
 _LEAST_DECAY = 1e-6
 _LARGEST_BATCH = 128
-
-
-def _trains_batches(estimator: NetworkEstimator) -> bool:
-    """Whether the estimator is trained by mini-batches."""
-    if estimator.trainable == "readout":
-        raise AttributeError(
-            "partial_fit needs trainable='all' or 'recurrent': with 'readout' the "
-            "readout is the solution of a convex problem on all rows."
-        )
-    return True
+# What a file holds in another form: rebuilt from the arrays in `_saved`.
+_LIVE = ("_body", "_generator", "net_")
 
 
 class NetworkEstimator(FeaturesMixin, DEQParameters):
     """Base of the estimators that are a body of features with a linear readout.
 
-    Subclasses provide `_make_body`; the classifier and regressor mixins below provide
-    targets, loss and convex readout.
+    Subclasses provide the body: its class, and its settings; the mixins of `_targets`
+    provide targets, loss and convex readout.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -79,6 +75,11 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+    _body_class: ClassVar[type[nn.Module]]
+    _body: Any
+    _plan: TrainingPlan
+    net_: InterruptibleNet
+    loss_curve_: list[float]
 
     def _fit(self, X: Any, y: Any) -> NetworkEstimator:
         """Validate, solve the theory, and train the readout or everything."""
@@ -93,9 +94,33 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         if not going_on:
             self._start(X, self._solve_equilibrium(X), device)
         if self.trainable == "readout":
-            self._fit_readout(X, targets, device)
+            self._fit_readout(X, targets)
         else:
-            self._fit_net(X, targets, device, going_on=going_on)
+            rows, validation = self._split(X, targets)
+            self._train(
+                X[rows], targets[rows], device, self.max_epochs, validation=validation
+            )
+            self._finish(X, targets)
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, classes: Any = None) -> NetworkEstimator:
+        """Validate, and train for an epoch."""
+        device = resolve_device(self.device)
+        check_training_tools(self.optimizer, self.callbacks)
+        if self.early_stopping:
+            raise ValueError(
+                "partial_fit sees one batch at a time and cannot hold out samples: set "
+                "early_stopping=False."
+            )
+        first = not hasattr(self, "net_")
+        X, y = self._validate(X, y, reset=first)
+        targets = self._targets(X, y, going_on=not first, classes=classes)
+        self._check_rules(targets)
+        if first:
+            self._start(X, self._solve_equilibrium(X), device)
+        # Nobody knows how many calls will come, so the rate stays as it is.
+        self._train(X, targets, device, 1, anneal=False)
+        self._finish(X, targets)
         return self
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -105,8 +130,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             y,
             reset=reset,
             dtype=[np.float64, np.float32],
-            multi_output=self._multi_output,
-            y_numeric=self._multi_output,
+            multi_output=True,
+            y_numeric=self._numeric_targets,
         )
         X = self._prepare_input(X)
         return X if reset else X.astype(self._working_dtype(), copy=False), y
@@ -142,35 +167,76 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self.__dict__.pop(outdated, None)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._generator = torch.Generator().manual_seed(int(seed))
+        self._settings = self._body_settings(X.shape[1], moments)
         dtype = getattr(torch, X.dtype.name)
-        self._body = self._make_body(X.shape[1], moments, dtype, device)
+        self._body = self._build_body(dtype, device, self._generator)
         self._n_features_out = self.width
+        self._keep_stable = False
 
-    def _fit_net(
-        self, X: np.ndarray, targets: np.ndarray, device: torch.device, going_on: bool
-    ) -> None:
-        plan = self._plan(X.shape[0], device)
-        fit_rows, validation = self._split(X, targets)
-        X_train, y_train = X[fit_rows], targets[fit_rows]
-        if not going_on:
-            self.net_ = self._new_net(y_train, plan)
-        with self._solver_warnings_as_sklearn():
-            train(self.net_, X_train, y_train, plan.max_epochs, validation=validation)
-            self._finish(X, targets, device)
-        if self.net_.interrupted:
-            raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
+    def _body_settings(
+        self, n_features: int, moments: EquilibriumMoments
+    ) -> dict[str, Any]:
+        """Arguments of the body's class, plain values and activations alone."""
+        raise AttributeError("A network estimator defines _body_settings.")
 
-    def _new_net(self, targets: np.ndarray, plan: TrainingPlan) -> Any:
-        dtype = next(self._body.parameters()).dtype
-        module = FeaturesReadout(self._body, self.width, self._n_outputs(), dtype)
-        return make_net(
-            module.to(plan.device),
-            self._criterion(targets, dtype),
-            plan,
-            self._generator,
+    def _build_body(
+        self, dtype: torch.dtype, device: Any, generator: torch.Generator
+    ) -> nn.Module:
+        return self._body_class(
+            **self._settings, generator=generator, dtype=dtype, device=device
         )
 
-    def _plan(self, n_samples: int, device: torch.device) -> TrainingPlan:
+    def _train(
+        self,
+        X: np.ndarray,
+        targets: np.ndarray,
+        device: torch.device,
+        epochs: int,
+        *,
+        validation: Dataset | None = None,
+        anneal: bool = True,
+    ) -> None:
+        """Train a net anew, or go on with the one that there is."""
+        going_on = hasattr(self, "net_")
+        if not going_on:
+            self._keep_stable = self._check_start(X)
+        self._weigh(targets)
+        criterion = self._criterion(self._torch_dtype())
+        plan, generator = self._make_plan(X.shape[0], device), self._generator
+        if going_on:
+            # Built anew, so that it follows the parameters as they are now.
+            earlier = self.net_
+            same_callbacks = plan.callbacks is self._plan.callbacks
+            self.net_ = make_net(
+                earlier.module_,
+                criterion,
+                plan,
+                generator,
+                progress=training_progress(earlier),
+                own_callbacks=earlier.own_callbacks if same_callbacks else None,
+            )
+        else:
+            module = self._module(self._n_outputs())
+            self.net_ = make_net(module, criterion, plan, generator)
+        self._plan = plan
+        # Moved to another device it is another module.
+        self._body = self.net_.module_.body
+        train(
+            self.net_,
+            X,
+            targets,
+            epochs,
+            anneal=anneal,
+            validation=validation,
+            progress_bar=type(self).__name__ if self.verbose else None,
+        )
+
+    def _module(self, n_outputs: int) -> FeaturesReadout:
+        return FeaturesReadout(
+            self._body, self._n_features_out, n_outputs, self._torch_dtype()
+        )
+
+    def _make_plan(self, n_samples: int, device: torch.device) -> TrainingPlan:
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = min(_LARGEST_BATCH, n_samples)
@@ -178,85 +244,82 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             optimizer=self.optimizer,
             lr=self.lr,
             weight_decay=self.weight_decay,
-            max_epochs=self.max_epochs,
             batch_size=batch_size,
             callbacks=self.callbacks,
-            device=device,
+            device=str(device),
+            keep_stable=self._keep_stable,
             verbose=int(self.verbose),
         )
 
-    def _split(
-        self, X: np.ndarray, targets: np.ndarray
-    ) -> tuple[np.ndarray, Dataset | None]:
+    def _split(self, X: np.ndarray, targets: np.ndarray) -> tuple[Any, Dataset | None]:
         """Rows to train on, and the validation set of early stopping."""
-        rows = np.arange(X.shape[0])
         if not self.early_stopping:
-            return rows, None
+            return slice(None), None
         fit_rows, held = train_test_split(
-            rows,
+            np.arange(X.shape[0]),
             test_size=self.validation_fraction,
             random_state=int(torch.randint(2**31 - 1, (1,), generator=self._generator)),
             stratify=self._strata(targets),
         )
         return fit_rows, Dataset(as_tensor(X[held]), as_tensor(targets[held]))
 
-    def _fit_readout(
-        self, X: np.ndarray, targets: np.ndarray, device: torch.device
-    ) -> None:
+    def _fit_readout(self, X: np.ndarray, targets: np.ndarray) -> None:
         """Solve for the equilibria once, and for the readout as a convex problem."""
         with self._solver_warnings_as_sklearn():
-            features = self._block_features(X, device)
-        self.readout_, self.n_iter_, self.loss_curve_ = self._convex_readout(
-            features, targets, max(self.weight_decay, _LEAST_DECAY)
-        )
+            features = self._frozen_features(X)
+        decay = max(self.weight_decay, _LEAST_DECAY)
+        self.readout_, interrupted = self._convex_readout(features, targets, decay)
+        self.n_iter_, self.loss_curve_ = self.readout_.n_iter_, []
+        if interrupted:
+            raise KeyboardInterrupt("The readout was interrupted; the model is fitted.")
 
-    def _finish(self, X: np.ndarray, targets: np.ndarray, device: torch.device) -> None:
+    def _finish(self, X: np.ndarray, targets: np.ndarray) -> None:
         """Record the outcome of a training by mini-batches, and judge it."""
         self.loss_curve_ = loss_curve(self.net_)
         self.n_iter_ = max(1, len(self.loss_curve_))
-        if not self.net_.interrupted:
-            advice = check_outcome(self.net_, self._start_loss(targets))
-            if advice is not None:
-                warnings.warn(advice, ConvergenceWarning, stacklevel=4)
-        self._block_features(X, device)
-
-    def _block_features(self, X: np.ndarray, device: torch.device) -> np.ndarray:
-        """Features of the training rows; subclasses record the solves."""
-        return in_blocks(self._body, X, device)
-
-    def _partial_fit(self, X: Any, y: Any, classes: Any = None) -> NetworkEstimator:
-        device = resolve_device(self.device)
-        check_training_tools(self.optimizer, self.callbacks)
-        if self.early_stopping:
-            raise ValueError(
-                "partial_fit sees one batch at a time and cannot hold out samples: set "
-                "early_stopping=False."
-            )
-        first = not hasattr(self, "net_")
-        X, y = self._validate(X, y, reset=first)
-        targets = self._targets(X, y, going_on=not first, classes=classes)
-        self._check_rules(targets)
-        if first:
-            self._start(X, self._solve_equilibrium(X), device)
-            self.net_ = self._new_net(targets, self._plan(X.shape[0], device))
-        with self._solver_warnings_as_sklearn():
-            # Nobody knows how many calls will come, so the rate stays as it is.
-            train(self.net_, X, targets, 1, anneal=False)
-            self._finish(X, targets, device)
+        try:
+            messages = [check_outcome(self.net_, self._start_loss(targets))]
+            with self._solver_warnings_as_sklearn():
+                self._settle(X)
+        except ValueError:
+            # What was trained is of no use.
+            del self.net_
+            raise
+        if getattr(self, "converged_", True):
+            # Else the same has been said of the final weights.
+            messages.append(self.net_.callback("guard").report())
+        for message in filter(None, messages):
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
         if self.net_.interrupted:
             raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
-        return self
+
+    def _check_start(self, X: np.ndarray) -> bool:
+        """Whether training is to hold on to the equilibria that the body starts with.
+
+        Bodies without equilibria have none to hold on to. Others refuse to start
+        without.
+        """
+        return False
+
+    def _settle(self, X: np.ndarray) -> None:
+        """Leave a trained body well-posed on the training rows; record its solves."""
+
+    def _frozen_features(self, X: np.ndarray) -> np.ndarray:
+        """Features of the training rows of a body that is not trained."""
+        return in_blocks(self._body, X)
 
     def _features(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = self._check_data(X, reset=False)
         X = X.astype(self._working_dtype(), copy=False)
         with self._solver_warnings_as_sklearn():
-            return in_blocks(self._body, X, resolve_device(self.device))
+            return in_blocks(self._body, X)
+
+    def _torch_dtype(self) -> torch.dtype:
+        return next(self._body.parameters()).dtype
 
     def _working_dtype(self) -> np.dtype:
-        dtype = next(self._body.parameters()).dtype
-        return np.dtype(str(dtype).removeprefix("torch."))
+        return np.dtype(str(self._torch_dtype()).removeprefix("torch."))
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Outputs of the readout, shape (n, n_outputs)."""
@@ -268,12 +331,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     def _readout(self) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (n_outputs, width) and intercept of the readout."""
         if hasattr(self, "readout_"):
-            return np.atleast_2d(self.readout_.coef_), self.readout_.intercept_
+            return self.readout_.coef_, self.readout_.intercept_
         readout = self.net_.module_.readout
-        return (
-            readout.weight.detach().cpu().numpy(),
-            readout.bias.detach().cpu().numpy(),
-        )
+        return to_plain(readout.weight), to_plain(readout.bias)
 
     def transform(self, X: Any) -> np.ndarray:
         """Features: the states that the readout sees.
@@ -290,277 +350,53 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """
         return self._features(X)
 
-    def _make_body(
-        self,
-        n_features: int,
-        moments: EquilibriumMoments,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> nn.Module:
-        raise AttributeError("A network estimator defines _make_body.")
-
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a readout: a fit that failed half-way leaves none."""
         return hasattr(self, "net_") or hasattr(self, "readout_")
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without the body where the net holds it: copied once, not twice."""
+        """State in arrays and plain values: no torch object is pickled."""
         state = super().__getstate__()
-        if "net_" in state:
-            state = {k: v for k, v in state.items() if k not in ("_body", "_generator")}
+        if not hasattr(self, "_body"):
+            return state
+        state = {name: value for name, value in state.items() if name not in _LIVE}
+        state["_saved"] = {
+            "body": to_plain(self._body.state_dict()),
+            "dtype": self._working_dtype().name,
+            "device": str(next(self._body.parameters()).device),
+            "generator": self._generator.get_state().numpy(),
+        }
+        if hasattr(self, "net_"):
+            net = self.net_
+            state["_saved"] |= {
+                "readout": to_plain(net.module_.readout.state_dict()),
+                "progress": to_plain(training_progress(net)),
+            }
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the body, which further training changes, from the net again."""
-        super().__setstate__(state)
-        if "net_" in self.__dict__:
-            self._body = self.net_.module_.body
-            self._generator = self.net_.iterator_train__generator
+        """Build the torch objects again."""
+        saved = state.get("_saved")
+        super().__setstate__({k: v for k, v in state.items() if k != "_saved"})
+        if saved is None:
+            return
+        device = device_at_hand(saved["device"])
+        dtype = getattr(torch, saved["dtype"])
+        # The weights drawn here, with a generator of their own, are written over.
+        self._body = self._build_body(dtype, device, torch.Generator())
+        self._body.load_state_dict(to_tensors(saved["body"]))
+        self._generator = restore_generator(saved["generator"])
+        if "progress" in saved:
+            self._restore_net(saved, device)
 
-
-class NetworkClassifierMixin:
-    """Targets, loss and predictions of a classifier."""
-
-    _multi_output = False
-
-    def _set_targets(
-        self, y: np.ndarray, *, going_on: bool, classes: Any = None
-    ) -> np.ndarray:
-        check_classification_targets(y)
-        if going_on:
-            unknown = np.setdiff1d(y, self.classes_)
-            if unknown.size:
-                raise ValueError(
-                    f"y has classes that were not seen before: {unknown.tolist()}; "
-                    "give all of them to the first partial_fit as classes."
-                )
-        else:
-            encoder = LabelEncoder().fit(y if classes is None else classes)
-            unknown = np.setdiff1d(y, encoder.classes_)
-            if unknown.size:
-                raise ValueError(f"classes lacks values of y: {unknown.tolist()}.")
-            self.classes_: np.ndarray = encoder.classes_
-        return np.searchsorted(self.classes_, y).astype(np.int64)
-
-    def _n_outputs(self) -> int:
-        return len(self.classes_)
-
-    def _strata(self, targets: np.ndarray) -> np.ndarray:
-        if np.unique(targets, return_counts=True)[1].min() < 2:
-            raise ValueError(
-                "early_stopping needs at least 2 samples of every class, to hold out "
-                "a stratified validation set; set early_stopping=False."
-            )
-        return targets
-
-    def _criterion(self, targets: np.ndarray, dtype: torch.dtype) -> nn.Module:
-        if self.class_weight is None:
-            return nn.CrossEntropyLoss()
-        present = np.unique(targets)
-        factors = np.ones(len(self.classes_))
-        factors[present] = compute_class_weight(
-            self._class_weight_by_code(), classes=present, y=targets
+    def _restore_net(self, saved: dict[str, Any], device: str) -> None:
+        readout = to_tensors(saved["readout"])
+        module = self._module(len(readout["bias"]))
+        module.readout.load_state_dict(readout)
+        criterion = self._criterion(self._torch_dtype())
+        plan = replace(self._plan, device=device)
+        progress = to_tensors(saved["progress"])
+        self.net_ = make_net(
+            module, criterion, plan, self._generator, progress=progress
         )
-        factors /= factors[targets].mean()
-        return WeightedCrossEntropy(torch.as_tensor(factors, dtype=dtype))
-
-    def _start_loss(self, targets: np.ndarray) -> float:
-        """Loss of equal scores for all classes."""
-        return math.log(len(self.classes_))
-
-    def _check_rules(self, targets: np.ndarray) -> None:
-        """Refuse, before any work, weights and labels that cannot be trained on."""
-        super()._check_rules(targets)  # type: ignore[misc]
-        if self.trainable == "readout" and len(np.unique(targets)) < 2:
-            raise ValueError(
-                "With trainable='readout' y needs samples of at least 2 classes, but "
-                "it contains only one class."
-            )
-        by_code = self._class_weight_by_code()
-        if isinstance(by_code, dict):
-            values = np.array([by_code.get(c, 1.0) for c in np.unique(targets)])
-            if not (np.isfinite(values).all() and values.min() >= 0 < values.max()):
-                raise ValueError(
-                    "class_weight must be finite, not negative, and positive for one "
-                    f"of the classes in y at least, got {self.class_weight!r}."
-                )
-
-    def _class_weight_by_code(self) -> Any:
-        if not isinstance(self.class_weight, dict):
-            return self.class_weight
-        codes = {label: code for code, label in enumerate(self.classes_.tolist())}
-        unknown = [label for label in self.class_weight if label not in codes]
-        if unknown:
-            raise ValueError(f"class_weight has labels that y lacks: {unknown}.")
-        return {codes[label]: value for label, value in self.class_weight.items()}
-
-    def _convex_readout(
-        self, features: np.ndarray, targets: np.ndarray, decay: float
-    ) -> tuple[Any, int, list[float]]:
-        readout = LogisticRegression(
-            C=1.0 / (decay * len(targets)),
-            class_weight=self._class_weight_by_code(),
-            max_iter=2000,
-        ).fit(features, targets)
-        return readout, int(np.max(readout.n_iter_)), []
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Confidence scores.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            Log-odds of the second class if there are two, else one score per class.
-        """
-        outputs = self._outputs(X)
-        if outputs.shape[1] == 2:
-            return outputs[:, 1] - outputs[:, 0]
-        return outputs[:, 0] if outputs.shape[1] == 1 else outputs
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        P : ndarray of shape (n_samples, n_classes)
-            Probabilities, in the order of ``classes_``.
-        """
-        scores = self._outputs(X)
-        if scores.shape[1] == 1:
-            scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
-            if len(self.classes_) == 1:
-                scores = scores[:, :1]
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return scores / scores.sum(axis=1, keepdims=True)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Most probable classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,)
-            Class labels.
-        """
-        codes = np.argmax(self.predict_proba(X), axis=1)
-        return self.classes_[codes]
-
-    @available_if(_trains_batches)
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Any:
-        """Train one epoch on these samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-        y : array-like of shape (n_samples,)
-            Labels.
-        classes : array-like of shape (n_classes,), default=None
-            All labels that later calls may bring; needed at the first call only.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        self._validate_params()
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' needs all samples at once, not partial_fit; "
-                "give the weights as a dict."
-            )
-        return self._partial_fit(X, y, classes)
-
-
-class NetworkRegressorMixin:
-    """Targets, loss and predictions of a regressor: y is centred and scaled inside."""
-
-    _multi_output = True
-
-    def __sklearn_tags__(self) -> Any:
-        """Describe the regressor to scikit-learn."""
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
-        tags.target_tags.multi_output = True
-        return tags
-
-    def _set_targets(
-        self, y: np.ndarray, *, going_on: bool, classes: Any = None
-    ) -> np.ndarray:
-        y = np.asarray(y, dtype=np.float64)
-        columns = y.reshape(len(y), -1)
-        if not going_on:
-            self._y_mean = columns.mean(axis=0)
-            scale = columns.std(axis=0)
-            self._y_scale = np.where(scale > 0, scale, 1.0)
-            self._y_is_1d = y.ndim == 1
-        return (columns - self._y_mean) / self._y_scale
-
-    def _n_outputs(self) -> int:
-        return len(self._y_mean)
-
-    def _strata(self, targets: np.ndarray) -> None:
-        return None
-
-    def _criterion(self, targets: np.ndarray, dtype: torch.dtype) -> nn.Module:
-        return nn.MSELoss()
-
-    def _start_loss(self, targets: np.ndarray) -> float:
-        """Loss of predicting the mean."""
-        return float(np.mean(np.square(targets, dtype=np.float64)))
-
-    def _convex_readout(
-        self, features: np.ndarray, targets: np.ndarray, decay: float
-    ) -> tuple[Any, int, list[float]]:
-        readout = Ridge(alpha=decay * len(targets)).fit(features, targets)
-        return readout, 1, []
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predicted targets.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_targets)
-            Predictions, in the units of the y of `fit`.
-        """
-        outputs = self._outputs(X)
-        predictions = outputs * self._y_scale + self._y_mean
-        predictions = predictions.astype(outputs.dtype, copy=False)
-        return predictions[:, 0] if self._y_is_1d else predictions
-
-    @available_if(_trains_batches)
-    def partial_fit(self, X: Any, y: Any) -> Any:
-        """Train one epoch on these samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples; those of the first call fix ``tau0_`` and the scale of y.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        self._validate_params()
-        return self._partial_fit(X, y)
+        self._body = self.net_.module_.body

@@ -1,12 +1,12 @@
 """Training through skorch: the module, its batches, and a net that can be interrupted.
 
-The only file that imports skorch.
+Only this file and `_monitoring`, its callbacks, import skorch.
 """
 
 from __future__ import annotations
 
 import copy
-import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,17 @@ from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import nn
 from torch.nn.utils import skip_init
+from tqdm import tqdm
+
+from sklearn_deq.estimators._monitoring import (
+    PATIENCE,
+    Annealing,
+    HeldOutStopping,
+    Progress,
+    SolverRecord,
+    UpdateGuard,
+)
+from sklearn_deq.exceptions import SolverWarning
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -27,8 +38,6 @@ OPTIMIZERS = {
 }
 # Rows evaluated at once outside of training.
 BLOCK = 1024
-# Epochs without improvement of the validation loss that end an early-stopped fit.
-_PATIENCE = 10
 # Factor over the loss of the untrained model at which a training counts as failed;
 # noise of a few mini-batches stays below.
 _RISE = 2.0
@@ -128,49 +137,12 @@ class WeightedCrossEntropy(nn.Module):
         return total / targets.shape[0]
 
 
-class Annealing(Callback):
-    """Anneal the learning rate to 0 along a cosine, once over every call of `train`.
-
-    Parameters
-    ----------
-    lr : float
-        Rate at the start.
-    """
-
-    def __init__(self, lr: float) -> None:
-        self.lr = lr
-        self.steps_ = 0
-        self.step_ = 0
-
-    def start(self, steps: int) -> None:
-        """Begin anew, to end after so many steps; 0 keeps the rate as it is."""
-        self.steps_, self.step_ = steps, 0
-
-    def on_batch_begin(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
-        """Set the rate of the update."""
-        if not training:
-            return
-        rate = self.lr
-        if self.steps_:
-            rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
-        for group in net.optimizer_.param_groups:
-            group["lr"] = rate
-        self.step_ += 1
-
-
-class HeldOutStopping(EarlyStopping):
-    """Early stopping in those calls of `train` that have a validation set."""
-
-    def on_epoch_end(self, net: NeuralNet, **params: Any) -> None:
-        """Look at the validation loss, if there is one."""
-        if net.train_split is not None:
-            super().on_epoch_end(net, **params)
-
-
 class InterruptibleNet(NeuralNet):
     """A skorch net that stabilises its body and remembers a KeyboardInterrupt."""
 
     interrupted = False
+    # Copies of the user's callbacks.
+    own_callbacks: list[Any]
 
     def train_step(self, batch: Any, **params: Any) -> Any:
         """One update, and what the body does to stay well-posed after it."""
@@ -179,6 +151,14 @@ class InterruptibleNet(NeuralNet):
         if stabilize is not None:
             stabilize()
         return step
+
+    def get_loss(self, *arguments: Any, training: bool = False, **params: Any) -> Any:
+        """Loss, with the body's own penalty in training if it asks for one."""
+        loss = super().get_loss(*arguments, training=training, **params)
+        body = self.module_.body
+        if training and getattr(body, "stability", None) == "jacobian":
+            loss = loss + body.jacobian_penalty()
+        return loss
 
     def fit_loop(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Train; note an interruption before passing it on to skorch."""
@@ -193,6 +173,10 @@ class InterruptibleNet(NeuralNet):
             )
             raise
 
+    def callback(self, name: str) -> Any:
+        """Return one of the callbacks that `make_net` adds."""
+        return dict(self.callbacks_)[name]
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -204,23 +188,26 @@ class TrainingPlan:
         A key of `OPTIMIZERS` or a torch optimizer class.
     lr, weight_decay : float
         Of the optimizer; the rate is annealed to 0 over the epochs.
-    max_epochs, batch_size : int
-        Length of the training.
+    batch_size : int
+        Rows per update.
     callbacks : list or None
-        The user's skorch callbacks; copied, so that they stay as they were.
-    device : torch.device
+        The user's skorch callbacks; copied, so that they stay as they were. Nets that
+        go on with one another share their copies.
+    device : str
         Where to train.
+    keep_stable : bool
+        Whether updates that lose the equilibrium are withheld, see `UpdateGuard`.
     verbose : int
-        0: silent.
+        0: silent; 1: a progress bar; 2: a line per epoch as well.
     """
 
     optimizer: Any
     lr: float
     weight_decay: float
-    max_epochs: int
     batch_size: int
     callbacks: Any
-    device: torch.device
+    device: str
+    keep_stable: bool
     verbose: int
 
 
@@ -229,6 +216,9 @@ def make_net(
     criterion: nn.Module,
     plan: TrainingPlan,
     generator: torch.Generator,
+    *,
+    progress: dict[str, Any] | None = None,
+    own_callbacks: list[Any] | None = None,
 ) -> InterruptibleNet:
     """Initialised skorch net for a module.
 
@@ -242,16 +232,29 @@ def make_net(
         How to train.
     generator : torch.Generator
         Of the order of the rows.
+    progress : dict, default=None
+        What `training_progress` said of an earlier net of this module: its epochs, and
+        the state of its optimizer unless that is another now.
+    own_callbacks : list, default=None
+        Those of an earlier net; None: copies of the plan's.
 
     Returns
     -------
     InterruptibleNet
         Ready for `train`.
     """
-    callbacks: list[Any] = [("annealing", Annealing(plan.lr))]
-    callbacks.append(HeldOutStopping(patience=_PATIENCE, load_best=True))
-    callbacks += copy.deepcopy(list(plan.callbacks or []))
     optimizer = plan.optimizer
+    if own_callbacks is None:
+        own_callbacks = copy.deepcopy(list(plan.callbacks or []))
+    callbacks: list[Any] = [
+        ("annealing", Annealing(plan.lr)),
+        ("held_out", HeldOutStopping(patience=PATIENCE, load_best=True)),
+        ("solver_record", SolverRecord()),
+        *own_callbacks,
+        ("progress", Progress()),
+        # Last, to see the gradients as the optimizer will.
+        ("guard", UpdateGuard(plan.keep_stable)),
+    ]
     net = InterruptibleNet(
         module,
         criterion=criterion,
@@ -260,7 +263,6 @@ def make_net(
         else optimizer,
         optimizer__weight_decay=plan.weight_decay,
         lr=plan.lr,
-        max_epochs=plan.max_epochs,
         batch_size=plan.batch_size,
         iterator_train=Batches,
         iterator_train__shuffle=True,
@@ -269,9 +271,42 @@ def make_net(
         train_split=None,
         callbacks=callbacks,
         device=plan.device,
-        verbose=plan.verbose,
-    )
-    return net.initialize()
+        verbose=max(0, plan.verbose - 1),
+    ).initialize()
+    net.own_callbacks = own_callbacks
+    if progress is not None:
+        net.history.extend(progress["epochs"])
+        if progress["optimizer_class"] == _class_name(net.optimizer_):
+            settings = net.optimizer_.state_dict()["param_groups"]
+            state = progress["optimizer"]
+            net.optimizer_.load_state_dict({**state, "param_groups": settings})
+    return net
+
+
+def training_progress(net: InterruptibleNet) -> dict[str, Any]:
+    """How far a net has come, for one that is to go on from there.
+
+    Parameters
+    ----------
+    net : InterruptibleNet
+        The net.
+
+    Returns
+    -------
+    dict
+        "epochs", the rows of its history without those of its batches;
+        "optimizer_class" and "optimizer", its name and state.
+    """
+    return {
+        "epochs": [{**row, "batches": []} for row in net.history],
+        "optimizer_class": _class_name(net.optimizer_),
+        "optimizer": net.optimizer_.state_dict(),
+    }
+
+
+def _class_name(instance: Any) -> str:
+    kind = type(instance)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def train(
@@ -282,6 +317,7 @@ def train(
     *,
     anneal: bool = True,
     validation: Dataset | None = None,
+    progress_bar: str | None = None,
 ) -> None:
     """Train for some epochs; a KeyboardInterrupt ends it and is noted in the net.
 
@@ -297,20 +333,31 @@ def train(
         Whether the learning rate falls to 0 over these epochs, or stays.
     validation : Dataset, default=None
         Validation set of early stopping; not kept in the net.
+    progress_bar : str, default=None
+        Title of a progress bar; None: none is shown.
     """
     net.interrupted = False
     data = Dataset(as_tensor(X), as_tensor(y))
     steps = epochs * -(-len(data) // net.batch_size) if anneal else 0
-    dict(net.callbacks_)["annealing"].start(steps)
+    net.callback("annealing").start(steps)
     net.train_split = None if validation is None else predefined_split(validation)
     device = torch.device(net.device)
+    bar = tqdm(total=epochs, desc=progress_bar, unit="epoch", disable=not progress_bar)
+    net.callback("progress").bar_ = bar
     # What callbacks and optimizers draw follows from the estimator's seed as well.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with (
+        bar,
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        warnings.catch_warnings(),
+    ):
+        # The guard counts what these would say of every batch.
+        warnings.simplefilter("ignore", SolverWarning)
         torch.manual_seed(net.iterator_train__generator.initial_seed())
         try:
             net.partial_fit(data, y=None, epochs=epochs)
         finally:
             net.train_split = None
+            net.callback("progress").bar_ = None
 
 
 def check_training_tools(optimizer: Any, callbacks: Any) -> None:
@@ -349,12 +396,12 @@ def check_training_tools(optimizer: Any, callbacks: Any) -> None:
             )
 
 
-def check_outcome(net: NeuralNet, start_loss: float) -> str | None:
-    """Judge a training by its weights and its last loss.
+def check_outcome(net: InterruptibleNet, start_loss: float) -> str | None:
+    """Judge a training by its weights, its gradients and its last loss.
 
     Parameters
     ----------
-    net : NeuralNet
+    net : InterruptibleNet
         After training.
     start_loss : float
         Loss of a readout of zeros.
@@ -367,20 +414,24 @@ def check_outcome(net: NeuralNet, start_loss: float) -> str | None:
     Raises
     ------
     ValueError
-        If a weight is not finite.
+        If a weight is not finite, or most gradients were not.
     """
-    losses = loss_curve(net)
-    last = losses[-1] if losses else float("nan")
+    losses, guard = loss_curve(net), net.callback("guard")
     advice = "Lower lr, or scale X."
     if not all(bool(torch.isfinite(p).all()) for p in net.module_.parameters()):
         raise ValueError(
             f"Training diverged: weights are not finite after {len(losses)} epochs. "
             f"{advice}"
         )
-    if losses and not last <= _RISE * start_loss:
+    if 2 * guard.not_finite_ > guard.steps_:
+        raise ValueError(
+            f"Training diverged: {guard.not_finite_} of {guard.steps_} gradients were "
+            f"not finite. {advice}"
+        )
+    if losses and not losses[-1] <= _RISE * start_loss:
         return (
-            f"Training ended with a loss of {last:.1e}, above the {start_loss:.1e} it "
-            f"began with. {advice}"
+            f"Training ended with a loss of {losses[-1]:.1e}, above the "
+            f"{start_loss:.1e} it began with. {advice}"
         )
     return None
 
@@ -399,31 +450,13 @@ def as_tensor(X: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.require(X, requirements=["C", "W", "A"]))
 
 
-def in_blocks(module: nn.Module, X: np.ndarray, device: torch.device) -> np.ndarray:
+def in_blocks(module: nn.Module, X: np.ndarray) -> np.ndarray:
     """Evaluate a module on the rows of X, some at a time, without a graph."""
     module.eval()
+    device = next(module.parameters()).device
     with torch.inference_mode():
         blocks = [
             module(as_tensor(X[start : start + BLOCK]).to(device)).cpu().numpy()
             for start in range(0, X.shape[0], BLOCK)
         ]
     return np.concatenate(blocks)
-
-
-__all__ = [
-    "BLOCK",
-    "OPTIMIZERS",
-    "Annealing",
-    "Batches",
-    "FeaturesReadout",
-    "InterruptibleNet",
-    "TrainingPlan",
-    "WeightedCrossEntropy",
-    "as_tensor",
-    "check_outcome",
-    "check_training_tools",
-    "in_blocks",
-    "loss_curve",
-    "make_net",
-    "train",
-]

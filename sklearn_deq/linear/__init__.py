@@ -1,6 +1,7 @@
-"""Linear algebra above a Gram matrix: ridge regression, leave-one-out, calibration."""
+"""Linear models: ridge regression and what follows from it, logistic regression."""
 
 from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
+from sklearn_deq.linear._logistic import LogisticFit, fit_logistic
 from sklearn_deq.linear._nystroem import nystroem_map
 from sklearn_deq.linear._ridge import (
     RidgeSpectrum,
@@ -11,8 +12,10 @@ from sklearn_deq.linear._ridge import (
 )
 
 __all__ = [
+    "LogisticFit",
     "RidgeSpectrum",
     "class_probabilities",
+    "fit_logistic",
     "fit_temperature",
     "leave_one_out",
     "nystroem_map",

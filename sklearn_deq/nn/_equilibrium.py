@@ -155,7 +155,7 @@ class EquilibriumLayer(nn.Module):
         self.bias: nn.Parameter | None = None
         if bias_variance > 0:
             self.bias = draw(width, train=trainable == "all")
-        self.register_buffer("_direction", None, persistent=False)
+        self.register_buffer("_direction", None)
         self._norm_limit = math.inf
         if stability == "project" and trainable != "readout":
             self._direction = torch.ones(width, dtype=dtype, device=device)
@@ -332,6 +332,26 @@ class EquilibriumLayer(nn.Module):
             right = right / max(norm, 1e-30)
         self._direction = right
         return norm, left, right
+
+    def get_extra_state(self) -> dict[str, float]:
+        """Beside the weights, the limit of the projection belongs to the state.
+
+        Returns
+        -------
+        dict of str to float
+            Of plain values.
+        """
+        return {"norm_limit": self._norm_limit}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Take the limit of the projection from a state dict.
+
+        Parameters
+        ----------
+        state : dict of str to float
+            What `get_extra_state` returned.
+        """
+        self._norm_limit = state["norm_limit"]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last solve's tensors out of copies and pickles."""

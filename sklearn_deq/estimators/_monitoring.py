@@ -1,0 +1,262 @@
+"""Watching a training: its rate, its progress, its solves, and updates not to make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EarlyStopping
+from torch import nn
+from tqdm import tqdm
+
+# Epochs without improvement of the validation loss that end an early-stopped fit.
+PATIENCE = 10
+# By this factor A is shrunk when training has taken the equilibrium away.
+SHRINK = 0.9
+# A relative residual of the adjoint that makes a gradient doubtful.
+_DOUBTFUL = 1e-2
+# Before the names of the solver's columns in the history of a net.
+_PREFIX = "solver_"
+
+
+def _last(values: list[float]) -> float:
+    return values[-1]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+# What `solver_history_` has, and how an epoch follows from its updates.
+SOLVER_COLUMNS: dict[str, Callable[[list[float]], float]] = {
+    "n_iter": _mean,
+    "residual": max,
+    "unconverged": sum,
+    "backward_residual": max,
+    "chi": _last,
+    "spectral_bound": _last,
+}
+
+
+def solver_status(body: nn.Module) -> dict[str, float]:
+    """How the last solves of a body fared; empty if it has none to make.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Such as an `EquilibriumLayer`.
+
+    Returns
+    -------
+    dict of str to float
+        Mean iterations, largest residual, rows that did not converge, largest residual
+        of the adjoint, and, where the body tells them, χ and the spectral bound.
+    """
+    result: Any = getattr(body, "last_result", None)
+    if result is None:
+        return {}
+    # One transfer from the device, not three.
+    n_iter, residual, converged = torch.stack(
+        [
+            result.n_iter.double().mean(),
+            result.residual.double().max(),
+            result.converged.double().sum(),
+        ]
+    ).tolist()
+    status = {
+        "n_iter": n_iter,
+        "residual": residual,
+        "unconverged": result.converged.numel() - converged,
+        "backward_residual": float(getattr(body, "last_backward_residual", 0.0)),
+    }
+    for name in ("chi", "spectral_bound"):
+        value = getattr(body, name, None)
+        status[name] = math.nan if value is None else float(value)
+    return status
+
+
+def shrink(body: Any) -> None:
+    """Bring a body closer to where every equilibrium is stable: A = 0.
+
+    Parameters
+    ----------
+    body : nn.Module
+        An `EquilibriumLayer`; changed in place.
+    """
+    with torch.no_grad():
+        body.recurrent_weight.mul_(SHRINK)
+
+
+class Annealing(Callback):
+    """Anneal the learning rate to 0 along a cosine, once over every call of `train`.
+
+    Parameters
+    ----------
+    lr : float
+        Rate at the start.
+    """
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+        self.steps_ = 0
+        self.step_ = 0
+
+    def start(self, steps: int) -> None:
+        """Begin anew, to end after so many steps; 0 keeps the rate as it is."""
+        self.steps_, self.step_ = steps, 0
+
+    def on_batch_begin(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
+        """Set the rate of the update."""
+        if not training:
+            return
+        rate = self.lr
+        if self.steps_:
+            rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
+        for group in net.optimizer_.param_groups:
+            group["lr"] = rate
+        self.step_ += 1
+
+
+class HeldOutStopping(EarlyStopping):
+    """Early stopping in those calls of `train` that have a validation set."""
+
+    def on_epoch_end(self, net: NeuralNet, **params: Any) -> None:
+        """Look at the validation loss, if there is one."""
+        if net.train_split is not None:
+            super().on_epoch_end(net, **params)
+
+
+class Progress(Callback):
+    """Advance a progress bar by one every epoch, and show the losses beside it."""
+
+    def __init__(self) -> None:
+        self.bar_: tqdm | None = None
+
+    def on_epoch_end(self, net: NeuralNet, **_: Any) -> None:
+        """Advance."""
+        if self.bar_ is not None:
+            row, shown = net.history[-1], ("train_loss", "valid_loss")
+            self.bar_.set_postfix({k: row[k] for k in shown if k in row}, refresh=False)
+            self.bar_.update()
+
+
+class SolverRecord(Callback):
+    """Keep in the history, epoch by epoch, how the body's solves fared."""
+
+    def __init__(self) -> None:
+        self.steps_: list[dict[str, float]] = []
+
+    def on_epoch_begin(self, net: NeuralNet, **_: Any) -> None:
+        """Forget the last epoch."""
+        self.steps_ = []
+
+    def on_batch_end(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
+        """Look at the body after an update."""
+        status = solver_status(net.module_.body) if training else {}
+        if status:
+            self.steps_.append(status)
+
+    def on_epoch_end(self, net: NeuralNet, **_: Any) -> None:
+        """Summarise the epoch."""
+        if self.steps_:
+            for name, summary in SOLVER_COLUMNS.items():
+                value = summary([step[name] for step in self.steps_])
+                net.history.record(_PREFIX + name, float(value))
+
+
+def solver_history(history: Any) -> dict[str, list[float]]:
+    """Return the solver's columns of a net's history, of every completed epoch.
+
+    Parameters
+    ----------
+    history : skorch.history.History
+        Of a net with a `SolverRecord`.
+
+    Returns
+    -------
+    dict of str to list of float
+        A list for every one of `SOLVER_COLUMNS`; lists are empty where nothing is
+        solved.
+    """
+    rows = [row for row in history if _PREFIX + "n_iter" in row]
+    return {name: [row[_PREFIX + name] for row in rows] for name in SOLVER_COLUMNS}
+
+
+class UpdateGuard(Callback):
+    """Withhold updates whose gradients mean nothing, and count them.
+
+    Parameters
+    ----------
+    keep_stable : bool
+        Whether an update is withheld where the equilibrium of a row was not reached,
+        and A shrunk in its place, until training is back where it is.
+
+    Attributes
+    ----------
+    steps_ : int
+        Gradients seen in this call of `train`.
+    not_finite_ : int
+        Of these, withheld since they were not finite.
+    lost_ : int
+        Of these, with a row whose equilibrium was not reached.
+    doubtful_ : int
+        Of these, with a row whose adjoint has a relative residual above 1e-2.
+    """
+
+    def __init__(self, keep_stable: bool) -> None:
+        self.keep_stable = keep_stable
+        self.steps_ = self.not_finite_ = self.lost_ = self.doubtful_ = 0
+
+    def on_train_begin(self, net: NeuralNet, **_: Any) -> None:
+        """Count from zero."""
+        self.steps_ = self.not_finite_ = self.lost_ = self.doubtful_ = 0
+
+    def on_grad_computed(
+        self, net: NeuralNet, named_parameters: Any, training: bool = False, **_: Any
+    ) -> None:
+        """Judge the gradient, after all other callbacks have seen it."""
+        parameters = [p for p in net.module_.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        finite = bool(torch.isfinite(norm))
+        status = solver_status(net.module_.body)
+        lost = status.get("unconverged", 0) > 0
+        self.steps_ += 1
+        self.not_finite_ += not finite
+        self.lost_ += lost
+        self.doubtful_ += status.get("backward_residual", 0.0) > _DOUBTFUL
+        if lost and self.keep_stable:
+            shrink(net.module_.body)
+        if not finite or (lost and self.keep_stable):
+            # An optimizer leaves alone what has no gradient.
+            for parameter in parameters:
+                parameter.grad = None
+
+    def report(self) -> str | None:
+        """Say what was withheld; None if nothing was.
+
+        Returns
+        -------
+        str or None
+            One sentence, with advice.
+        """
+        parts = []
+        if self.not_finite_:
+            parts.append(f"the gradients of {self.not_finite_} were not finite")
+        if self.lost_ and self.keep_stable:
+            parts.append(
+                f"{self.lost_} were replaced by a step of A towards 0, since the "
+                "equilibrium of a sample was not reached"
+            )
+        elif self.lost_:
+            parts.append(f"{self.lost_} saw a sample whose equilibrium was not reached")
+        if self.doubtful_:
+            parts.append(f"{self.doubtful_} saw an adjoint that did not converge")
+        if not parts:
+            return None
+        return (
+            f"Of the {self.steps_} updates {', '.join(parts)}. Lower lr or "
+            "recurrent_variance, or raise solver_max_iter."
+        )
