@@ -21,6 +21,7 @@ if not BENCHMARKS.exists():
         ["bench_mnist.py"],
         ["bench_finite_width.py", "--figure", "figure.png"],
         ["bench_latency.py"],
+        ["bench_matching.py"],
     ],
     ids=lambda arguments: arguments[0],
 )
