@@ -381,10 +381,16 @@ def test_instability_is_found_before_training(iris):
         deq.fit(np.vstack([X, np.full((1, 4), 0.05)]), np.r_[y, 0])
 
 
-def test_bias_or_no_centring_cannot_be_matched(iris):
+def test_bias_or_no_centring_cannot_be_matched_by_equations(iris):
+    """Only a layer made for the kernel can: "auto" takes it."""
     for params in ({"bias_variance": 0.1}, {"center": False}):
+        model = ExplicitEquivalentClassifier(
+            **SMALL, architecture="piecewise_linear", **params
+        )
         with pytest.raises(ValueError, match="center=True and bias_variance=0"):
-            ExplicitEquivalentClassifier(**SMALL, **params).fit(*iris)
+            model.fit(*iris)
+        model.set_params(architecture="auto", normalize=True)
+        assert model.fit(*iris).match_.architecture == "hermite"
 
 
 @pytest.mark.parametrize("Network", [DEQClassifier, DEQRegressor])

@@ -250,8 +250,11 @@ def test_poor_matches_are_said(data):
         ).fit(*data)
     assert model.match_.residual > 1e-6
     assert not model.match_.converged
+    biased = ExplicitEquivalentClassifier(**SMALL, bias_variance=0.3)
+    with pytest.warns(MatchWarning, match=r"residual.*normalize=True"):
+        biased.fit(*data)
     with pytest.raises(ValueError, match=r"bias_variance=0\.3"):
-        ExplicitEquivalentClassifier(**SMALL, bias_variance=0.3).fit(*data)
+        biased.set_params(architecture="rounded").fit(*data)
 
 
 def test_huge_learning_rates_are_not_silent(data):

@@ -66,3 +66,19 @@ def test_kernel_of_a_users_hard_tanh(rng):
             K = deq_kernel(X, activation=mine, **settings)
             assert_allclose(K, deq_kernel(X, activation=layer, **settings), atol=1e-10)
             assert np.linalg.eigvalsh(K)[0] > -1e-12 * K.max()
+
+
+@pytest.mark.parametrize("derivative", [False, True])
+def test_every_number_of_nodes_is_exact(derivative, rng):
+    """Fewer nodes serve where no |ρ| is close to 1: as many as for ρ = 0.999 do."""
+    phi = Activation(relu6, kinks=(-0.5, 1.5))
+    n = 200
+    q1, q2 = np.exp(rng.uniform(-3.0, 2.0, (2, n)))
+    rho = rng.uniform(0.9, 1.0, n) * rng.choice([-1.0, 1.0], n)
+    for limit in (0.97, 0.99):
+        c = limit * rho * np.sqrt(q1 * q2)
+        found = dual_activation(phi, q1, q2, c, derivative=derivative)
+        # One entry more decides how many nodes all have.
+        more = [np.append(q1, 1.0), np.append(q2, 1.0), np.append(c, 0.999)]
+        expected = dual_activation(phi, *more, derivative=derivative)[:-1]
+        assert_allclose(found, expected, rtol=0, atol=1e-12)

@@ -8,6 +8,7 @@ most of the kernel is, neurons differ by a sign. Docs/theory.md, section 5.1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -47,6 +48,8 @@ _LIMIT = 6.0
 _TERMS = 2048
 # The same at norms for which the function was not made, by quadrature.
 _QUADRATURE_TERMS = 512
+# Powers of the cosine below this are left out.
+_NEGLIGIBLE = 1e-18
 # Norms this close to the range are in it.
 _SLACK = 1e-9
 # Where norms vary, σ is a few functions of x/r with weights that depend on r: to this.
@@ -224,8 +227,9 @@ class HermiteFunction:
             size = np.clip(norms, self.low, self.high)
             signed[:, 1] *= norms / size * np.sqrt(1.0 + rate)
         made = np.abs(norms - np.clip(norms, self.low, self.high)) <= _SLACK * norms
-        found = np.zeros((len(norms), _TERMS))
-        found[made] = self._made(norms[made], rate)
+        size = self._n_terms if made.all() else max(self._n_terms, _QUADRATURE_TERMS)
+        found = np.zeros((len(norms), size))
+        found[made, : self._n_terms] = self._made(norms[made], rate)
         if not made.all():
             other = along_norms(
                 lambda s: self._measured(np.sqrt(s), rate).T, norms[~made] ** 2
@@ -233,10 +237,18 @@ class HermiteFunction:
             found[~made, : other.shape[1]] = other
         return found, signed
 
+    @property
+    def _n_terms(self) -> int:
+        """Coefficients that matter; of kinked functions as many as are used."""
+        if any(series.rough for series in self.series):
+            return _TERMS
+        return max(len(series.differences) for series in self.series)
+
     def _made(self, norms: np.ndarray, rate: float) -> np.ndarray:
         """Features at norms in the range."""
-        weights = np.sqrt(1.0 + rate * np.arange(_TERMS))
-        nodes = np.stack([series.coefficients(_TERMS) for series in self.series])
+        size = self._n_terms
+        weights = np.sqrt(1.0 + rate * np.arange(size))
+        nodes = np.stack([series.coefficients(size) for series in self.series])
         nodes = nodes * weights
         totals = [float(s.kernel(np.ones(1), rate)[0]) for s in self.series]
         rest = np.maximum(np.array(totals) - np.sum(nodes**2, axis=1), 0.0)
@@ -340,7 +352,12 @@ def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
         xp = array_namespace(s12)
         rho = xp.clip(s12 * first[0] * second[0], -1.0, 1.0)
         value = 0.0 * rho
-        for k in range(first[1].shape[-1] - 1, -1, -1):
+        n_terms = first[1].shape[-1]
+        largest = float(xp.max(xp.abs(rho)))
+        if largest < 1.0:
+            enough = math.log(_NEGLIGIBLE) / math.log(max(largest, 1e-9))
+            n_terms = min(n_terms, max(2, math.ceil(enough)))
+        for k in range(n_terms - 1, -1, -1):
             value = value * rho + first[1][..., k] * second[1][..., k]
         constant, linear = (first[2][..., k] * second[2][..., k] for k in (0, 1))
         return value + constant + linear * rho

@@ -1,0 +1,183 @@
+"""Which explicit network stands in for which DEQ, and how well on images.
+
+Ten activations, four variances (σ_b² = 1 − σ_a²) and three kernels: the architecture
+that "auto" chooses where norms vary, with its residual and the error of its exact
+kernel on images whose norms vary, beside that of one Hermite layer conditioned on the
+norm; and the error of a Hermite layer on the same images on a sphere, where it is
+exact. Errors of matrices are relative, in operator norm; those of entries relative to
+the diagonal.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _images import add_data_home, load_images
+from _measure import parser, save
+from scipy.sparse.linalg import eigsh
+
+from sklearn_deq.exceptions import MatchWarning
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
+from sklearn_deq.theory import (
+    ACTIVATIONS,
+    MatchResult,
+    equilibrium_moments,
+    solve_match,
+)
+
+KERNELS = ("ck", "ntk", "ntk_recurrent")
+VARIANCES = (0.1, 0.2, 0.5, 0.9)
+
+
+def operator_norm(K: np.ndarray) -> float:
+    """Largest absolute eigenvalue."""
+    start = np.ones(len(K))
+    return float(abs(eigsh(K, k=1, which="LM", v0=start, tol=1e-4)[0][0]))
+
+
+def matched(X: np.ndarray, kernel: str, match: MatchResult, **settings: Any) -> Any:
+    """Exact kernel of the explicit network."""
+    return explicit_kernel(
+        X,
+        layers=match.layers,
+        kernel=kernel,
+        multipliers=match.multipliers,
+        **settings,
+    )
+
+
+def row(X: np.ndarray, name: str, va: float, kernel: str) -> dict[str, Any]:
+    """One cell of the table: X has norms that vary, of size 1 on average."""
+    norms = np.sqrt(np.mean(X**2, axis=1))
+    variances = {"recurrent_variance": va, "input_variance": 1.0 - va}
+    moments = equilibrium_moments(name, **variances)
+    settings = {"kernel": kernel, "activation": name, **variances}
+    auto = solve_match(moments, kernel=kernel)
+    varying = solve_match(
+        moments,
+        kernel=kernel,
+        architecture="hermite",
+        norms=(float(norms.min()), float(norms.max())),
+    )
+    K = deq_kernel(X, **settings)
+    size = operator_norm(K)
+    found = {
+        "activation": name,
+        "recurrent_variance": va,
+        "kernel": kernel,
+        "architecture": auto.architecture,
+        "depth": auto.depth,
+        "residual": auto.residual,
+        "error": operator_norm(matched(X, kernel, auto) - K) / size,
+        "hermite_error": operator_norm(matched(X, kernel, varying) - K) / size,
+    }
+    sphere = solve_match(moments, kernel=kernel, architecture="hermite")
+    K = deq_kernel(X, normalize=True, **settings)
+    difference = np.abs(matched(X, kernel, sphere, normalize=True) - K) / K[0, 0]
+    found["sphere_diagonal"] = float(np.diag(difference).max())
+    np.fill_diagonal(difference, 0.0)
+    found["sphere_off_diagonal"] = float(difference.max())
+    return found
+
+
+HEADER = (
+    "activation",
+    "σ_a²",
+    "kernel",
+    "auto",
+    "layers",
+    "residual",
+    "error",
+    "Hermite, norms vary",
+    "Hermite, sphere: off the diagonal",
+    "on it",
+)
+
+
+def cells(record: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    first = ("activation", "recurrent_variance", "kernel", "architecture", "depth")
+    errors = ("residual", "error", "hermite_error")
+    sphere = ("sphere_off_diagonal", "sphere_diagonal")
+    return [
+        *(str(record[name]) for name in first),
+        *(f"{record[name]:.0e}" for name in (*errors, *sphere)),
+    ]
+
+
+def summary(records: list[dict[str, Any]]) -> list[str]:
+    """Largest figures of all cells, as the targets ask for them."""
+    smooth = [r for r in records if not ACTIVATIONS[r["activation"]].kinks]
+    kinked = [r for r in records if ACTIVATIONS[r["activation"]].kinks]
+
+    def largest(name: str, rows: list[dict[str, Any]]) -> str:
+        return f"{max((r[name] for r in rows), default=np.nan):.1e}"
+
+    def sphere(rows: list[dict[str, Any]]) -> str:
+        names = ("sphere_off_diagonal", "sphere_diagonal")
+        return ", ".join(largest(name, rows) for name in names)
+
+    of = {k: [r for r in records if r["kernel"] == k] for k in KERNELS}
+    return [
+        f"largest residual of auto, CK: {largest('residual', of['ck'])} "
+        "(to reach 1e-8)",
+        f"NTK: {largest('residual', of['ntk'])}, NTK of readout and A: "
+        f"{largest('residual', of['ntk_recurrent'])} (to reach 1e-6)",
+        f"Hermite on the sphere, off and on the diagonal, smooth φ: {sphere(smooth)} "
+        "(to reach 1e-6)",
+        f"kinked φ: {sphere(kinked)} (to reach 1e-4)",
+        f"median error where norms vary: auto "
+        f"{np.median([r['error'] for r in records]):.1e}, one Hermite layer "
+        f"{np.median([r['hermite_error'] for r in records]):.1e}",
+    ]
+
+
+def write_table(records: list[dict[str, Any]], path: Path) -> None:
+    """The table in Markdown, between its marks in a file that exists."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
+    lines += ["| " + " | ".join(cells(record)) + " |" for record in records]
+    lines += ["", *(f"- {line}" for line in summary(records))]
+    text = path.read_text(encoding="utf-8")
+    start, end = "<!-- table of bench_matching.py -->\n", "<!-- end of table -->"
+    before, _, rest = text.partition(start)
+    after = rest.partition(end)[2]
+    content = before + start + "\n".join(lines) + "\n" + end + after
+    path.write_text(content, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run the benchmark; returns its records."""
+    arguments = parser(__doc__, "bench_matching")
+    add_data_home(arguments)
+    arguments.add_argument("--markdown", type=Path, help="page whose table is replaced")
+    options = arguments.parse_args(argv)
+    X, _, data = load_images(options.data_home)
+    n = 100 if options.fast else 2000
+    X = (X - X.mean(axis=0))[:n]
+    X /= np.sqrt(np.mean(X**2))
+    names = [name for name in ACTIVATIONS if name != "identity"]
+    variances: tuple[float, ...] = VARIANCES
+    if options.fast:
+        names, variances = ["relu", "tanh"], (0.2,)
+    print(f"{data}, {len(X)} images, mean image subtracted")
+    records = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MatchWarning)
+        for name in names:
+            for va in variances:
+                for kernel in KERNELS:
+                    records.append(row(X, name, va, kernel))
+                    print("  ".join(cells(records[-1])), flush=True)
+    print("\n".join(summary(records)))
+    save(options.output, records, data=data, n_samples=len(X))
+    if options.markdown:
+        write_table(records, options.markdown)
+    return records
+
+
+if __name__ == "__main__":
+    main()
