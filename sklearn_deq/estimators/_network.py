@@ -316,10 +316,14 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Features of the training rows of a body that is not trained."""
         return in_blocks(self._body, X)
 
-    def _features(self, X: Any) -> np.ndarray:
+    def _check_input(self, X: Any) -> np.ndarray:
+        """Samples for the body, of a fitted estimator."""
         check_is_fitted(self)
         X = self._check_data(X, reset=False)
-        X = X.astype(self._working_dtype(), copy=False)
+        return X.astype(self._working_dtype(), copy=False)
+
+    def _features(self, X: Any) -> np.ndarray:
+        X = self._check_input(X)
         with self._solver_warnings_as_sklearn():
             return in_blocks(self._body, X)
 
