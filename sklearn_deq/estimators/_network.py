@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -101,10 +103,15 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self._fit_readout(X, targets)
         else:
             rows, validation = self._split(X, targets)
-            self._train(
-                X[rows], targets[rows], device, self.max_epochs, validation=validation
-            )
-            self._finish(X, targets)
+            with self._nothing_left_by_errors():
+                self._train(
+                    X[rows],
+                    targets[rows],
+                    device,
+                    self.max_epochs,
+                    validation=validation,
+                )
+                self._finish(X, targets)
         return self
 
     def _partial_fit(self, X: Any, y: Any, classes: Any = None) -> NetworkEstimator:
@@ -122,9 +129,10 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         self._check_rules(targets)
         if first:
             self._start(X, self._solve_equilibrium(X), device)
-        # Nobody knows how many calls will come, so the rate stays as it is.
-        self._train(X, targets, device, 1, anneal=False)
-        self._finish(X, targets)
+        with self._nothing_left_by_errors():
+            # Nobody knows how many calls will come, so the rate stays as it is.
+            self._train(X, targets, device, 1, anneal=False)
+            self._finish(X, targets)
         return self
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -285,14 +293,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Record the outcome of a training by mini-batches, and judge it."""
         self.loss_curve_ = loss_curve(self.net_)
         self.n_iter_ = max(1, len(self.loss_curve_))
-        try:
-            messages = [check_outcome(self.net_, self._start_loss(targets))]
-            with self._solver_warnings_as_sklearn():
-                self._settle(X)
-        except ValueError:
-            # What was trained is of no use.
-            del self.net_
-            raise
+        messages = [check_outcome(self.net_, self._start_loss(targets))]
+        with self._solver_warnings_as_sklearn():
+            self._settle(X)
         if getattr(self, "converged_", True):
             # Else the same has been said of the final weights.
             messages.append(self.net_.callback("guard").report())
@@ -300,6 +303,15 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
         if self.net_.interrupted:
             raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
+
+    @contextmanager
+    def _nothing_left_by_errors(self) -> Iterator[None]:
+        """Leave no net behind that was half trained, or trained to no use."""
+        try:
+            yield
+        except Exception:
+            self.__dict__.pop("net_", None)
+            raise
 
     def _check_start(self, X: np.ndarray) -> bool:
         """Whether training is to hold on to the equilibria that the body starts with.
