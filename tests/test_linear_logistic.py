@@ -82,7 +82,7 @@ def test_float32_and_any_scale(rng, scale):
 
 
 def test_few_iterations_whatever_the_spectrum(rng):
-    """Features with the spectrum k^(−2) take as many as white ones: the same problem."""
+    """Features with the spectrum k^(−2) take as many as white ones."""
     white = rng.standard_normal((500, 60))
     y = (white[:, :5] + 2.0 * rng.standard_normal((500, 5))).argmax(axis=1)
     coloured = white * np.arange(1, 61) ** -2.0

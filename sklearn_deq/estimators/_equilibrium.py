@@ -39,8 +39,8 @@ _PATIENT_FACTOR = 10
 _PATIENT_ITERATIONS = 2000
 _PATIENT_ROWS = 64
 _SETTLED = 1e-3
-# Steps of A towards 0 that a trained layer may need: it is then 0.5 % of itself.
-_MOST_SHRINKS = 50
+# Steps of A towards 0 that a trained layer may need: little is left of it then.
+_MOST_SHRINKS = 20
 
 
 class EquilibriumNetworkEstimator(NetworkEstimator):
@@ -118,12 +118,12 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
 
     def _settle(self, X: np.ndarray) -> None:
         self.solver_history_ = solver_history(self.net_.history)
-        for _ in range(_MOST_SHRINKS if self._keep_stable else 0):
+        for times in range(_MOST_SHRINKS if self._keep_stable else 0):
             with _without_solver_warnings():
                 solves = _Solves.of(self._body, X)
             if solves.converged.all():
                 break
-            shrink(self._body)
+            shrink(self._body, times)
         else:
             # Said by the layer, if there is something to say.
             solves = _Solves.of(self._body, X)
