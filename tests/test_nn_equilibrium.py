@@ -84,7 +84,7 @@ def test_rows_are_solved_alone(solver, n):
     for field in ("z", "residual", "n_iter", "converged"):
         pieces = torch.cat([getattr(part, field) for part in parts])
         assert torch.equal(pieces, getattr(whole, field))
-    assert len(set(whole.n_iter.tolist())) > 10
+    assert len(set(whole.n_iter.tolist())) > 5
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

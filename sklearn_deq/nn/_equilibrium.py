@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn._activations import torch_activation
-from sklearn_deq.nn._solvers import FixedPointResult, check_solver, fixed_point
+from sklearn_deq.nn._implicit import Equilibrium
+from sklearn_deq.nn._mixed import can_lower, lower, lower_pays
+from sklearn_deq.nn._recurrence import Recurrence, StateRecurrence, settle
+from sklearn_deq.nn._solvers import FixedPointResult, check_solver
 from sklearn_deq.theory import Activation
 
 # Power iterations for the norm of the initial A, and per update.
@@ -23,9 +27,14 @@ _POWER_STEPS = 2
 # Singular pairs above the limit that one update may need to have cut.
 _MOST_DEFLATIONS = 4
 
-BACKWARDS = ("implicit", "one_step", "unrolled")
-STABILITIES = ("project", None)
+BACKWARDS = ("implicit", "phantom", "one_step", "unrolled")
+STABILITIES = ("project", "jacobian", None)
+PRECISIONS = ("auto", "full", "mixed")
 TRAINABLE = ("all", "recurrent", "readout")
+
+# Of backward="phantom" [2]_.
+_PHANTOM_STEPS = 5
+_PHANTOM_DAMPING = 0.5
 
 
 class EquilibriumLayer(nn.Module):
@@ -116,6 +125,7 @@ class EquilibriumLayer(nn.Module):
         solver_max_iter: int = 200,
         stability: str | None = "project",
         backward: str = "implicit",
+        precision: str = "auto",
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -124,6 +134,7 @@ class EquilibriumLayer(nn.Module):
         _check_choice("backward", backward, BACKWARDS)
         _check_choice("trainable", trainable, TRAINABLE)
         _check_choice("stability", stability, STABILITIES)
+        _check_choice("precision", precision, PRECISIONS)
         check_solver(solver, tol, solver_max_iter)
         if n_features < 1 or width < 1:
             raise ValueError(
@@ -141,6 +152,7 @@ class EquilibriumLayer(nn.Module):
         self.offset = offset
         self.solver, self.tol, self.solver_max_iter = solver, tol, solver_max_iter
         self.backward_mode = backward
+        self.precision = precision
         self.recurrent_scale = math.sqrt(recurrent_variance)
         self.input_scale = math.sqrt(input_variance / n_features)
         self.bias_scale = math.sqrt(bias_variance)
@@ -162,22 +174,37 @@ class EquilibriumLayer(nn.Module):
             self._norm_limit = _SLACK * self._norm_estimate(_FIRST_POWER_STEPS)[0]
         self.last_result: FixedPointResult | None = None
         self.last_backward_residual = 0.0
+        self._low: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
 
-    def drive(self, x: torch.Tensor) -> torch.Tensor:
+    def drive(
+        self,
+        x: torch.Tensor,
+        input_weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Compute σ_b B x/√p + σ_c c, what the input adds to every iteration.
 
         Parameters
         ----------
         x : tensor of shape (n, p)
             Samples.
+        input_weight, bias : tensors, default=None
+            B and c; None: the layer's own.
 
         Returns
         -------
         tensor of shape (n, m)
             The drive u.
         """
-        u = torch.mul(x @ self.input_weight.T, self.input_scale)
-        return u if self.bias is None else u + self.bias_scale * self.bias
+        if input_weight is None:
+            input_weight, bias = self.input_weight, self.bias
+        if bias is None:
+            nothing = x.new_zeros(())
+            return torch.addmm(
+                nothing, x, input_weight.T, beta=0, alpha=self.input_scale
+            )
+        shift = self.bias_scale * bias
+        return torch.addmm(shift, x, input_weight.T, alpha=self.input_scale)
 
     def step(self, z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Apply the layer once to the states z with the drive u.
@@ -192,21 +219,30 @@ class EquilibriumLayer(nn.Module):
         tensor of shape (n, m)
             The next states.
         """
-        return self._emit(self._mix(z, u))
+        return self._emit(self._mix(z, u)) * self.output_scale
 
     def _mix(self, z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         return torch.addmm(u, z, self.recurrent_weight.T, alpha=self.recurrent_scale)
 
     def _emit(self, pre: torch.Tensor) -> torch.Tensor:
-        return (self.activation(pre) - self.offset) * self.output_scale
+        """φ − offset: the states, times √m."""
+        y = self.activation(pre)
+        if self.offset != 0:
+            return y - self.offset
+        # Solvers write on states; the identity must not hand them pre.
+        return y.clone() if y is pre else y
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, z0: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Solve for the equilibrium states of the rows of x.
 
         Parameters
         ----------
         x : tensor of shape (n, p)
             Samples.
+        z0 : tensor of shape (n, m), default=None
+            States to start from, such as those of an earlier epoch; None: φ(u)/√m.
 
         Returns
         -------
@@ -218,53 +254,81 @@ class EquilibriumLayer(nn.Module):
         SolverWarning
             If a row does not converge.
         """
-        u = self.drive(x)
         if self.backward_mode == "unrolled" and torch.is_grad_enabled():
-            return self._unroll(u)
-        z: torch.Tensor = _Equilibrium.apply(  # type: ignore[no-untyped-call]
-            u, self.recurrent_weight, self
+            return self._unroll(self.drive(x), z0)
+        z: torch.Tensor = Equilibrium.apply(  # type: ignore[no-untyped-call]
+            x, self.recurrent_weight, self.input_weight, self.bias, self, z0
         )
         return z
 
-    def _unroll(self, u: torch.Tensor) -> torch.Tensor:
+    def _unroll(self, u: torch.Tensor, z0: torch.Tensor | None) -> torch.Tensor:
         """Repeat the iterations of the solve for autograd: of each row, its own."""
-        result = self.solve(u.detach())
+        result = self.solve(u.detach(), z0)
         # A row that overflowed keeps its best state, without a gradient.
         lost = ~result.converged & (result.n_iter < self.solver_max_iter)
         steps = torch.where(lost, 0, result.n_iter)
-        z = torch.where(lost[:, None], result.z, self._emit(u))
+        start = self._emit(u) * self.output_scale if z0 is None else z0
+        z = torch.where(lost[:, None], result.z, start)
         for k in range(max(steps.tolist(), default=0)):
             z = torch.where((steps > k)[:, None], self.step(z, u), z)
         return z
 
-    def solve(self, u: torch.Tensor) -> FixedPointResult:
+    def solve(
+        self, u: torch.Tensor, z0: torch.Tensor | None = None
+    ) -> FixedPointResult:
         """Solve for the equilibrium under the drive u; warn if a row fails.
 
         Parameters
         ----------
         u : tensor of shape (n, m)
             The drive.
+        z0 : tensor of shape (n, m), default=None
+            States to start from; None: φ(u)/√m.
 
         Returns
         -------
         FixedPointResult
-            States, residuals, iterations and success, row by row.
+            States, residuals, iterations and success, row by row. The states are one
+            step further than those whose residuals are given.
         """
-        weight = self.recurrent_weight.detach().T
-        parts = _Rows(u)
-
-        def f(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            (part,) = parts(rows)
-            return self._emit(torch.addmm(part, z, weight, alpha=self.recurrent_scale))
-
         with torch.no_grad():
-            start = self._emit(u)
-        result = fixed_point(
-            f, start, solver=self.solver, tol=self.tol, max_iter=self.solver_max_iter
+            self.equilibrium(u, self.recurrent_weight, z0)
+        return cast(FixedPointResult, self.last_result)
+
+    def equilibrium(
+        self,
+        u: torch.Tensor,
+        weight: torch.Tensor,
+        z0: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Solve without a graph for the equilibrium; warn if a row fails.
+
+        Parameters
+        ----------
+        u : tensor of shape (n, m)
+            The drive.
+        weight : tensor of shape (m, m)
+            A.
+        z0 : tensor of shape (n, m), default=None
+            States to start from; None: φ(u)/√m.
+
+        Returns
+        -------
+        z, pre : tensors of shape (n, m)
+            States, and the arguments of φ that belong to them.
+        """
+        recurrence = StateRecurrence(
+            u,
+            weight.detach().T,
+            self.recurrent_scale * self.output_scale,
+            emit=self._emit,
+            start=None if z0 is None else z0 / self.output_scale,
         )
+        result = self._settle(recurrence, weight, transposed=True)
+        result.z.mul_(self.output_scale)
         self.last_result = result
         _warn_unconverged(result, "equilibrium")
-        return result
+        return result.z, recurrence.value
 
     def adjoint(
         self,
@@ -288,21 +352,89 @@ class EquilibriumLayer(nn.Module):
         tensor of shape (n, m)
             The gradient v with respect to the drive.
         """
-        slope = self.activation.derivative(pre) * self.output_scale
-        source = slope * gradient
+        slope = self.activation.derivative(pre)
+        source = torch.mul(slope, gradient).mul_(self.output_scale)
         if self.backward_mode == "one_step":
             return source
-        weight = (self.recurrent_weight if weight is None else weight).detach()
-        parts = _Rows(slope, source)
+        weight = self.recurrent_weight if weight is None else weight
+        if self.backward_mode == "phantom":
+            return self._phantom(source, slope, weight.detach())
+        return self.solve_adjoint(source, slope, weight)
 
-        def f(v: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            s, g = parts(rows)
-            return torch.addcmul(g, s, v @ weight, value=self.recurrent_scale)
+    def _phantom(
+        self, source: torch.Tensor, slope: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        """Some damped steps towards the adjoint, from 0."""
+        alpha = self.recurrent_scale * self.output_scale
+        v = _PHANTOM_DAMPING * source
+        for _ in range(_PHANTOM_STEPS - 1):
+            ahead = torch.addcmul(source, slope, v @ weight, value=alpha)
+            v = torch.lerp(v, ahead, _PHANTOM_DAMPING)
+        return v
 
-        result = fixed_point(f, source, tol=self.tol, max_iter=self.solver_max_iter)
+    def solve_adjoint(
+        self,
+        source: torch.Tensor,
+        slope: torch.Tensor,
+        weight: torch.Tensor,
+        *,
+        transposed: bool = False,
+    ) -> torch.Tensor:
+        """Solve v = source + s ∘ (σ_a v A/√m), without a graph; warn if a row fails.
+
+        Parameters
+        ----------
+        source, slope : tensors of shape (n, m)
+            The constant, and s = φ'.
+        weight : tensor of shape (m, m)
+            A.
+        transposed : bool, default=False
+            Whether Aᵀ stands in the place of A.
+
+        Returns
+        -------
+        tensor of shape (n, m)
+            The solution v.
+        """
+        matrix = weight.detach()
+        recurrence = Recurrence(
+            source,
+            matrix.T if transposed else matrix,
+            self.recurrent_scale * self.output_scale,
+            gain=slope,
+        )
+        result = self._settle(recurrence, weight, transposed=transposed)
         self.last_backward_residual = max(result.residual.tolist(), default=0.0)
         _warn_unconverged(result, "adjoint")
         return result.z
+
+    def _settle(
+        self, recurrence: Recurrence, weight: torch.Tensor, *, transposed: bool
+    ) -> FixedPointResult:
+        low = self._lowered(weight)
+        if low is not None and transposed:
+            low = low.T
+        return settle(
+            recurrence,
+            solver=self.solver,
+            tol=self.tol,
+            max_iter=self.solver_max_iter,
+            low=low,
+        )
+
+    def _lowered(self, weight: torch.Tensor) -> torch.Tensor | None:
+        """A in a lower precision, if it is of use; None: it is not."""
+        if self.precision == "full" or not can_lower(weight):
+            return None
+        if self.precision == "auto" and not lower_pays(weight):
+            return None
+        # Once for both passes of a step. Changes behind the back of the version counter
+        # cost iterations, not accuracy.
+        known, version, low = self._low or (None, -1, None)
+        if known is None or known() is not weight or version != weight._version:
+            low = lower(weight)
+            self._low = weakref.ref(weight), weight._version, low
+        return low
 
     def stabilize(self) -> None:
         """Hold the largest singular value of A at its initial value.
@@ -335,54 +467,7 @@ class EquilibriumLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last solve's tensors out of copies and pickles."""
-        return {**self.__dict__, "last_result": None}
-
-
-class _Equilibrium(torch.autograd.Function):
-    """Implicit differentiation of the equilibrium: no graph of the solver."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, u: torch.Tensor, weight: torch.Tensor, layer: EquilibriumLayer
-    ) -> torch.Tensor:
-        z = layer.solve(u).z
-        ctx.layer = layer
-        # With A: backward uses the one of this pass, and refuses one changed in place.
-        ctx.save_for_backward(u, z, weight)
-        return z
-
-    @staticmethod
-    def backward(
-        ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "The implicit gradient cannot be differentiated again "
-                "(create_graph=True): use backward='unrolled' for second derivatives."
-            )
-        u, z, weight = ctx.saved_tensors
-        layer: EquilibriumLayer = ctx.layer
-        pre = torch.addmm(u, z, weight.T, alpha=layer.recurrent_scale)
-        v = layer.adjoint(pre, gradient, weight)
-        if not ctx.needs_input_grad[1]:
-            return v, None, None
-        return v, (v.T @ z).mul_(layer.recurrent_scale), None
-
-
-class _Rows:
-    """Rows of tensors, gathered anew only when the rows in work change."""
-
-    def __init__(self, *wholes: torch.Tensor) -> None:
-        self._wholes = self._parts = wholes
-        self._rows: torch.Tensor | None = None
-
-    def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if rows.numel() == self._wholes[0].shape[0]:
-            return self._wholes
-        if rows is not self._rows:
-            self._parts = tuple(whole[rows] for whole in self._wholes)
-            self._rows = rows
-        return self._parts
+        return {**self.__dict__, "last_result": None, "_low": None}
 
 
 def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
