@@ -1,10 +1,11 @@
 """Most iterations of a solve in a lower precision, at the accuracy of the full one.
 
-A product in bfloat16 errs by some 2⁻⁸ of its own size. So z is brought within 2⁻⁸ of
-the fixed point from nothing; there its product is computed in full, once; and what
-changes from there on is so small that its products in bfloat16 do to 2⁻¹⁸ of z; and so
-on. Whether a row has converged is for the solver to say, which starts from here, in
-full precision.
+A product in bfloat16 errs by some 2⁻⁹ of its own size. So the states are iterated with
+it until they are as good as such products can make them; there the product is computed
+in full, once; and what changes from there on is so small that its products in bfloat16
+serve; and so on, row by row, until the error left by them is well below the tolerance.
+Whether a row has converged is for the solver to say, which starts from here, in full
+precision.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from sklearn_deq.nn._recurrence import Recurrence
 
 _LOWER = {torch.float32: torch.bfloat16, torch.float64: torch.float32}
-# A row whose change does not fall to this part of the last one has reached the noise,
-# or contracts too slowly for this to be of use.
-_STAGNATION = 0.9
-# Of the tolerance: room for the error of the last products, so that the first
-# evaluation in full finds that the row has converged.
+# Error of a row of products, relative to it, in units of the roundoff 2⁻⁸.
+_NOISE = 0.25
+# Of the tolerance: what the error of the products may be, since it is not the same for
+# every size of the batch, and what the last change may be, with room for that error.
+_NOISE_ALLOWED = 0.15
 _MARGIN = 0.7
+# Rows that contract more slowly than this are not worth the while.
+_SLOWEST = 0.9
+_MOST_LEVELS = 4
 # Narrower products are too short for the difference to matter.
 _LEAST_WIDTH = 512
 
@@ -79,34 +83,41 @@ def approach(
     n_iter, n_evaluations : tensors of shape (n,)
         Iterations in either precision, and evaluations in full precision, spent.
     """
+    n = recurrence.start.shape[0]
     z = recurrence.start.clone()
-    goals = _goals(_MARGIN * tol, low.dtype)
-    n_iter = torch.zeros(z.shape[0], dtype=torch.long, device=z.device)
+    n_iter = torch.zeros(n, dtype=torch.long, device=z.device)
+    full = torch.zeros_like(n_iter)
+    # Of the rows in work: numbers, map, states, values and changes.
+    rows, part, y = torch.arange(n, device=z.device), recurrence, z
     value, change = recurrence.constant.clone(), z.to(low.dtype)
-    for level, goal in enumerate(goals):
-        if level:
-            anchor, value = z, recurrence.affine(z)
-            z = recurrence.emit(value)
-            torch.sub(z, anchor, out=change)
-        budget = max_iter // len(goals) - 1
-        z, steps = _descend(recurrence, low, z, value, change, goal, budget)
-        n_iter += steps
+    for level in range(_MOST_LEVELS):
+        y, steps, done = _descend(
+            part, low, y, value, change, tol, max_iter // _MOST_LEVELS - 1
+        )
+        n_iter[rows] += steps
+        z = _put(z, rows, y)
+        if level == _MOST_LEVELS - 1 or bool(done.all()):
+            break
+        if bool(done.any()):
+            rows, y, part = rows[~done], y[~done], part.part(~done)
+        n_iter[rows] += 1
+        full[rows] += 1
+        value = part.affine(y)
+        new = part.emit(value)
+        change = torch.sub(new, y).to(low.dtype)
+        y = new
     # What is not finite had better begin anew, in full precision.
     finite = torch.isfinite(torch.linalg.vector_norm(z, dim=1))
     if not bool(finite.all()):
         z = torch.where(finite[:, None], z, recurrence.start)
-    full = len(goals) - 1
-    return z, n_iter + full, torch.full_like(n_iter, full)
+    return z, n_iter, full
 
 
-def _goals(least: float, dtype: torch.dtype) -> list[float]:
-    """Relative changes to reach between one evaluation in full and the next."""
-    unit = 0.5 * torch.finfo(dtype).eps
-    goals = [max(unit, least)]
-    while goals[-1] > least:
-        # A quarter, since the noise of the last products has been contracted as well.
-        goals.append(max(0.25 * unit * goals[-1], least))
-    return goals
+def _put(z: torch.Tensor, rows: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    if rows.numel() == z.shape[0]:
+        return part
+    z[rows] = part
+    return z
 
 
 def _descend(
@@ -115,34 +126,39 @@ def _descend(
     z: torch.Tensor,
     value: torch.Tensor,
     change: torch.Tensor,
-    goal: float,
+    tol: float,
     max_iter: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Iterate in the lower precision until every row is about to reach the goal.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Iterate in the lower precision until every row is lost in its noise, or done.
 
-    What is given is used up. Returns the states and the iterations of each row; one
-    that is done changes no more.
+    What is given is used up. Returns the states, the iterations of each row, and
+    whether it is done: near enough to the fixed point, or not to be brought there.
     """
+    noise = _NOISE * torch.finfo(low.dtype).eps / 2
     steps = torch.full((z.shape[0],), max_iter, dtype=torch.long, device=z.device)
     product = torch.empty_like(change)
     active = torch.ones_like(steps, dtype=torch.bool)
-    last: torch.Tensor | None = None
+    last = torch.linalg.vector_norm(change, dim=1).to(z.dtype)
+    path, end = last.clone(), torch.ones_like(last)
+    size = first = last
     for k in range(1, max_iter + 1):
         torch.mm(change, low, out=product)
         z, distance = recurrence.advance(z, value, product, change)
-        if last is None:
-            least = goal * torch.linalg.vector_norm(z, dim=1)
-            going = distance > least
-        else:
-            # The next change is to be expected to fall by as much as this one did.
-            going = distance * distance > least * last
-            going &= distance < _STAGNATION * last
-        last = distance
-        going &= active
+        if k == 1:
+            size, first = torch.linalg.vector_norm(z, dim=1), distance
+        path += distance
+        # The next change is to be expected to fall by as much as this one did.
+        least = torch.maximum(_MARGIN * tol * size, noise * path)
+        going = (distance * distance > least * last) & (distance < last) & active
         if not torch.equal(going, active):
             stopped = active & ~going
             steps[stopped], change[stopped] = k, 0.0
+            end[stopped] = distance[stopped]
             active = going
             if not bool(active.any()):
                 break
-    return z, steps
+        last = distance
+    rate = (end / first).pow_(1.0 / (steps - 1).clamp_(min=1))
+    error = noise * path * rate / (1.0 - rate)
+    near = error <= _NOISE_ALLOWED * tol * size
+    return z, steps, near | ~(rate < _SLOWEST)

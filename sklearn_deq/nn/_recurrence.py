@@ -83,6 +83,11 @@ class Recurrence:
             self._parts, self._rows = (self.constant[rows], gain), rows
         return self._parts
 
+    def part(self, rows: torch.Tensor) -> Recurrence:
+        """The map of some rows."""
+        constant, gain = self._of(rows)
+        return Recurrence(constant, self.weight, self.alpha, gain=gain)
+
     def emit(self, value: torch.Tensor) -> torch.Tensor:
         """States of values."""
         return value
@@ -140,6 +145,16 @@ class StateRecurrence(Recurrence):
         self._emit = emit
         self.start = emit(constant) if start is None else start
 
+    def part(self, rows: torch.Tensor) -> Recurrence:
+        """The map of some rows."""
+        return StateRecurrence(
+            self.constant[rows],
+            self.weight,
+            self.alpha,
+            emit=self._emit,
+            start=self.start[rows],
+        )
+
     def emit(self, value: torch.Tensor) -> torch.Tensor:
         """φ(value) − offset."""
         return self._emit(value)
@@ -187,8 +202,7 @@ def settle(
     start = recurrence.start
     low_iter = evaluations = torch.zeros(1, dtype=torch.long, device=start.device)
     if low is not None and max_iter >= _LEAST_ROOM:
-        start, low_iter, evaluations = approach(recurrence, low, tol, max_iter // 2)
-        max_iter -= max_iter // 2
+        start, low_iter, evaluations = approach(recurrence, low, tol, max_iter)
     result = fixed_point(recurrence, start, solver=solver, tol=tol, max_iter=max_iter)
     z = recurrence.emit(recurrence.value)
     bad = ~result.converged
