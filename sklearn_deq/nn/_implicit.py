@@ -1,6 +1,6 @@
-"""The equilibrium as a function that autograd can differentiate, once and twice.
+"""The equilibrium as a function that autograd can differentiate, as often as asked.
 
-No graph of the solver is kept: both derivatives are fixed points themselves
+No graph of the solver is kept: the derivatives are fixed points themselves
 (docs/theory.md, section 6).
 """
 
@@ -9,9 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd.function import once_differentiable
-
-from sklearn_deq.nn._recurrence import Recurrence
 
 if TYPE_CHECKING:
     from sklearn_deq.nn._equilibrium import EquilibriumLayer
@@ -47,7 +44,7 @@ class Equilibrium(torch.autograd.Function):
         With v = s ∘ (g/√m + α v A), s = φ': ∂x = v B σ_b/√p, ∂A = σ_a vᵀ z,
         ∂B = σ_b vᵀ x/√p and ∂c = σ_c Σ v.
         """
-        x, weight, input_weight, bias, z, pre = ctx.saved_tensors
+        x, weight, input_weight, _, z, pre = ctx.saved_tensors
         layer: EquilibriumLayer = ctx.layer
         if torch.is_grad_enabled():
             v = _differentiable_adjoint(ctx, gradient)
@@ -91,7 +88,7 @@ def _differentiable_adjoint(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
 
 
 class Adjoint(torch.autograd.Function):
-    """(source, s, A) ↦ v = source + s ∘ (α v A)."""
+    """(source, s, A) ↦ v = source + s ∘ α v A."""
 
     @staticmethod
     def forward(
@@ -108,16 +105,17 @@ class Adjoint(torch.autograd.Function):
         return v
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Gradient, ...]:
-        """Solve the transposed equation, μ = s ∘ (w + α μ Aᵀ); then λ = w + α μ Aᵀ.
+        """Solve the equation with Aᵀ, μ = s ∘ (w + α μ Aᵀ); with it λ = w + α μ Aᵀ.
 
-        ∂source = λ, ∂s = λ ∘ (α v A) and ∂A = α vᵀ μ.
+        ∂source = λ, ∂s = λ ∘ (α v A) and ∂A = α vᵀ μ: differentiable themselves.
         """
         slope, weight, v = ctx.saved_tensors
         layer: EquilibriumLayer = ctx.layer
         alpha = layer.recurrent_scale * layer.output_scale
-        mu = layer.solve_adjoint(slope * gradient, slope, weight, transposed=True)
+        mu: torch.Tensor = Adjoint.apply(  # type: ignore[no-untyped-call]
+            slope * gradient, slope, weight.T, layer
+        )
         multiplier = torch.addmm(gradient, mu, weight.T, alpha=alpha)
         return (
             multiplier,

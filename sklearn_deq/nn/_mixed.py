@@ -56,8 +56,9 @@ def lower_pays(weight: torch.Tensor) -> bool:
 
 def _cpu_has_matrix_units() -> bool:
     # Earlier versions of torch do not tell; then they are not used.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16")) and bool(capabilities.get("amx_tile"))
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    has = {} if tell is None else tell()
+    return bool(has.get("amx_bf16")) and bool(has.get("amx_tile"))
 
 
 def approach(

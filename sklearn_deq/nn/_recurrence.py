@@ -1,11 +1,12 @@
-"""The two fixed points of the layer, as maps whose one matrix product is all that costs.
+"""The two fixed points of the layer, as maps that cost one matrix product.
 
-Both are z ↦ emit(constant + gain ∘ α z W), row by row: the state,
-y = φ(u + α y Aᵀ) − offset with z = y/√m, and its adjoint, v = s ∘ (g + α v A).
+Row by row, the state is y = φ(u + α y Aᵀ) − offset, where z = y/√m, and its adjoint is
+v = source + s ∘ α v A.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,80 +19,60 @@ from sklearn_deq.nn._solvers import FixedPointResult, fixed_point
 _LEAST_ROOM = 40
 
 
-class Recurrence:
-    """What both maps share; this one is linear, the adjoint.
+class Recurrence(ABC):
+    """The map z ↦ emit(value), value = constant + … α z W.
 
     Parameters
     ----------
     constant : tensor of shape (n, m)
-        What does not depend on z, and where the adjoint starts.
+        What does not depend on z.
     weight : tensor of shape (m, m)
         W.
     alpha : float
         α.
-    gain : tensor of shape (n, m), default=None
-        Factors of the product; None: one.
 
     Attributes
     ----------
     start : tensor of shape (n, m)
         Where to start.
     value : tensor of shape (n, m)
-        constant + gain ∘ α z W at the last state at which each row was evaluated.
+        The value at the last state at which each row was evaluated.
     """
 
+    start: torch.Tensor
+
     def __init__(
-        self,
-        constant: torch.Tensor,
-        weight: torch.Tensor,
-        alpha: float,
-        *,
-        gain: torch.Tensor | None = None,
+        self, constant: torch.Tensor, weight: torch.Tensor, alpha: float
     ) -> None:
         self.constant, self.weight, self.alpha = constant, weight, alpha
-        self.gain = gain
-        self.start = self.value = constant
-        self._parts: tuple[torch.Tensor, torch.Tensor | None] = (constant, gain)
-        self._rows: torch.Tensor | None = None
+        self.value = constant
+        self._part, self._rows = self, torch.empty(0)
 
     def __call__(self, z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Evaluate the map for the rows in work, and note their values."""
         if rows.numel() == self.constant.shape[0]:
             value = self.value = self.affine(z)
         else:
-            value = self.affine(z, rows)
+            # Gathered anew only when the rows change.
+            if rows is not self._rows:
+                self._part, self._rows = self.part(rows), rows
+            value = self._part.affine(z)
             self.value[rows] = value
         return self.emit(value)
 
-    def affine(
-        self, z: torch.Tensor, rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """constant + gain ∘ α z W, of some rows or all."""
-        constant, gain = self._of(rows)
-        if gain is None:
-            return torch.addmm(constant, z, self.weight, alpha=self.alpha)
-        return torch.addcmul(constant, gain, z @ self.weight, value=self.alpha)
-
-    def _of(
-        self, rows: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Constant and gain of some rows, gathered anew only when the rows change."""
-        if rows is None:
-            return self.constant, self.gain
-        if rows is not self._rows:
-            gain = None if self.gain is None else self.gain[rows]
-            self._parts, self._rows = (self.constant[rows], gain), rows
-        return self._parts
-
+    @abstractmethod
     def part(self, rows: torch.Tensor) -> Recurrence:
         """The map of some rows."""
-        constant, gain = self._of(rows)
-        return Recurrence(constant, self.weight, self.alpha, gain=gain)
 
+    @abstractmethod
+    def affine(self, z: torch.Tensor) -> torch.Tensor:
+        """Values at the states z."""
+
+    @abstractmethod
     def emit(self, value: torch.Tensor) -> torch.Tensor:
         """States of values."""
-        return value
 
+    @abstractmethod
     def advance(
         self,
         z: torch.Tensor,
@@ -104,15 +85,6 @@ class Recurrence:
         Returns the states, and the norms of what they changed by; change receives this
         in the lower precision. Value and z are used up.
         """
-        torch.mul(self._low_gain(product.dtype), product, out=change)
-        return value.add_(change), torch.linalg.vector_norm(change, dim=1).to(z.dtype)
-
-    def _low_gain(self, dtype: torch.dtype) -> torch.Tensor:
-        if self._low is None:
-            self._low = (self.gain * self.alpha).to(dtype)
-        return self._low
-
-    _low: torch.Tensor | None = None
 
 
 class StateRecurrence(Recurrence):
@@ -127,7 +99,7 @@ class StateRecurrence(Recurrence):
     alpha : float
         α.
     emit : callable
-        φ − offset.
+        φ − offset; it returns a new tensor.
     start : tensor of shape (n, m), default=None
         Where to start; None: emit(constant).
     """
@@ -147,13 +119,14 @@ class StateRecurrence(Recurrence):
 
     def part(self, rows: torch.Tensor) -> Recurrence:
         """The map of some rows."""
+        start, emit = self.start[rows], self._emit
         return StateRecurrence(
-            self.constant[rows],
-            self.weight,
-            self.alpha,
-            emit=self._emit,
-            start=self.start[rows],
+            self.constant[rows], self.weight, self.alpha, emit=emit, start=start
         )
+
+    def affine(self, z: torch.Tensor) -> torch.Tensor:
+        """u + α z Aᵀ."""
+        return torch.addmm(self.constant, z, self.weight, alpha=self.alpha)
 
     def emit(self, value: torch.Tensor) -> torch.Tensor:
         """φ(value) − offset."""
@@ -166,11 +139,68 @@ class StateRecurrence(Recurrence):
         product: torch.Tensor,
         change: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the linear map's."""
+        """See the base class."""
         new = self._emit(value.add_(product, alpha=self.alpha))
         gap = torch.sub(new, z, out=z)
         change.copy_(gap)
         return new, torch.linalg.vector_norm(gap, dim=1)
+
+
+class AdjointRecurrence(Recurrence):
+    """The map of the adjoint, which is linear: its values are its states.
+
+    Parameters
+    ----------
+    constant : tensor of shape (n, m)
+        The source, where it starts.
+    weight : tensor of shape (m, m)
+        A.
+    alpha : float
+        α.
+    gain : tensor of shape (n, m)
+        The slopes s.
+    """
+
+    def __init__(
+        self,
+        constant: torch.Tensor,
+        weight: torch.Tensor,
+        alpha: float,
+        *,
+        gain: torch.Tensor,
+    ) -> None:
+        super().__init__(constant, weight, alpha)
+        self.start, self.gain = constant, gain
+        self._low_gain: torch.Tensor | None = None
+
+    def part(self, rows: torch.Tensor) -> Recurrence:
+        """The map of some rows."""
+        constant, gain = self.constant[rows], self.gain[rows]
+        return AdjointRecurrence(constant, self.weight, self.alpha, gain=gain)
+
+    def affine(self, z: torch.Tensor) -> torch.Tensor:
+        """source + s ∘ α z A."""
+        product = z @ self.weight
+        return torch.addcmul(
+            self.constant, self.gain, product, value=self.alpha, out=product
+        )
+
+    def emit(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the value."""
+        return value
+
+    def advance(
+        self,
+        z: torch.Tensor,
+        value: torch.Tensor,
+        product: torch.Tensor,
+        change: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the base class."""
+        if self._low_gain is None:
+            self._low_gain = (self.gain * self.alpha).to(product.dtype)
+        torch.mul(self._low_gain, product, out=change)
+        return value.add_(change), torch.linalg.vector_norm(change, dim=1).to(z.dtype)
 
 
 def settle(
@@ -207,9 +237,11 @@ def settle(
     z = recurrence.emit(recurrence.value)
     bad = ~result.converged
     if bool(bad.any()):
-        # The values of the last states seen: go back to the best ones.
-        z[bad] = best = result.z[bad]
-        recurrence.value[bad] = recurrence.affine(best, bad)
+        # The values of the last states seen: go back to the best ones. Of an adjoint
+        # value and z are the same.
+        best = result.z[bad]
+        recurrence.value[bad] = recurrence.part(bad).affine(best)
+        z[bad] = best
     return replace(
         result,
         z=z,

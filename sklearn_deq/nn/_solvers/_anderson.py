@@ -12,7 +12,7 @@ _LEAST_NEW = 2.0 / 3.0
 
 
 class Anderson:
-    """Type II: z ← f(z) − Σ_j γ_j Δf_j, where γ minimises ‖g − Σ_j γ_j Δg_j‖, g = f − z.
+    """Type II: z ← f(z) − Σ_j γ_j Δf_j, γ minimising ‖g − Σ_j γ_j Δg_j‖, g = f − z.
 
     The Δg_j of a row are kept orthonormal (Gram–Schmidt, twice), with the same
     combinations of the Δf_j beside them: then γ_j = Δg_j·g, no system is solved, and
