@@ -42,7 +42,7 @@ class SpectralGuard(torch.nn.Module):
     # not exceed it again at every update.
     _DEPTH = 0.98
     # The largest excess after which one iteration is enough, and iterations at most.
-    _SMALL = 1.01
+    _SMALL = 1.02
     _ROUNDS = 4
     _INTERVAL = 64
 
@@ -78,15 +78,10 @@ class SpectralGuard(torch.nn.Module):
         """Cut off, in place, what is above the limit."""
         self.updates += 1
         if self.updates % min(self._INTERVAL, _power_of_two(self.updates)) == 0:
-            values, left, right = lanczos(weight, _STEPS)
-            self._cut(weight, values, left, right)
-            self.block = right[:, : self.block.shape[1]].clone()
+            self._cut(weight, *lanczos(weight, _STEPS))
         for _ in range(self._ROUNDS):
-            values, left, self.block = block_power(weight, self.block)
-            if not math.isfinite(float(values[0])):
-                return
-            self._cut(weight, values, left, self.block)
-            if float(values[0]) <= self._SMALL * self.limit:
+            largest = self._cut(weight, *block_power(weight, self.block))
+            if not largest > self._SMALL * self.limit:
                 return
 
     def _cut(
@@ -95,14 +90,21 @@ class SpectralGuard(torch.nn.Module):
         values: torch.Tensor,
         left: torch.Tensor,
         right: torch.Tensor,
-    ) -> None:
+    ) -> float:
+        """Cut off the excess and follow the vectors; returns the largest value."""
+        largest, target = float(values[0]), self._DEPTH * self.limit
+        if not math.isfinite(largest):
+            # Nothing can be told of such weights; the forward pass will tell.
+            return largest
         over = int((values > self.limit).sum())
-        if over == len(values):
-            # All of them: there may be any number of others.
-            weight.mul_(self._DEPTH * self.limit / float(values[0]))
+        if over >= self.block.shape[1]:
+            # As many as are followed: there may be any number of others.
+            weight.mul_(target / largest)
         elif over:
-            excess = self._DEPTH * self.limit - values[:over]
+            excess = target - values[:over]
             weight.addmm_(left[:, :over] * excess, right[:, :over].T)
+        self.block = right[:, : self.block.shape[1]].contiguous()
+        return largest
 
 
 def _power_of_two(number: int) -> int:
