@@ -221,20 +221,22 @@ class DEQClassifier(
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
         alone ("ck"), as a convex problem on features that are solved for once.
-    solver : {"picard"}, default="picard"
-        Fixed-point solver.
+    solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
+        Fixed-point solver, row by row: plain iteration, the same damped, and two that
+        extrapolate, for large ``recurrent_variance``.
     tol : float, default=1e-5
         Relative residual per sample at which a solve ends; no less than 16 units of
         rounding count, which are 2e-6 in float32.
     solver_max_iter : int, default=1000
         Iterations of a solve at most.
-    stability : {"project"} or None, default="project"
+    stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; where one is lost all the same, a
-        step of A towards 0 takes the place of the update, and this is said. None leaves
-        A free.
-    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
-        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+        step of A towards 0 takes the place of the update, and this is said. "jacobian"
+        adds an estimate of χ to the loss instead; None leaves A free.
+    backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by some damped steps, by one step,
+        or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
     lr : float or "auto", default="auto"
@@ -440,20 +442,22 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
         alone ("ck"), as a convex problem on features that are solved for once.
-    solver : {"picard"}, default="picard"
-        Fixed-point solver.
+    solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
+        Fixed-point solver, row by row: plain iteration, the same damped, and two that
+        extrapolate, for large ``recurrent_variance``.
     tol : float, default=1e-5
         Relative residual per sample at which a solve ends; no less than 16 units of
         rounding count, which are 2e-6 in float32.
     solver_max_iter : int, default=1000
         Iterations of a solve at most.
-    stability : {"project"} or None, default="project"
+    stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; where one is lost all the same, a
-        step of A towards 0 takes the place of the update, and this is said. None leaves
-        A free.
-    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
-        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+        step of A towards 0 takes the place of the update, and this is said. "jacobian"
+        adds an estimate of χ to the loss instead; None leaves A free.
+    backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by some damped steps, by one step,
+        or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
     lr : float or "auto", default="auto"
