@@ -14,10 +14,10 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
 from sklearn_deq.estimators._monitoring import (
-    SOLVER_COLUMNS,
     shrink,
     solver_history,
     solver_status,
+    summarise,
 )
 from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._targets import (
@@ -80,11 +80,8 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         solves = _Solves.of(self._body, X)
         self._require_stable(X, solves)
         self._record(solves)
-        names = SOLVER_COLUMNS.items()
-        self.solver_history_ = {
-            name: [float(summary([s[name] for s in solves.statuses]))]
-            for name, summary in names
-        }
+        summary = summarise(solves.statuses, self._body)
+        self.solver_history_ = {name: [value] for name, value in summary.items()}
         return solves.features
 
     def _check_start(self, X: np.ndarray) -> bool:
