@@ -168,3 +168,17 @@ def test_linear_model_on_features(approximation):
         LogisticRegression(C=100, max_iter=1000),
     ).fit(X[::2], y[::2])
     assert model.score(X[1::2], y[1::2]) > 0.94
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_of_norms_changes_no_feature(X, dtype):
+    """Rows on a sphere in float32 have one norm up to 2e-7."""
+    model = DEQKernelTransformer(
+        n_components=20_000,
+        approximation="random_features",
+        normalize=True,
+        random_state=0,
+    )
+    features = model.fit_transform(X.astype(dtype)).astype(float)
+    K = deq_kernel(X, normalize=True)
+    assert relative_error(features @ features.T, K) < 0.05

@@ -191,3 +191,18 @@ def test_tangent_kernel_of_one_layer():
     expected = explicit_kernel(X, layers=match.layers, kernel="ntk")
     error = np.linalg.norm(found - expected, 2)
     assert error < 0.03 * np.linalg.norm(expected, 2)
+
+
+def test_one_table_for_a_narrow_range_has_its_weight():
+    """Norms that hardly differ need one function only, whose weight is not 1."""
+    moments = equilibrium_moments("relu")
+    narrow, single = (
+        solve_match(moments, architecture="hermite", norms=norms, tol=1.0).layers
+        for norms in ((1.0 - 1e-5, 1.0 + 1e-5), (1.0, 1.0))
+    )
+    x = np.linspace(-3.0, 3.0, 64)[None]
+    values = [layers[0].activation.function(x) for layers in (narrow, single)]
+    assert_allclose(values[0], values[1], atol=1e-3)
+    tensors = torch.from_numpy(x), torch.ones(1, 1, dtype=torch.float64)
+    found = [layer_activations(layers)[0](*tensors) for layers in (narrow, single)]
+    assert_allclose(found[0], found[1], atol=1e-3)

@@ -114,7 +114,8 @@ class HermiteActivation:
             for table in self._tables(t)
         ]
         total = lines[0]
-        if len(lines) > 1:
+        # One table may serve a range of norms too, and then has a weight.
+        if len(self.function.series) > 1:
             total = total * weights[..., :1]
             for k, line in enumerate(lines[1:], 1):
                 total = torch.addcmul(total, weights[..., k, None], line)

@@ -50,8 +50,8 @@ _TERMS = 2048
 _QUADRATURE_TERMS = 512
 # Powers of the cosine below this are left out.
 _NEGLIGIBLE = 1e-18
-# Norms this close to the range are in it.
-_SLACK = 1e-9
+# Norms this close to the range are in it: rounding of float32 is less.
+_SLACK = 2e-6
 # Where norms vary, σ is a few functions of x/r with weights that depend on r: to this.
 _RANK_TOLERANCE = 1e-6
 
@@ -179,7 +179,7 @@ class HermiteFunction:
     def _lines_at(self, t: np.ndarray, norms: np.ndarray | None) -> np.ndarray:
         """Intercept and slope at every t, shape (*t.shape, 2)."""
         rows = table_rows(cells_of(t))
-        if self.lines.shape[1] == 1:
+        if len(self.series) == 1:
             return np.asarray(self.lines[rows, 0])
         r = np.asarray(self.high if norms is None else norms, dtype=float)
         weights = self.weights(np.broadcast_to(r, t.shape))
