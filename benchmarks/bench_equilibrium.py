@@ -30,6 +30,8 @@ from sklearn_deq.nn import EquilibriumLayer, fixed_point
 N_FEATURES = 784
 TOL = 1e-5
 ROWS = ("forward", "backward", "bare", "memory", "guard", "epoch", "evaluations", "gpu")
+# Only where asked for: it takes half a minute to compile, and a C++ compiler.
+MORE_ROWS = ("compile",)
 NEED_TORCHDEQ = {"forward", "backward", "memory", "epoch"}
 # Function evaluations that Picard needs, for the slowest of 64 samples.
 PICARD = {0.2: 18, 0.9: 61}
@@ -348,10 +350,35 @@ def gpu_row(sizes: Sizes, precision: str) -> Iterator[dict[str, Any]]:
     yield record(what, "products of the plain iteration", 1.5, 1.15, **values)
 
 
+def compile_row(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Ten plain steps with the norms that stopping needs, compiled and not."""
+    layer = make_layer(sizes.width, "full").requires_grad_(False)
+    u = layer.drive(samples(sizes.batch))
+    weight, alpha = layer.recurrent_weight.T, layer.recurrent_scale * layer.output_scale
+
+    def step(z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        new = torch.relu(torch.addmm(u, z, weight, alpha=alpha))
+        return new, *(torch.linalg.vector_norm(a, dim=1) for a in (new, new - z))
+
+    def run(step: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> None:
+        z = torch.relu(u)
+        for _ in range(10):
+            z, *_ = step(z)
+
+    compiled = torch.compile(step)
+    values = compare(
+        lambda: seconds(lambda: run(compiled)),
+        lambda: seconds(lambda: run(step)),
+        sizes.repeats,
+    )
+    what = f"ten plain steps compiled, m={sizes.width}, batch {sizes.batch}"
+    yield record(what, "the same, not compiled", 1.0, 0.8, **values)
+
+
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the benchmark; returns its records."""
     arguments = parser(__doc__, "bench_equilibrium")
-    arguments.add_argument("--only", nargs="+", choices=ROWS, default=ROWS)
+    arguments.add_argument("--only", nargs="+", choices=ROWS + MORE_ROWS, default=ROWS)
     arguments.add_argument(
         "--torchdeq",
         type=Path,
@@ -382,6 +409,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         "epoch": lambda: epoch_row(sizes, options.data_home),
         "evaluations": evaluation_rows,
         "gpu": lambda: gpu_row(sizes, precision),
+        "compile": lambda: compile_row(sizes),
     }
     print(
         f"float32, p = {N_FEATURES}, σ_a² = 0.2, {torch.get_num_threads()} threads on "

@@ -29,7 +29,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         "solver": [StrOptions(set(SOLVERS))],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "solver_max_iter": [Interval(Integral, 1, None, closed="left")],
-        "stability": [StrOptions({"project"}), None],
+        "stability": [StrOptions({"project", "jacobian"}), None],
         "backward": [StrOptions(set(BACKWARDS))],
     }
 
@@ -102,17 +102,19 @@ class DEQClassifier(
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
         alone ("ck"), as a convex problem on features that are solved for once.
-    solver : {"picard"}, default="picard"
-        Fixed-point solver.
+    solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
+        Fixed-point solver; "anderson" needs the fewest iterations where they are many.
     tol : float, default=1e-5
         Relative residual per sample at which a solve ends.
     solver_max_iter : int, default=200
         Iterations of a solve at most.
-    stability : {"project"} or None, default="project"
+    stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; None leaves it free.
-    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
-        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+        training, which keeps the equilibrium stable; "jacobian" penalises the size of
+        the Jacobian instead; None leaves it free.
+    backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by five damped steps, by one step,
+        or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
     lr : float, default=0.05
@@ -310,17 +312,19 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
         alone ("ck"), as a convex problem on features that are solved for once.
-    solver : {"picard"}, default="picard"
-        Fixed-point solver.
+    solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
+        Fixed-point solver; "anderson" needs the fewest iterations where they are many.
     tol : float, default=1e-5
         Relative residual per sample at which a solve ends.
     solver_max_iter : int, default=200
         Iterations of a solve at most.
-    stability : {"project"} or None, default="project"
+    stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; None leaves it free.
-    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
-        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+        training, which keeps the equilibrium stable; "jacobian" penalises the size of
+        the Jacobian instead; None leaves it free.
+    backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by five damped steps, by one step,
+        or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
     lr : float, default=0.05
