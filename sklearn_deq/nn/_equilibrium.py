@@ -90,7 +90,8 @@ class EquilibriumLayer(nn.Module):
     last_result : FixedPointResult or None
         Outcome of the last forward solve.
     last_backward_residual : float
-        Largest relative residual of the last adjoint solve.
+        Largest relative residual of the last adjoint solve; nan before the first, and
+        for the other kinds of gradients.
     guard : SpectralGuard or None
         What `stabilize` works with: ``guard.limit`` is what it holds ‖A‖ at.
 
@@ -188,7 +189,7 @@ class EquilibriumLayer(nn.Module):
         if stability == "project" and trainable != "readout":
             self.guard = SpectralGuard(self.recurrent_weight.detach())
         self.last_result: FixedPointResult | None = None
-        self.last_backward_residual = 0.0
+        self.last_backward_residual = math.nan
         # Mean φ'² of every unit, and states with their samples, of the last pass.
         self._slopes: torch.Tensor | None = None
         self._last_pass: tuple[torch.Tensor, torch.Tensor] | None = None
