@@ -140,27 +140,28 @@ def _descend(
     product = torch.empty_like(change)
     active = torch.ones_like(steps, dtype=torch.bool)
     last = torch.linalg.vector_norm(change, dim=1).to(z.dtype)
-    path, size, first, end = last.clone(), last, last, last
+    path, end = last.clone(), last
+    allowed = first = last
     for k in range(1, max_iter + 1):
         torch.mm(change, low, out=product)
         z, distance = recurrence.advance(z, value, product, change)
         if k == 1:
-            size, first = torch.linalg.vector_norm(z, dim=1), distance
+            allowed, first = tol * torch.linalg.vector_norm(z, dim=1), distance
         path += distance
         # The next change is to be expected to fall by as much as this one did.
-        least = torch.maximum(_MARGIN * tol * size, noise * path)
+        least = torch.maximum(_MARGIN * allowed, noise * path)
         going = (distance * distance > least * last) & (distance < last) & active
         if not torch.equal(going, active):
             stopped = active & ~going
             steps.masked_fill_(stopped, k)
-            change.masked_fill_(stopped[:, None], 0.0)
             end = torch.where(stopped, distance, end)
             active = going
             if not bool(active.any()):
                 break
+            change.masked_fill_(stopped[:, None], 0.0)
         last = distance
     end = torch.where(active, last, end)
     rate = (end / first).pow_(1.0 / (steps - 1).clamp_(min=1))
     error = noise * path * rate / (1.0 - rate)
-    near = error <= _NOISE_ALLOWED * tol * size
+    near = error <= _NOISE_ALLOWED * allowed
     return z, steps, near | ~(rate < _SLOWEST)
