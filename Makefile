@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NT_VENV := .venv-neural-tangents
 NT_STAMP := $(NT_VENV)/.installed
+TD_FOLDER := .venv-torchdeq
+TD_STAMP := $(TD_FOLDER)/.installed
 # Two workers with one thread each: they must not compete for two cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -q
@@ -46,8 +48,13 @@ $(NT_STAMP): benchmarks/requirements-neural-tangents.txt
 	$(NT_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-bench: $(STAMP) $(NT_STAMP)
+# torchdeq is pure Python and runs with the torch that is there: a folder of its own.
+$(TD_STAMP): benchmarks/requirements-torchdeq.txt $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TD_FOLDER) -r $<
+	touch $@
+
+bench: $(STAMP) $(NT_STAMP) $(TD_STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(NT_VENV) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(NT_VENV) $(TD_FOLDER) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

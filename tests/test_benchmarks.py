@@ -23,6 +23,7 @@ if not BENCHMARKS.exists():
         ["bench_latency.py"],
         ["bench_matching.py"],
         ["bench_training.py"],
+        ["bench_equilibrium.py", "--only", "bare", "guard", "evaluations", "gpu"],
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -82,6 +83,38 @@ def test_another_kernel_is_not_timed(stand_in, tmp_path):
     done = run(stand_in(1e-6), tmp_path)
     assert done.returncode != 0
     assert "ck is not that of neural-tangents" in done.stderr
+
+
+# Solves as torchdeq does, from zero by plain iteration, without torchdeq.
+TORCHDEQ = """
+def get_deq(f_max_iter, **settings):
+    def solve(step, z):
+        for _ in range(f_max_iter):
+            z = step(z)
+        return [z], {}
+    return solve
+"""
+
+
+def test_the_layer_is_compared_with_torchdeq(tmp_path):
+    package = tmp_path / "beside" / "torchdeq"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(TORCHDEQ, encoding="utf-8")
+    rows = ["forward", "backward", "memory", "epoch"]
+    arguments = ["bench_equilibrium.py", "--torchdeq", package.parent, "--only", *rows]
+    done = run(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "out.json").read_text("utf-8"))["records"]
+    assert len(records) == 5
+    for record in records[:2]:
+        assert max(record["error"], record["error_other"]) < 1e-5
+
+
+def test_without_torchdeq_it_says_so_at_once(tmp_path):
+    arguments = ["--only", "forward", "--torchdeq", tmp_path / "none"]
+    done = run(["bench_equilibrium.py", *arguments], tmp_path)
+    assert done.returncode == 2
+    assert "run make bench" in done.stderr
 
 
 def test_without_neural_tangents_it_says_so_at_once(tmp_path):

@@ -137,6 +137,16 @@ def test_weights_changed_unseen_cost_no_accuracy():
         assert_allclose(changed, layer(x), rtol=1e-4, atol=1e-6)
 
 
+def test_inference_before_training_and_weights_made_in_it():
+    layer, x = _layer(), _inputs()
+    with torch.inference_mode():
+        z = layer(x)
+        made = _layer()
+        assert torch.equal(made(x), z)
+    layer(x).sum().backward()
+    assert torch.isfinite(layer.recurrent_weight.grad).all()
+
+
 @pytest.mark.parametrize(
     "copier", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
 )

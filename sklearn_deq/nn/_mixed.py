@@ -22,7 +22,7 @@ _LOWER = {torch.float32: torch.bfloat16, torch.float64: torch.float32}
 _NOISE = 0.25
 # Of the tolerance: what the error of the products may be, since it is not the same for
 # every size of the batch, and what the last change may be, with room for that error.
-_NOISE_ALLOWED = 0.15
+_NOISE_ALLOWED = 0.25
 _MARGIN = 0.7
 # Rows that contract more slowly than this are not worth the while.
 _SLOWEST = 0.9
@@ -140,26 +140,28 @@ def _descend(
     product = torch.empty_like(change)
     active = torch.ones_like(steps, dtype=torch.bool)
     last = torch.linalg.vector_norm(change, dim=1).to(z.dtype)
-    path, end = last.clone(), torch.ones_like(last)
-    size = first = last
+    path, end = last.clone(), last
+    allowed = first = last
     for k in range(1, max_iter + 1):
         torch.mm(change, low, out=product)
         z, distance = recurrence.advance(z, value, product, change)
         if k == 1:
-            size, first = torch.linalg.vector_norm(z, dim=1), distance
+            allowed, first = tol * torch.linalg.vector_norm(z, dim=1), distance
         path += distance
         # The next change is to be expected to fall by as much as this one did.
-        least = torch.maximum(_MARGIN * tol * size, noise * path)
+        least = torch.maximum(_MARGIN * allowed, noise * path)
         going = (distance * distance > least * last) & (distance < last) & active
         if not torch.equal(going, active):
             stopped = active & ~going
-            steps[stopped], change[stopped] = k, 0.0
-            end[stopped] = distance[stopped]
+            steps.masked_fill_(stopped, k)
+            end = torch.where(stopped, distance, end)
             active = going
             if not bool(active.any()):
                 break
+            change.masked_fill_(stopped[:, None], 0.0)
         last = distance
+    end = torch.where(active, last, end)
     rate = (end / first).pow_(1.0 / (steps - 1).clamp_(min=1))
     error = noise * path * rate / (1.0 - rate)
-    near = error <= _NOISE_ALLOWED * tol * size
+    near = error <= _NOISE_ALLOWED * allowed
     return z, steps, near | ~(rate < _SLOWEST)

@@ -38,11 +38,7 @@ class Recurrence(ABC):
     ----------
     value : tensor of shape (n, m)
         The value at the last state at which each row was evaluated.
-    states_are_values : bool
-        Whether emit is the identity.
     """
-
-    states_are_values = False
 
     def __init__(
         self, constant: torch.Tensor, weight: torch.Tensor, alpha: float
@@ -64,7 +60,7 @@ class Recurrence(ABC):
         return self.emit(value)
 
     @abstractmethod
-    def part(self, rows: torch.Tensor | slice) -> Recurrence:
+    def part(self, rows: torch.Tensor) -> Recurrence:
         """The map of some rows."""
 
     @abstractmethod
@@ -124,7 +120,7 @@ class StateRecurrence(Recurrence):
         super().__init__(constant, weight, alpha)
         self._emit, self._start = emit, start
 
-    def part(self, rows: torch.Tensor | slice) -> Recurrence:
+    def part(self, rows: torch.Tensor) -> Recurrence:
         """The map of some rows."""
         start = None if self._start is None else self._start[rows]
         constant, emit = self.constant[rows], self._emit
@@ -175,8 +171,6 @@ class AdjointRecurrence(Recurrence):
         The slopes s.
     """
 
-    states_are_values = True
-
     def __init__(
         self,
         constant: torch.Tensor,
@@ -189,7 +183,7 @@ class AdjointRecurrence(Recurrence):
         self.gain = gain
         self._low_gain: torch.Tensor | None = None
 
-    def part(self, rows: torch.Tensor | slice) -> Recurrence:
+    def part(self, rows: torch.Tensor) -> Recurrence:
         """The map of some rows."""
         constant, gain = self.constant[rows], self.gain[rows]
         return AdjointRecurrence(constant, self.weight, self.alpha, gain=gain)
@@ -224,19 +218,22 @@ class AdjointRecurrence(Recurrence):
 
 
 def settle(
-    recurrence: Recurrence,
+    make: Callable[[slice], Recurrence],
+    like: torch.Tensor,
     *,
     solver: str,
     tol: float,
     max_iter: int,
     low: torch.Tensor | None = None,
-) -> FixedPointResult:
-    """Solve for the fixed point of a recurrence.
+) -> tuple[FixedPointResult, torch.Tensor]:
+    """Solve for the fixed points of a recurrence, some rows at a time.
 
     Parameters
     ----------
-    recurrence : Recurrence
-        The map; its ``value`` is left at the solution.
+    make : callable
+        The map of some rows.
+    like : tensor of shape (n, m)
+        Of the shape and kind of the states.
     solver, tol, max_iter : as in `fixed_point`
         Of the solve.
     low : tensor of shape (m, m), default=None
@@ -245,32 +242,33 @@ def settle(
 
     Returns
     -------
-    FixedPointResult
+    result : FixedPointResult
         Its states are f of those that the residuals belong to, one step further at no
         cost; of rows that did not converge, the best ones seen.
+    values : tensor of shape (n, m)
+        Of which they are the states.
     """
-    n, width = recurrence.constant.shape
-    at_once = max(_AT_ONCE[recurrence.constant.device.type == "cpu"] // width, 1)
+    n, width = like.shape
+    at_once = max(_AT_ONCE[like.device.type == "cpu"] // width, 1)
 
-    def solve(block: Recurrence) -> FixedPointResult:
-        return _settle_block(block, solver, tol, max_iter, low)
+    def solve(rows: slice) -> tuple[FixedPointResult, torch.Tensor]:
+        return _settle_block(make(rows), solver, tol, max_iter, low)
 
     if n <= at_once:
-        return solve(recurrence)
+        return solve(slice(n))
     parts = []
-    value = torch.empty_like(recurrence.constant)
-    z = value if recurrence.states_are_values else torch.empty_like(value)
+    z = values = torch.empty_like(like)
     for first in range(0, n, at_once):
         rows = slice(first, first + at_once)
-        block = recurrence.part(rows)
-        part = solve(block)
-        z[rows], value[rows] = part.z, block.value
+        part, part_values = solve(rows)
+        if first == 0 and part_values is not part.z:
+            values = torch.empty_like(like)
+        z[rows], values[rows] = part.z, part_values
         # Its states have been copied.
         parts.append(replace(part, z=z[:0]))
-    recurrence.value = value
     fields = ("residual", "n_iter", "n_evaluations", "converged")
     whole = {name: torch.cat([getattr(p, name) for p in parts]) for name in fields}
-    return FixedPointResult(z, **whole)
+    return FixedPointResult(z, **whole), values
 
 
 def _settle_block(
@@ -279,7 +277,7 @@ def _settle_block(
     tol: float,
     max_iter: int,
     low: torch.Tensor | None,
-) -> FixedPointResult:
+) -> tuple[FixedPointResult, torch.Tensor]:
     """The solve of rows that are taken at once."""
     start = recurrence.begin()
     low_iter = evaluations = torch.zeros(1, dtype=torch.long, device=start.device)
@@ -294,9 +292,10 @@ def _settle_block(
         best = result.z[bad]
         recurrence.value[bad] = recurrence.part(bad).affine(best)
         z[bad] = best
-    return replace(
+    result = replace(
         result,
         z=z,
         n_iter=result.n_iter + low_iter,
         n_evaluations=result.n_evaluations + evaluations,
     )
+    return result, recurrence.value
