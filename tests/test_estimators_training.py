@@ -159,6 +159,17 @@ def test_the_penalty_of_the_jacobian_is_part_of_the_loss(iris, monkeypatch):
     assert_allclose(found, 0.25, rtol=1e-9)
 
 
+def test_the_soft_way_lowers_chi(iris):
+    X, y = iris
+    params = {**SMALL, "width": 64, "recurrent_variance": 0.6, "max_epochs": 8}
+    free, soft = (
+        DEQClassifier(**params, stability=stability).fit(X, y)
+        for stability in (None, "jacobian")
+    )
+    assert soft.solver_history_["chi"][-1] < 0.8 * free.solver_history_["chi"][-1]
+    assert soft.converged_
+
+
 class AsksForPenalty(Callback):
     """Switch the body to the soft way of staying stable, whatever it offers."""
 

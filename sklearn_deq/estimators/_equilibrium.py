@@ -228,9 +228,9 @@ class DEQClassifier(
         Iterations of a solve at most.
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; where one is lost all the same, a
-        step of A towards 0 takes the place of the update, and this is said. "jacobian"
-        adds an estimate of χ to the loss instead; None leaves A free.
+        training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
+        to the loss instead. Where an equilibrium is lost all the same, a step of A
+        towards 0 takes the place of the update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -449,9 +449,9 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         Iterations of a solve at most.
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; where one is lost all the same, a
-        step of A towards 0 takes the place of the update, and this is said. "jacobian"
-        adds an estimate of χ to the loss instead; None leaves A free.
+        training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
+        to the loss instead. Where an equilibrium is lost all the same, a step of A
+        towards 0 takes the place of the update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
