@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,10 +35,13 @@ class Sizes:
     seeds: int
     rate_seeds: int
     turns: int
+    jobs: int
 
 
-FULL = Sizes(10_000, width=512, frozen_width=1024, seeds=10, rate_seeds=2, turns=5)
-FAST = Sizes(300, width=32, frozen_width=64, seeds=2, rate_seeds=1, turns=1)
+FULL = Sizes(
+    10_000, width=512, frozen_width=1024, seeds=10, rate_seeds=2, turns=5, jobs=2
+)
+FAST = Sizes(300, width=32, frozen_width=64, seeds=2, rate_seeds=1, turns=1, jobs=1)
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -65,13 +67,14 @@ def network(kind: type, sizes: Sizes, seed: int, **params: Any) -> Any:
     return kind(**{**settings, "random_state": seed, **params})
 
 
-def many(models: list[Any], split: Split) -> tuple[list[dict[str, Any]], float]:
-    """Fit models, one per core at a time on a thread each; and the seconds of all.
+def many(
+    models: list[Any], split: Split, jobs: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Fit models, some at a time on a thread each; and the seconds of all.
 
-    Layers of this size are too small for threads: two fits at a time are faster than
-    two threads for each.
+    Layers of this size are small for threads: two fits at a time are faster than two
+    threads for each.
     """
-    jobs = max(1, os.cpu_count() or 1)
     with Parallel(n_jobs=jobs) as parallel:
         # The workers' imports are not what is measured.
         small = clone(models[0]).set_params(max_epochs=1)
@@ -88,14 +91,14 @@ def accuracy_rows(sizes: Sizes, split: Split) -> Iterator[dict[str, Any]]:
             network(DEQClassifier, sizes, seed, trainable=trainable)
             for seed in range(sizes.seeds)
         ]
-        runs, total = many(models, split)
+        runs, total = many(models, split, sizes.jobs)
         scores = [run["accuracy"] for run in runs]
         converged = sum(run["converged"] for run in runs)
         mean, deviation = float(np.mean(scores)), float(np.std(scores, ddof=1))
         print(
             f"{trainable}: mean {mean:.4f} ± {deviation:.4f}, from {min(scores):.4f} "
             f"to {max(scores):.4f}, {converged} of {sizes.seeds} converged, "
-            f"{total:.0f} s for all on {os.cpu_count()} cores",
+            f"{total:.0f} s for all, {sizes.jobs} at a time",
             flush=True,
         )
         yield {
@@ -120,7 +123,7 @@ def rate_rows(sizes: Sizes, split: Split) -> Iterator[dict[str, Any]]:
             models = [
                 network(kind, sizes, seed, lr=lr) for seed in range(sizes.rate_seeds)
             ]
-            scores = [run["accuracy"] for run in many(models, split)[0]]
+            scores = [run["accuracy"] for run in many(models, split, sizes.jobs)[0]]
             mean = float(np.mean(scores))
             print(f"{kind.__name__}, lr={lr}: {mean:.4f}", flush=True)
             yield {
