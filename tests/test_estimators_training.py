@@ -135,9 +135,10 @@ def test_equilibria_of_frozen_weights_are_solved_once(iris, monkeypatch):
         return original(self, x)
 
     monkeypatch.setattr(EquilibriumLayer, "forward", counted)
-    monkeypatch.setattr("sklearn_deq.estimators._equilibrium.BLOCK", 64)
-    DEQClassifier(**SMALL, trainable="readout").fit(X, y)
+    monkeypatch.setattr("sklearn_deq.estimators._solves.BLOCK", 64)
+    model = DEQClassifier(**SMALL, trainable="readout").fit(X, y)
     assert rows == [64, 64, 22]
+    assert_allclose(model.solver_history_["n_iter"], [model.solver_n_iter_.mean()])
 
 
 def test_the_penalty_of_the_jacobian_is_part_of_the_loss(iris, monkeypatch):
