@@ -17,6 +17,7 @@ from sklearn_deq import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
+from sklearn_deq.nn import BACKWARDS, SOLVERS
 from sklearn_deq.theory import ACTIVATIONS
 
 SMALL = {"width": 32, "max_epochs": 4, "batch_size": 30, "random_state": 0}
@@ -256,7 +257,8 @@ def _draw(seed):
         "normalize": bool(rng.random() < 0.3),
         "trainable": str(rng.choice(["all", "all", "recurrent", "readout"])),
         "tol": log_uniform(1e-7, 1e-3),
-        "backward": str(rng.choice(["implicit", "implicit", "one_step", "unrolled"])),
+        "backward": str(rng.choice(sorted(BACKWARDS))),
+        "solver": str(rng.choice(["picard", *sorted(SOLVERS)])),
         "optimizer": str(rng.choice(["adam", "adamw", "sgd"])),
         "lr": log_uniform(1e-3, 3),
         "weight_decay": float(rng.choice([0.0, 0.0, 1e-4, 1e-2])),

@@ -135,9 +135,10 @@ def test_equilibria_of_frozen_weights_are_solved_once(iris, monkeypatch):
         return original(self, x)
 
     monkeypatch.setattr(EquilibriumLayer, "forward", counted)
-    monkeypatch.setattr("sklearn_deq.estimators._equilibrium.BLOCK", 64)
-    DEQClassifier(**SMALL, trainable="readout").fit(X, y)
+    monkeypatch.setattr("sklearn_deq.estimators._solves.BLOCK", 64)
+    model = DEQClassifier(**SMALL, trainable="readout").fit(X, y)
     assert rows == [64, 64, 22]
+    assert_allclose(model.solver_history_["n_iter"], [model.solver_n_iter_.mean()])
 
 
 def test_the_penalty_of_the_jacobian_is_part_of_the_loss(iris, monkeypatch):
@@ -157,6 +158,17 @@ def test_the_penalty_of_the_jacobian_is_part_of_the_loss(iris, monkeypatch):
     assert asked == [True] * 6
     found = np.array(model.loss_curve_) - plain.loss_curve_
     assert_allclose(found, 0.25, rtol=1e-9)
+
+
+def test_the_soft_way_lowers_chi(iris):
+    X, y = iris
+    params = {**SMALL, "width": 64, "recurrent_variance": 0.6, "max_epochs": 8}
+    free, soft = (
+        DEQClassifier(**params, stability=stability).fit(X, y)
+        for stability in (None, "jacobian")
+    )
+    assert soft.solver_history_["chi"][-1] < 0.8 * free.solver_history_["chi"][-1]
+    assert soft.converged_
 
 
 class AsksForPenalty(Callback):

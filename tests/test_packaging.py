@@ -17,7 +17,8 @@ SUFFIXES = {".py", ".md", ".yml", ".yaml", ".toml", ".txt", ".cff", ""}
 
 
 def _text_files():
-    files = [path for path in ROOT.iterdir() if path.is_file()]
+    # In a worktree .git is a file, which says where it belongs.
+    files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     for folder in FOLDERS:
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [path for path in files if path.suffix in SUFFIXES]

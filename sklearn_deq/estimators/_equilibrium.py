@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -16,16 +13,14 @@ from sklearn_deq._compat import Interval, StrOptions, fit_context
 from sklearn_deq.estimators._monitoring import (
     shrink,
     solver_history,
-    solver_status,
     summarise,
 )
 from sklearn_deq.estimators._network import NetworkEstimator
+from sklearn_deq.estimators._solves import Solves, without_solver_warnings
 from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
     NetworkRegressorMixin,
 )
-from sklearn_deq.estimators._training import BLOCK, in_blocks
-from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
 from sklearn_deq.nn._equilibrium import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
@@ -77,18 +72,20 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
 
     def _frozen_features(self, X: np.ndarray) -> np.ndarray:
         """Features at the initial weights, which have to be stable."""
-        solves = _Solves.of(self._body, X)
+        solves = Solves.of(self._body, X)
         self._require_stable(X, solves)
         self._record(solves)
         summary = summarise(solves.statuses, self._body)
+        # Of all rows alike, though the last block has fewer.
+        summary["n_iter"] = float(solves.n_iter.mean())
         self.solver_history_ = {name: [value] for name, value in summary.items()}
         return solves.features
 
     def _check_start(self, X: np.ndarray) -> bool:
-        with _without_solver_warnings():
-            return self._require_stable(X, _Solves.of(self._body, X))
+        with without_solver_warnings():
+            return self._require_stable(X, Solves.of(self._body, X))
 
-    def _require_stable(self, X: np.ndarray, solves: _Solves) -> bool:
+    def _require_stable(self, X: np.ndarray, solves: Solves) -> bool:
         """Whether training can hold on to the equilibria, which are there now.
 
         Without `stability` it is not to; with too few iterations it cannot. That they
@@ -99,8 +96,8 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             return self.stability is not None
         worst = failed[np.argsort(-solves.residual[failed])][:_PATIENT_ROWS]
         patience = max(_PATIENT_ITERATIONS, _PATIENT_FACTOR * self.solver_max_iter)
-        with _without_solver_warnings():
-            again = _Solves.of(self._body, X[worst], max_iter=patience)
+        with without_solver_warnings():
+            again = Solves.of(self._body, X[worst], max_iter=patience)
         # A tolerance below rounding is met by nobody; that is no instability.
         if np.all(again.converged | (again.residual <= _SETTLED)):
             return False
@@ -116,75 +113,24 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
     def _settle(self, X: np.ndarray) -> None:
         self.solver_history_ = solver_history(self.net_.history)
         for times in range(_MOST_SHRINKS if self._keep_stable else 0):
-            with _without_solver_warnings():
-                solves = _Solves.of(self._body, X)
+            with without_solver_warnings():
+                solves = Solves.of(self._body, X)
             if solves.converged.all():
                 break
             shrink(self._body, times)
         else:
             # Said by the layer, if there is something to say.
-            solves = _Solves.of(self._body, X)
+            solves = Solves.of(self._body, X)
         self._record(solves)
         if not np.isfinite(solves.features).all():
             raise ValueError(
                 "Training diverged: features are not finite. Lower lr, or scale X."
             )
 
-    def _record(self, solves: _Solves) -> None:
+    def _record(self, solves: Solves) -> None:
         self.solver_n_iter_ = solves.n_iter
         self.converged_ = bool(solves.converged.all())
         self.residual_ = float(solves.residual.max())
-
-
-@dataclass(frozen=True)
-class _Solves:
-    """Equilibria of some rows, and how their solves fared.
-
-    Attributes
-    ----------
-    features : ndarray of shape (n, width)
-        The states.
-    n_iter, residual, converged : ndarray of shape (n,)
-        Of every row.
-    statuses : list of dict
-        What `solver_status` says of every block.
-    """
-
-    features: np.ndarray
-    n_iter: np.ndarray
-    residual: np.ndarray
-    converged: np.ndarray
-    statuses: list[dict[str, float]]
-
-    @classmethod
-    def of(
-        cls, body: EquilibriumLayer, X: np.ndarray, max_iter: int | None = None
-    ) -> _Solves:
-        """Solve for the rows of X, in blocks, with other limits than the body's own."""
-        limit = body.solver_max_iter
-        blocks: list[tuple[np.ndarray, ...]] = []
-        statuses = []
-        try:
-            body.solver_max_iter = max_iter or limit
-            for start in range(0, len(X), BLOCK):
-                features = in_blocks(body, X[start : start + BLOCK])
-                result: Any = body.last_result
-                parts = (result.n_iter, result.residual, result.converged)
-                blocks.append((features, *(part.cpu().numpy() for part in parts)))
-                statuses.append(solver_status(body))
-        finally:
-            body.solver_max_iter = limit
-        features, n_iter, residual, converged = map(
-            np.concatenate, zip(*blocks, strict=True)
-        )
-        return cls(features, n_iter, residual, converged, statuses)
-
-
-@contextmanager
-def _without_solver_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SolverWarning)
-        yield
 
 
 class DEQClassifier(
@@ -228,9 +174,9 @@ class DEQClassifier(
         Iterations of a solve at most.
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; where one is lost all the same, a
-        step of A towards 0 takes the place of the update, and this is said. "jacobian"
-        adds an estimate of χ to the loss instead; None leaves A free.
+        training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
+        to the loss instead. Where an equilibrium is lost all the same, a step of A
+        towards 0 takes the place of the update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -283,9 +229,9 @@ class DEQClassifier(
     residual_ : float
         Their largest relative residual.
     solver_history_ : dict of str to list of float
-        How the solves of every epoch fared: "n_iter" (mean per sample), "residual"
-        (largest), "unconverged" (rows), "backward_residual" (largest, of the adjoint),
-        "chi" and "spectral_bound" (at its end); one entry if solved once.
+        How the solves of every epoch fared: "n_iter" (per sample, mean of the updates),
+        "residual" (largest), "unconverged" (rows), "backward_residual" (largest, of the
+        adjoint), "chi" and "spectral_bound" (at its end); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
@@ -449,9 +395,9 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         Iterations of a solve at most.
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; where one is lost all the same, a
-        step of A towards 0 takes the place of the update, and this is said. "jacobian"
-        adds an estimate of χ to the loss instead; None leaves A free.
+        training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
+        to the loss instead. Where an equilibrium is lost all the same, a step of A
+        towards 0 takes the place of the update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -500,9 +446,9 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     residual_ : float
         Their largest relative residual.
     solver_history_ : dict of str to list of float
-        How the solves of every epoch fared: "n_iter" (mean per sample), "residual"
-        (largest), "unconverged" (rows), "backward_residual" (largest, of the adjoint),
-        "chi" and "spectral_bound" (at its end); one entry if solved once.
+        How the solves of every epoch fared: "n_iter" (per sample, mean of the updates),
+        "residual" (largest), "unconverged" (rows), "backward_residual" (largest, of the
+        adjoint), "chi" and "spectral_bound" (at its end); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float

@@ -243,7 +243,6 @@ def make_net(
     InterruptibleNet
         Ready for `train`.
     """
-    optimizer = plan.optimizer
     if own_callbacks is None:
         own_callbacks = copy.deepcopy(list(plan.callbacks or []))
     callbacks: list[Any] = [
@@ -258,9 +257,7 @@ def make_net(
     net = InterruptibleNet(
         module,
         criterion=criterion,
-        optimizer=OPTIMIZERS.get(optimizer, optimizer)
-        if isinstance(optimizer, str)
-        else optimizer,
+        **_optimizer_options(plan.optimizer),
         optimizer__weight_decay=plan.weight_decay,
         lr=plan.lr,
         batch_size=plan.batch_size,
@@ -281,6 +278,13 @@ def make_net(
             state = progress["optimizer"]
             net.optimizer_.load_state_dict({**state, "param_groups": settings})
     return net
+
+
+def _optimizer_options(optimizer: Any) -> dict[str, Any]:
+    """How skorch is told of an optimizer; those with a name go over memory once."""
+    if isinstance(optimizer, str):
+        return {"optimizer": OPTIMIZERS[optimizer], "optimizer__fused": True}
+    return {"optimizer": optimizer}
 
 
 def training_progress(net: InterruptibleNet) -> dict[str, Any]:
