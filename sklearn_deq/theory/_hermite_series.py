@@ -50,7 +50,7 @@ class HermiteSeries:
 
     @classmethod
     def from_energies(
-        cls, energies: np.ndarray, lowest: Sequence[float] = ()
+        cls, energies: np.ndarray, sign: np.ndarray | float = 1.0
     ) -> HermiteSeries:
         """Series with c_k² = energies; its tail is that of the best fit, if one fits.
 
@@ -58,19 +58,23 @@ class HermiteSeries:
         ----------
         energies : ndarray of shape (n,)
             c_0², c_1², …; those from n on are not known.
-        lowest : sequence of float, default=()
-            c_0, c_1, … if they are to be others.
+        sign : ndarray of shape (n,) or float, default=1.0
+            Signs of the c_k relative to those of `signs`.
 
         Returns
         -------
         HermiteSeries
             The same c_k below n, and a tail.
         """
-        wanted = signs(len(energies)) * np.sqrt(energies)
-        wanted[: len(lowest)] = lowest
+        wanted = signs(len(energies)) * sign * np.sqrt(energies)
         rough = [*_fit_tail(wanted, 0), *_fit_tail(wanted, 1)]
         tail = cls((), tuple(rough)).coefficients(len(wanted))
         return cls(tuple(map(float, wanted - tail)), tuple(rough))
+
+    @classmethod
+    def from_roots(cls, roots: np.ndarray) -> HermiteSeries:
+        """Series with c_k = roots_k times the sign under which σ is tame; it ends."""
+        return cls(tuple(map(float, signs(len(roots)) * roots)))
 
     @classmethod
     def combine(
