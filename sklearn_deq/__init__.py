@@ -35,7 +35,15 @@ _EXPORTS = {
     "ExplicitEquivalentRegressor": "sklearn_deq.estimators",
     "match_deq": "sklearn_deq.estimators",
 }
-_SUBMODULES = ("datasets", "estimators", "exceptions", "kernels", "nn", "theory")
+_SUBMODULES = (
+    "datasets",
+    "estimators",
+    "exceptions",
+    "inspection",
+    "kernels",
+    "nn",
+    "theory",
+)
 
 __all__ = [
     "Activation",

@@ -14,6 +14,7 @@ MODULES = [
     "sklearn_deq.datasets",
     "sklearn_deq.estimators",
     "sklearn_deq.exceptions",
+    "sklearn_deq.inspection",
     "sklearn_deq.kernels",
     "sklearn_deq.linear",
     "sklearn_deq.nn",

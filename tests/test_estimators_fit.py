@@ -293,7 +293,7 @@ def test_partial_fit_learns_with_a_constant_rate(iris):
             model.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
     assert model.n_iter_ == 36
     assert model.score(X, y) > 0.9
-    assert model.net_.optimizer_.param_groups[0]["lr"] == model.lr
+    assert model.net_.optimizer_.param_groups[0]["lr"] == 0.1
 
 
 def test_partial_fit_knows_classes_to_come(iris):

@@ -11,7 +11,15 @@ import pytest
 import sklearn_deq
 
 # Module names of the package that a user may import.
-SUBMODULES = ["datasets", "estimators", "exceptions", "kernels", "nn", "theory"]
+SUBMODULES = [
+    "datasets",
+    "estimators",
+    "exceptions",
+    "inspection",
+    "kernels",
+    "nn",
+    "theory",
+]
 
 
 def _loaded(statement):
@@ -47,6 +55,7 @@ def _loaded(statement):
         ("from sklearn_deq import DEQKernelRidgeCV", {"skorch", "matplotlib"}),
         ("import sklearn_deq.linear", {"sklearn", "torch", "skorch"}),
         ("from sklearn_deq import DEQClassifier", {"matplotlib"}),
+        ("import sklearn_deq.inspection", {"matplotlib", "skorch"}),
     ],
 )
 def test_importing_loads_no_more_than_needed(statement, absent):

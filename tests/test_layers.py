@@ -25,6 +25,7 @@ ROOMS = {
         {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
         {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm", "onnx"},
     ),
+    "inspection": ({"estimators", "nn"}, {"numpy", "sklearn", "torch", "matplotlib"}),
     "datasets": ({"_compat", "exceptions"}, {"numpy", "sklearn"}),
 }
 # Importing the others must not load skorch.

@@ -1,4 +1,4 @@
-"""The solver, the equilibrium layer and its gradient, and the kernels it tends to."""
+"""The equilibrium layer and its gradient, and the kernels it tends to."""
 
 import copy
 import pickle
@@ -17,7 +17,6 @@ from sklearn_deq.nn import (
     SOLVERS,
     EquilibriumLayer,
     ExplicitNetwork,
-    fixed_point,
     torch_activation,
 )
 from sklearn_deq.theory import ACTIVATIONS, equilibrium_moments, solve_match
@@ -34,117 +33,6 @@ def _layer(width=8, n_features=3, **params):
 
 def _inputs(n=4, p=3, seed=1, dtype=torch.float64):
     return torch.randn(n, p, generator=_generator(seed), dtype=dtype)
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_solver_finds_the_solution_of_a_linear_system(solver):
-    A = torch.randn(6, 6, generator=_generator(), dtype=torch.float64)
-    A *= 0.6 / torch.linalg.matrix_norm(A, 2)
-    b = torch.randn(5, 6, generator=_generator(1), dtype=torch.float64)
-    result = fixed_point(
-        lambda z, rows: z @ A.T + b[rows], torch.zeros_like(b), solver=solver, tol=1e-14
-    )
-    expected = torch.linalg.solve(torch.eye(6, dtype=b.dtype) - A, b.T).T
-    assert result.converged.all()
-    assert_allclose(result.z, expected, rtol=1e-12, atol=1e-13)
-    assert (result.n_iter < 100).all()
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_bad_rows_neither_converge_nor_harm_the_others(solver):
-    factor = torch.tensor([0.5, 3.0, 0.1], dtype=torch.float64)[:, None]
-
-    def f(z, rows):
-        out = factor[rows] * z + 1.0
-        return torch.where(rows[:, None] == 1, out * 1e200, out)
-
-    start = torch.zeros(3, 2, dtype=torch.float64)
-    result = fixed_point(f, start, solver=solver, tol=1e-12)
-    assert result.converged.tolist() == [True, False, True]
-    assert torch.isfinite(result.z).all()
-    assert_allclose(result.z[0], 2.0, rtol=1e-11)
-    assert_allclose(result.z[2], 1 / 0.9, rtol=1e-11)
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("n", [1, 7, 64])
-def test_rows_are_solved_alone(solver, n):
-    """To the bit, as f is elementwise: rows done keep the value that they had."""
-    factor = torch.linspace(-0.95, 0.9, 100, dtype=torch.float64)[:, None]
-    start = _inputs(100, 5)
-
-    def solve(part):
-        def f(z, rows):
-            return factor[part][rows] * z.tanh() + 1.0
-
-        return fixed_point(f, start[part], solver=solver, tol=1e-8)
-
-    whole = solve(torch.arange(100))
-    parts = [solve(part) for part in torch.arange(100).split(n)]
-    for field in ("z", "residual", "n_iter", "converged"):
-        pieces = torch.cat([getattr(part, field) for part in parts])
-        assert torch.equal(pieces, getattr(whole, field))
-    assert len(set(whole.n_iter.tolist())) > 10
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("factor", [-1.5, -1.0])
-def test_residual_is_that_of_the_state_returned(solver, factor):
-    """Of rows that do not converge: the best state seen, never a later one."""
-
-    def f(z, rows):
-        return factor * z + 1.0
-
-    start = torch.tensor([[0.41], [0.7], [3.0]], dtype=torch.float64)
-    result = fixed_point(f, start, solver=solver, max_iter=5)
-
-    def measure(z):
-        gap = (f(z, None) - z).abs() / torch.maximum(z.abs(), f(z, None).abs())
-        return gap[:, 0]
-
-    assert_allclose(result.residual, measure(result.z), rtol=1e-12)
-    assert (result.residual <= measure(start)).all()
-    assert not result.converged.any()
-    assert (result.n_iter == 5).all()
-
-
-def test_picard_evaluates_once_per_iteration():
-    calls = []
-
-    def f(z, rows):
-        calls.append(rows.numel())
-        return 0.5 * z + 1.0
-
-    result = fixed_point(f, torch.zeros(3, 2), tol=1e-5)
-    assert len(calls) == int(result.n_iter.max())
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_solver_does_not_depend_on_the_scale(solver):
-    b = _inputs(5, 4)
-    plain, tiny = (
-        fixed_point(
-            lambda z, rows, b=b: 0.5 * z.roll(1, 1) + b[rows],
-            torch.zeros_like(b),
-            solver=solver,
-        )
-        for b in (b, 2.0**-60 * b)
-    )
-    assert torch.equal(plain.z * 2.0**-60, tiny.z)
-    assert torch.equal(plain.n_iter, tiny.n_iter)
-
-
-def test_state_at_rest_converges():
-    result = fixed_point(lambda z, rows: 0.5 * z, torch.zeros(2, 3))
-    assert result.converged.all()
-    assert (result.n_iter == 1).all()
-
-
-def test_solver_arguments_are_checked():
-    with pytest.raises(ValueError, match="solver must be"):
-        fixed_point(lambda z, rows: z, torch.zeros(1, 1), solver="newton")
-    with pytest.raises(ValueError, match="tol must be positive"):
-        fixed_point(lambda z, rows: z, torch.zeros(1, 1), tol=0.0)
 
 
 def test_layer_is_at_its_fixed_point():
@@ -213,6 +101,7 @@ def test_bad_row_harms_itself_alone(activation):
     [
         ("backward", "exact"),
         ("stability", "hope"),
+        ("precision", "double"),
         ("solver", "newton"),
         ("tol", 0.0),
         ("solver_max_iter", 0),
@@ -291,11 +180,66 @@ def test_one_step_gradient_is_the_first_term():
     assert_allclose(x.grad, expected, rtol=1e-12)
 
 
-def test_second_derivatives_are_refused_in_words():
-    layer = _layer()
+def test_phantom_gradient_is_that_of_five_damped_steps_at_the_equilibrium():
+    layer = _layer(width=20, backward="phantom", activation="tanh")
     x = _inputs().requires_grad_()
-    with pytest.raises(RuntimeError, match="backward='unrolled'"):
+    z = layer(x)
+    z.sum().backward()
+    found = [x.grad, layer.recurrent_weight.grad]
+    y, state = x.detach().requires_grad_(), z.detach()
+    weight = layer.recurrent_weight.detach().requires_grad_()
+    u = layer.drive(y)
+    for _ in range(5):
+        pre = torch.addmm(u, state, weight.T, alpha=layer.recurrent_scale)
+        state = 0.5 * state + 0.5 * torch.tanh(pre) / np.sqrt(20)
+    expected = torch.autograd.grad(state.sum(), [y, weight])
+    for gradient, other in zip(found, expected, strict=True):
+        assert_allclose(gradient, other, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("backward", ["phantom", "one_step"])
+def test_second_derivatives_of_approximations_are_refused_in_words(backward):
+    layer = _layer(backward=backward)
+    x = _inputs().requires_grad_()
+    with pytest.raises(RuntimeError, match="backward='implicit' or 'unrolled'"):
         torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "softplus"])
+def test_gradgradcheck(activation):
+    layer = _layer(width=5, activation=activation, bias_variance=0.1, offset=0.1)
+    names = ["recurrent_weight", "input_weight", "bias"]
+    weights = [getattr(layer, name).detach().requires_grad_() for name in names]
+
+    def f(x, *weights):
+        return functional_call(layer, dict(zip(names, weights, strict=True)), (x,))
+
+    inputs = (_inputs(2).requires_grad_(), *weights)
+    assert torch.autograd.gradgradcheck(f, inputs, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_second_derivatives_equal_those_of_unrolling(activation):
+    seconds = []
+    for backward in ("implicit", "unrolled"):
+        layer = _layer(width=30, activation=activation, backward=backward)
+        x = _inputs().requires_grad_()
+        weights = [layer.recurrent_weight, layer.input_weight]
+        first = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)[0]
+        seconds.append(torch.autograd.grad(first.pow(2).sum(), [x, *weights]))
+    for implicit, unrolled in zip(*seconds, strict=True):
+        assert_allclose(implicit, unrolled, rtol=1e-8, atol=1e-12)
+
+
+def test_third_derivatives_equal_those_of_unrolling():
+    thirds = []
+    for backward in ("implicit", "unrolled"):
+        layer = _layer(width=5, activation="tanh", backward=backward)
+        x = _inputs(2).requires_grad_()
+        first = torch.autograd.grad(layer(x).pow(2).sum(), x, create_graph=True)[0]
+        second = torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)[0]
+        thirds.append(torch.autograd.grad(second.pow(2).sum(), x)[0])
+    assert_allclose(*thirds, rtol=1e-8, atol=1e-12)
 
 
 def test_trainable_weights():
@@ -308,29 +252,60 @@ def test_trainable_weights():
     assert trained("readout") == set()
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_serves_both_passes(solver):
+    x, found = _inputs(), []
+    for name in ("picard", solver):
+        layer = _layer(width=30, activation="tanh", solver=name)
+        z = layer(x)
+        z.pow(2).sum().backward()
+        assert layer.last_backward_residual <= layer.tol
+        found.append([z.detach(), layer.recurrent_weight.grad])
+    for plain, other in zip(*found, strict=True):
+        assert_allclose(other, plain, rtol=1e-9, atol=1e-13)
+
+
+def test_start_saves_iterations_and_changes_nothing():
+    layer = _layer(width=60, tol=1e-10)
+    x = _inputs()
+    z = layer(x)
+    cold = int(layer.last_result.n_iter.max())
+    warm = layer(x + 1e-6, z.detach())
+    assert int(layer.last_result.n_iter.max()) < 0.7 * cold
+    assert_allclose(warm.detach(), layer(x + 1e-6).detach(), atol=1e-10)
+    start = z.detach()
+    before = start.clone()
+    layer(x, start).sum().backward()
+    assert torch.equal(start, before)
+
+
+def test_result_is_one_step_further_than_its_residual():
+    layer = _layer(width=60, tol=1e-3)
+    u = layer.drive(_inputs()).detach()
+    result = layer.solve(u)
+    with torch.no_grad():
+        gap = torch.linalg.vector_norm(layer.step(result.z, u) - result.z, dim=1)
+    # A contraction by ‖J‖ < 0.9 in the limit of wide layers.
+    assert (gap / result.z.norm(dim=1) < result.residual).all()
+    assert (result.residual <= 1e-3).all()
+
+
+def test_autocast_does_not_lower_the_accuracy():
+    layer = _layer(width=40, dtype=torch.float32, tol=1e-6)
+    x = _inputs(dtype=torch.float32)
+    plain = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = layer(x.to(torch.bfloat16).to(torch.float32))
+        cast = layer(x)
+    assert z.dtype == torch.float32
+    assert torch.equal(cast, plain)
+
+
 def test_unconverged_solve_is_warned_of():
     layer = _layer(width=50, solver_max_iter=3)
     with pytest.warns(SolverWarning, match="4 of 4 samples did not converge.*Raise"):
         layer(_inputs())
     assert not layer.last_result.converged.any()
-
-
-def test_projection_holds_the_norm_and_spares_the_initial_weights():
-    layer = _layer(width=60)
-    before = layer.recurrent_weight.detach().clone()
-    layer.stabilize()
-    assert torch.equal(layer.recurrent_weight, before)
-    limit = float(torch.linalg.matrix_norm(before, 2))
-    u = torch.randn(60, 2, generator=_generator(5), dtype=torch.float64)
-    for _ in range(20):
-        with torch.no_grad():
-            layer.recurrent_weight.add_(u @ u.T, alpha=0.05)
-        layer.stabilize()
-    # One update is followed by two power iterations: the estimate lags a little.
-    for _ in range(20):
-        layer.stabilize()
-    weight = layer.recurrent_weight.detach()
-    assert float(torch.linalg.matrix_norm(weight, 2)) < 1.05 * limit
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import Interval, StrOptions
@@ -39,6 +40,30 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return a hint at the closest valid name, or an empty string."""
     close = difflib.get_close_matches(name, list(valid), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def final_step(estimator: Any) -> tuple[Any, list[Any]]:
+    """Return what a pipeline or search ends in, and the transformers before it.
+
+    Parameters
+    ----------
+    estimator : estimator, Pipeline or search
+        Of a fitted search the best estimator counts; others are returned as they are.
+
+    Returns
+    -------
+    estimator, list of transformers
+        The last step, and what is applied before it.
+    """
+    steps: list[Any] = []
+    while True:
+        if isinstance(estimator, Pipeline):
+            steps += [s for s in estimator[:-1] if s not in (None, "passthrough")]
+            estimator = estimator[-1]
+        elif hasattr(estimator, "cv") and hasattr(estimator, "estimator"):
+            estimator = getattr(estimator, "best_estimator_", estimator.estimator)
+        else:
+            return estimator, steps
 
 
 class RefusesUnknownParameters:

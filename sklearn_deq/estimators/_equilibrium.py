@@ -30,15 +30,17 @@ from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
 from sklearn_deq.nn._equilibrium import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
 
+# Units of rounding below which a residual says nothing.
+_LEAST_TOL = 16.0
 # A row that does not converge is tried again with so many times the iterations, and at
-# least so many, before it counts as unstable; of more rows than that the worst are.
+# least so many; of more rows than that the worst are. It counts as unstable if its
+# residual is then still above the last number.
 _PATIENT_FACTOR = 10
 _PATIENT_ITERATIONS = 2000
 _PATIENT_ROWS = 64
-# Residuals of so many ulps are as small as they get.
-_ROUNDING = 100.0
-# Steps of A towards 0 that a trained layer may need: it is then 0.5 % of itself.
-_MOST_SHRINKS = 50
+_SETTLED = 1e-3
+# Steps of A towards 0 that a trained layer may need: little is left of it then.
+_MOST_SHRINKS = 20
 
 
 class EquilibriumNetworkEstimator(NetworkEstimator):
@@ -55,7 +57,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
     _body_class = EquilibriumLayer
 
     def _body_settings(
-        self, n_features: int, moments: EquilibriumMoments
+        self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
     ) -> dict[str, Any]:
         return {
             "n_features": n_features,
@@ -67,7 +69,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             "offset": moments.offset,
             "trainable": self.trainable,
             "solver": self.solver,
-            "tol": self.tol,
+            "tol": max(self.tol, _LEAST_TOL * float(np.finfo(dtype).eps)),
             "solver_max_iter": self.solver_max_iter,
             "stability": self.stability,
             "backward": self.backward,
@@ -103,8 +105,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         with _without_solver_warnings():
             again = _Solves.of(self._body, X[worst], max_iter=patience)
         # A tolerance below rounding is met by nobody; that is no instability.
-        rounding = _ROUNDING * np.finfo(X.dtype).eps
-        if np.all(again.converged | (again.residual <= rounding)):
+        if np.all(again.converged | (again.residual <= _SETTLED)):
             return False
         raise ValueError(
             "Unstable: at the initial weights the layer does not settle for "
@@ -117,12 +118,12 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
 
     def _settle(self, X: np.ndarray) -> None:
         self.solver_history_ = solver_history(self.net_.history)
-        for _ in range(_MOST_SHRINKS if self._keep_stable else 0):
+        for times in range(_MOST_SHRINKS if self._keep_stable else 0):
             with _without_solver_warnings():
                 solves = _Solves.of(self._body, X)
             if solves.converged.all():
                 break
-            shrink(self._body)
+            shrink(self._body, times)
         else:
             # Said by the layer, if there is something to say.
             solves = _Solves.of(self._body, X)
@@ -220,22 +221,27 @@ class DEQClassifier(
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
         alone ("ck"), as a convex problem on features that are solved for once.
-    solver : {"picard"}, default="picard"
-        Fixed-point solver.
+    solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
+        Fixed-point solver, row by row: plain iteration, the same damped, and two that
+        extrapolate, for large ``recurrent_variance``.
     tol : float, default=1e-5
-        Relative residual per sample at which a solve ends.
-    solver_max_iter : int, default=200
+        Relative residual per sample at which a solve ends; no less than 16 units of
+        rounding count, which are 2e-6 in float32.
+    solver_max_iter : int, default=1000
         Iterations of a solve at most.
-    stability : {"project"} or None, default="project"
+    stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; None leaves it free.
-    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
-        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+        training, which keeps the equilibrium stable; where one is lost all the same, a
+        step of A towards 0 takes the place of the update, and this is said. "jacobian"
+        adds an estimate of χ to the loss instead; None leaves A free.
+    backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by some damped steps, by one step,
+        or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.05
-        Its learning rate at the start; annealed to 0 along a cosine. The weights have
-        unit variance, hence the large value.
+    lr : float or "auto", default="auto"
+        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.1, with
+        SGD 1.0. The weights have unit variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -248,24 +254,25 @@ class DEQClassifier(
     validation_fraction : float, default=0.1
         Share of the rows held out by early stopping.
     class_weight : dict or "balanced", default=None
-        Weights of the classes in the loss.
+        Weights of the classes in the loss; None where y has several labels.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last one.
     callbacks : list, default=None
-        skorch callbacks; they are copied.
+        skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
-        Torch device, or "auto".
+        Torch device to train on, or "auto": a GPU if there is one. Predictions are made
+        where the weights are.
     dtype : {"float32", "float64"}, default=None
         Of weights and results; None: that of X. "float32" is faster.
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 prints a line per epoch.
+        1 shows a progress bar, 2 prints a line per epoch as well.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels; where y has several labels, their numbers.
     tau0_ : float
         Size of the training data.
     tau_star_ : float
@@ -278,14 +285,19 @@ class DEQClassifier(
         Whether all of them converged.
     residual_ : float
         Their largest relative residual.
+    solver_history_ : dict of str to list of float
+        How the solves of every epoch fared: "n_iter" (mean per sample), "residual"
+        (largest), "unconverged" (rows), "backward_residual" (largest, of the adjoint),
+        "chi" and "spectral_bound" (at its end); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
         Training loss of every epoch; empty for a convex readout.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
-    readout_ : LogisticRegression
-        The convex readout, if ``trainable="readout"``.
+    readout_ : LinearReadout
+        The convex readout, if ``trainable="readout"``: ``coef_`` and ``intercept_`` of
+        a logistic regression.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -314,6 +326,8 @@ class DEQClassifier(
     True
     """
 
+    _adam_lr: ClassVar[float] = 0.1
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **EquilibriumNetworkEstimator._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -333,11 +347,11 @@ class DEQClassifier(
         trainable: str = "all",
         solver: str = "picard",
         tol: float = 1e-5,
-        solver_max_iter: int = 200,
+        solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
         optimizer: str | type = "adam",
-        lr: float = 0.05,
+        lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,
         batch_size: int | str = "auto",
@@ -388,8 +402,8 @@ class DEQClassifier(
         ----------
         X : array-like of shape (n_samples, n_features)
             Training samples.
-        y : array-like of shape (n_samples,)
-            Class labels.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Class labels, or zeros and ones of several labels.
 
         Returns
         -------
@@ -428,22 +442,27 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
         alone ("ck"), as a convex problem on features that are solved for once.
-    solver : {"picard"}, default="picard"
-        Fixed-point solver.
+    solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
+        Fixed-point solver, row by row: plain iteration, the same damped, and two that
+        extrapolate, for large ``recurrent_variance``.
     tol : float, default=1e-5
-        Relative residual per sample at which a solve ends.
-    solver_max_iter : int, default=200
+        Relative residual per sample at which a solve ends; no less than 16 units of
+        rounding count, which are 2e-6 in float32.
+    solver_max_iter : int, default=1000
         Iterations of a solve at most.
-    stability : {"project"} or None, default="project"
+    stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
-        training, which keeps the equilibrium stable; None leaves it free.
-    backward : {"implicit", "one_step", "unrolled"}, default="implicit"
-        How gradients pass the equilibrium: exactly, by one step, or by unrolling.
+        training, which keeps the equilibrium stable; where one is lost all the same, a
+        step of A towards 0 takes the place of the update, and this is said. "jacobian"
+        adds an estimate of χ to the loss instead; None leaves A free.
+    backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
+        How gradients pass the equilibrium: exactly, by some damped steps, by one step,
+        or by unrolling.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.05
-        Its learning rate at the start; annealed to 0 along a cosine. The weights have
-        unit variance, hence the large value.
+    lr : float or "auto", default="auto"
+        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.03, with
+        SGD 1.0. The weights have unit variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -458,15 +477,16 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last one.
     callbacks : list, default=None
-        skorch callbacks; they are copied.
+        skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
-        Torch device, or "auto".
+        Torch device to train on, or "auto": a GPU if there is one. Predictions are made
+        where the weights are.
     dtype : {"float32", "float64"}, default=None
         Of weights and results; None: that of X. "float32" is faster.
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 prints a line per epoch.
+        1 shows a progress bar, 2 prints a line per epoch as well.
 
     Attributes
     ----------
@@ -482,14 +502,19 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         Whether all of them converged.
     residual_ : float
         Their largest relative residual.
+    solver_history_ : dict of str to list of float
+        How the solves of every epoch fared: "n_iter" (mean per sample), "residual"
+        (largest), "unconverged" (rows), "backward_residual" (largest, of the adjoint),
+        "chi" and "spectral_bound" (at its end); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
         Training loss of every epoch; empty for a convex readout.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
-    readout_ : Ridge
-        The convex readout, if ``trainable="readout"``.
+    readout_ : LinearReadout
+        The convex readout, if ``trainable="readout"``: ``coef_`` and ``intercept_`` of
+        a ridge regression, for y centred and scaled.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -518,6 +543,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     True
     """
 
+    _adam_lr: ClassVar[float] = 0.03
+
     def __init__(
         self,
         *,
@@ -532,11 +559,11 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         trainable: str = "all",
         solver: str = "picard",
         tol: float = 1e-5,
-        solver_max_iter: int = 200,
+        solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
         optimizer: str | type = "adam",
-        lr: float = 0.05,
+        lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,
         batch_size: int | str = "auto",

@@ -43,7 +43,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
     _body_class = ExplicitNetwork
 
     def _body_settings(
-        self, n_features: int, moments: EquilibriumMoments
+        self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
     ) -> dict[str, Any]:
         self.match_ = self._match(moments)
         return {
@@ -220,9 +220,9 @@ class ExplicitEquivalentClassifier(
         problem.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.05
-        Its learning rate at the start; annealed to 0 along a cosine. The weights have
-        unit variance, hence the large value.
+    lr : float or "auto", default="auto"
+        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.05, with
+        SGD 1.0. The weights have unit variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -235,24 +235,25 @@ class ExplicitEquivalentClassifier(
     validation_fraction : float, default=0.1
         Share of the rows held out by early stopping.
     class_weight : dict or "balanced", default=None
-        Weights of the classes in the loss.
+        Weights of the classes in the loss; None where y has several labels.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last one.
     callbacks : list, default=None
-        skorch callbacks; they are copied.
+        skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
-        Torch device, or "auto".
+        Torch device to train on, or "auto": a GPU if there is one. Predictions are made
+        where the weights are.
     dtype : {"float32", "float64"}, default=None
         Of weights and results; None: that of X. "float32" is faster.
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 prints a line per epoch.
+        1 shows a progress bar, 2 prints a line per epoch as well.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels; where y has several labels, their numbers.
     tau0_ : float
         Size of the training data.
     tau_star_ : float
@@ -267,8 +268,9 @@ class ExplicitEquivalentClassifier(
         Training loss of every epoch; empty for a convex readout.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
-    readout_ : LogisticRegression
-        The convex readout, if ``trainable="readout"``.
+    readout_ : LinearReadout
+        The convex readout, if ``trainable="readout"``: ``coef_`` and ``intercept_`` of
+        a logistic regression.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -297,6 +299,8 @@ class ExplicitEquivalentClassifier(
     True
     """
 
+    _adam_lr: ClassVar[float] = 0.05
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ExplicitNetworkEstimator._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -317,7 +321,7 @@ class ExplicitEquivalentClassifier(
         architecture: str = "auto",
         trainable: str = "all",
         optimizer: str | type = "adam",
-        lr: float = 0.05,
+        lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,
         batch_size: int | str = "auto",
@@ -365,8 +369,8 @@ class ExplicitEquivalentClassifier(
         ----------
         X : array-like of shape (n_samples, n_features)
             Training samples.
-        y : array-like of shape (n_samples,)
-            Class labels.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Class labels, or zeros and ones of several labels.
 
         Returns
         -------
@@ -426,9 +430,9 @@ class ExplicitEquivalentRegressor(
         problem.
     optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
         Of the mini-batch training.
-    lr : float, default=0.05
-        Its learning rate at the start; annealed to 0 along a cosine. The weights have
-        unit variance, hence the large value.
+    lr : float or "auto", default="auto"
+        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.03, with
+        SGD 1.0. The weights have unit variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -443,15 +447,16 @@ class ExplicitEquivalentRegressor(
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last one.
     callbacks : list, default=None
-        skorch callbacks; they are copied.
+        skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
-        Torch device, or "auto".
+        Torch device to train on, or "auto": a GPU if there is one. Predictions are made
+        where the weights are.
     dtype : {"float32", "float64"}, default=None
         Of weights and results; None: that of X. "float32" is faster.
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 prints a line per epoch.
+        1 shows a progress bar, 2 prints a line per epoch as well.
 
     Attributes
     ----------
@@ -469,8 +474,9 @@ class ExplicitEquivalentRegressor(
         Training loss of every epoch; empty for a convex readout.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
-    readout_ : Ridge
-        The convex readout, if ``trainable="readout"``.
+    readout_ : LinearReadout
+        The convex readout, if ``trainable="readout"``: ``coef_`` and ``intercept_`` of
+        a ridge regression, for y centred and scaled.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -499,6 +505,8 @@ class ExplicitEquivalentRegressor(
     True
     """
 
+    _adam_lr: ClassVar[float] = 0.03
+
     def __init__(
         self,
         *,
@@ -514,7 +522,7 @@ class ExplicitEquivalentRegressor(
         architecture: str = "auto",
         trainable: str = "all",
         optimizer: str | type = "adam",
-        lr: float = 0.05,
+        lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,
         batch_size: int | str = "auto",

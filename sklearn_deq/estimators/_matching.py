@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from sklearn_deq.estimators._base import did_you_mean
+from sklearn_deq.estimators._base import did_you_mean, final_step
 from sklearn_deq.estimators._equilibrium import DEQClassifier, DEQRegressor
 from sklearn_deq.estimators._explicit import (
     ExplicitEquivalentClassifier,
@@ -101,21 +100,13 @@ def match_deq(
 
 def _find_deq(estimator: Any) -> tuple[Any, list[Any]]:
     """Return the DEQ at the end, and the transformers before it."""
-    given, steps = estimator, []
-    while True:
-        if isinstance(estimator, Pipeline):
-            steps += [s for s in estimator[:-1] if s not in (None, "passthrough")]
-            estimator = estimator[-1]
-        elif hasattr(estimator, "cv") and hasattr(estimator, "estimator"):
-            estimator = getattr(estimator, "best_estimator_", estimator.estimator)
-        else:
-            break
-    if not isinstance(estimator, tuple(_EQUIVALENTS)):
+    deq, steps = final_step(estimator)
+    if not isinstance(deq, tuple(_EQUIVALENTS)):
         raise TypeError(
             "match_deq needs a DEQClassifier or DEQRegressor, or a Pipeline or search "
-            f"that ends in one; got {given!r}."
+            f"that ends in one; got {estimator!r}."
         )
-    return estimator, steps
+    return deq, steps
 
 
 def _size(X: Any, steps: list[Any], *, normalize: bool) -> float:

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 # Epochs without improvement of the validation loss that end an early-stopped fit.
 PATIENCE = 10
-# By this factor A is shrunk when training has taken the equilibrium away.
-SHRINK = 0.9
+# By this factor A is shrunk when training has taken the equilibrium away, and by its
+# square, fourth power, … when it has to be again at once.
+_SHRINK = 0.9
+_LARGEST_SHRINK = 0.1
 # A relative residual of the adjoint that makes a gradient doubtful.
 _DOUBTFUL = 1e-2
 # Before the names of the solver's columns in the history of a net.
@@ -78,16 +80,19 @@ def solver_status(body: nn.Module) -> dict[str, float]:
     return status
 
 
-def shrink(body: Any) -> None:
+def shrink(body: Any, times: int) -> None:
     """Bring a body closer to where every equilibrium is stable: A = 0.
 
     Parameters
     ----------
     body : nn.Module
         An `EquilibriumLayer`; changed in place.
+    times : int
+        How often this has been done before, without success.
     """
+    factor = max(_SHRINK ** (2 ** min(times, 10)), _LARGEST_SHRINK)
     with torch.no_grad():
-        body.recurrent_weight.mul_(SHRINK)
+        body.recurrent_weight.mul_(factor)
 
 
 class Annealing(Callback):
@@ -204,15 +209,19 @@ class UpdateGuard(Callback):
         Of these, with a row whose equilibrium was not reached.
     doubtful_ : int
         Of these, with a row whose adjoint has a relative residual above 1e-2.
+    lost_at_once_ : int
+        How many of the last ones were lost, without one between them that was not.
     """
 
     def __init__(self, keep_stable: bool) -> None:
         self.keep_stable = keep_stable
         self.steps_ = self.not_finite_ = self.lost_ = self.doubtful_ = 0
+        self.lost_at_once_ = 0
 
     def on_train_begin(self, net: NeuralNet, **_: Any) -> None:
         """Count from zero."""
         self.steps_ = self.not_finite_ = self.lost_ = self.doubtful_ = 0
+        self.lost_at_once_ = 0
 
     def on_grad_computed(
         self, net: NeuralNet, named_parameters: Any, training: bool = False, **_: Any
@@ -228,7 +237,8 @@ class UpdateGuard(Callback):
         self.lost_ += lost
         self.doubtful_ += status.get("backward_residual", 0.0) > _DOUBTFUL
         if lost and self.keep_stable:
-            shrink(net.module_.body)
+            shrink(net.module_.body, self.lost_at_once_)
+        self.lost_at_once_ = self.lost_at_once_ + 1 if lost else 0
         if not finite or (lost and self.keep_stable):
             # An optimizer leaves alone what has no gradient.
             for parameter in parameters:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -45,6 +47,8 @@ from sklearn_deq.theory import EquilibriumMoments
 # A convex readout needs some regularisation to have a unique optimum.
 _LEAST_DECAY = 1e-6
 _LARGEST_BATCH = 128
+# Stable for targets and data of unit size.
+_SGD_LR = 1.0
 # What a file holds in another form: rebuilt from the arrays in `_saved`.
 _LIVE = ("_body", "_generator", "net_")
 
@@ -61,7 +65,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         "width": [Interval(Integral, 1, None, closed="left")],
         "trainable": [StrOptions({"all", "recurrent", "readout"})],
         "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
-        "lr": [Interval(Real, 0, None, closed="neither")],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
@@ -76,6 +80,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         "verbose": ["verbose"],
     }
     _body_class: ClassVar[type[nn.Module]]
+    # What lr="auto" is with Adam, and with other optimizers but SGD.
+    _adam_lr: ClassVar[float]
     _body: Any
     _plan: TrainingPlan
     net_: InterruptibleNet
@@ -97,10 +103,15 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self._fit_readout(X, targets)
         else:
             rows, validation = self._split(X, targets)
-            self._train(
-                X[rows], targets[rows], device, self.max_epochs, validation=validation
-            )
-            self._finish(X, targets)
+            with self._nothing_left_by_errors():
+                self._train(
+                    X[rows],
+                    targets[rows],
+                    device,
+                    self.max_epochs,
+                    validation=validation,
+                )
+                self._finish(X, targets)
         return self
 
     def _partial_fit(self, X: Any, y: Any, classes: Any = None) -> NetworkEstimator:
@@ -118,9 +129,10 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         self._check_rules(targets)
         if first:
             self._start(X, self._solve_equilibrium(X), device)
-        # Nobody knows how many calls will come, so the rate stays as it is.
-        self._train(X, targets, device, 1, anneal=False)
-        self._finish(X, targets)
+        with self._nothing_left_by_errors():
+            # Nobody knows how many calls will come, so the rate stays as it is.
+            self._train(X, targets, device, 1, anneal=False)
+            self._finish(X, targets)
         return self
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -167,14 +179,14 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self.__dict__.pop(outdated, None)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._generator = torch.Generator().manual_seed(int(seed))
-        self._settings = self._body_settings(X.shape[1], moments)
+        self._settings = self._body_settings(X.shape[1], moments, X.dtype)
         dtype = getattr(torch, X.dtype.name)
         self._body = self._build_body(dtype, device, self._generator)
         self._n_features_out = self.width
         self._keep_stable = False
 
     def _body_settings(
-        self, n_features: int, moments: EquilibriumMoments
+        self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
     ) -> dict[str, Any]:
         """Arguments of the body's class, plain values and activations alone."""
         raise AttributeError("A network estimator defines _body_settings.")
@@ -240,9 +252,13 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = min(_LARGEST_BATCH, n_samples)
+        lr = self.lr
+        if lr == "auto":
+            is_sgd = self.optimizer in ("sgd", OPTIMIZERS["sgd"])
+            lr = _SGD_LR if is_sgd else self._adam_lr
         return TrainingPlan(
             optimizer=self.optimizer,
-            lr=self.lr,
+            lr=lr,
             weight_decay=self.weight_decay,
             batch_size=batch_size,
             callbacks=self.callbacks,
@@ -277,14 +293,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Record the outcome of a training by mini-batches, and judge it."""
         self.loss_curve_ = loss_curve(self.net_)
         self.n_iter_ = max(1, len(self.loss_curve_))
-        try:
-            messages = [check_outcome(self.net_, self._start_loss(targets))]
-            with self._solver_warnings_as_sklearn():
-                self._settle(X)
-        except ValueError:
-            # What was trained is of no use.
-            del self.net_
-            raise
+        messages = [check_outcome(self.net_, self._start_loss(targets))]
+        with self._solver_warnings_as_sklearn():
+            self._settle(X)
         if getattr(self, "converged_", True):
             # Else the same has been said of the final weights.
             messages.append(self.net_.callback("guard").report())
@@ -292,6 +303,15 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
         if self.net_.interrupted:
             raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
+
+    @contextmanager
+    def _nothing_left_by_errors(self) -> Iterator[None]:
+        """Leave no net behind that was half trained, or trained to no use."""
+        try:
+            yield
+        except Exception:
+            self.__dict__.pop("net_", None)
+            raise
 
     def _check_start(self, X: np.ndarray) -> bool:
         """Whether training is to hold on to the equilibria that the body starts with.
@@ -308,10 +328,14 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Features of the training rows of a body that is not trained."""
         return in_blocks(self._body, X)
 
-    def _features(self, X: Any) -> np.ndarray:
+    def _check_input(self, X: Any) -> np.ndarray:
+        """Samples for the body, of a fitted estimator."""
         check_is_fitted(self)
         X = self._check_data(X, reset=False)
-        X = X.astype(self._working_dtype(), copy=False)
+        return X.astype(self._working_dtype(), copy=False)
+
+    def _features(self, X: Any) -> np.ndarray:
+        X = self._check_input(X)
         with self._solver_warnings_as_sklearn():
             return in_blocks(self._body, X)
 

@@ -350,7 +350,10 @@ class NetworkRegressorMixin:
         self, features: np.ndarray, targets: np.ndarray, decay: float
     ) -> tuple[LinearReadout, bool]:
         """Ridge regression; never interrupted."""
-        ridge = Ridge(alpha=decay * len(targets)).fit(features, targets)
+        n, m = features.shape
+        # The dual of few rows would be solved without regard to its condition.
+        ridge = Ridge(alpha=decay * n, solver="svd" if n < m else "auto")
+        ridge.fit(features.astype(np.float64), targets)
         return LinearReadout(np.atleast_2d(ridge.coef_), ridge.intercept_, 1), False
 
     def predict(self, X: Any) -> np.ndarray:

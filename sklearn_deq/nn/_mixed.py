@@ -1,0 +1,165 @@
+"""Most iterations of a solve in a lower precision, at the accuracy of the full one.
+
+A product in bfloat16 errs by some 2⁻⁹ of its own size. So the states are iterated with
+it until they are as good as such products can make them; there the product is computed
+in full, once; and what changes from there on is so small that its products in bfloat16
+serve; and so on, row by row, until the error left by them is well below the tolerance.
+Whether a row has converged is for the solver to say, which starts from here, in full
+precision.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from sklearn_deq.nn._recurrence import Recurrence
+
+_LOWER = {torch.float32: torch.bfloat16, torch.float64: torch.float32}
+# Error of a row of products, relative to it, in units of the roundoff 2⁻⁸.
+_NOISE = 0.25
+# Of the tolerance: what the error of the products may be, since it is not the same for
+# every size of the batch, and what the last change may be, with room for that error.
+_NOISE_ALLOWED = 0.15
+_MARGIN = 0.7
+# Rows that contract more slowly than this are not worth the while.
+_SLOWEST = 0.9
+_MOST_LEVELS = 4
+# Narrower products are too short for the difference to matter.
+_LEAST_WIDTH = 512
+
+
+def can_lower(weight: torch.Tensor) -> bool:
+    """Whether there is a precision below this one's."""
+    return weight.dtype in _LOWER
+
+
+def lower(weight: torch.Tensor) -> torch.Tensor:
+    """A weight in the precision below its own."""
+    return weight.detach().to(_LOWER[weight.dtype])
+
+
+def lower_pays(weight: torch.Tensor) -> bool:
+    """Whether products in the precision below are much faster, for this weight.
+
+    So they are for bfloat16 on matrix units: those of recent GPUs, and of CPUs with
+    AMX; elsewhere it is emulated. The answer does not depend on the batch.
+    """
+    if weight.dtype != torch.float32 or weight.shape[0] < _LEAST_WIDTH:
+        return False
+    if weight.device.type == "cuda":
+        return torch.cuda.get_device_capability(weight.device) >= (8, 0)
+    return weight.device.type == "cpu" and _cpu_has_matrix_units()
+
+
+def _cpu_has_matrix_units() -> bool:
+    # Earlier versions of torch do not tell; then they are not used.
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    has = {} if tell is None else tell()
+    return bool(has.get("amx_bf16")) and bool(has.get("amx_tile"))
+
+
+def approach(
+    recurrence: Recurrence, low: torch.Tensor, tol: float, max_iter: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Go from the start to within about tol of the fixed point.
+
+    Parameters
+    ----------
+    recurrence : Recurrence
+        The map.
+    low : tensor of shape (m, m)
+        Its weight in a lower precision.
+    tol : float
+        Relative residual that the solver will ask for.
+    max_iter : int
+        Iterations at most.
+
+    Returns
+    -------
+    z : tensor of shape (n, m)
+        States.
+    n_iter, n_evaluations : tensors of shape (n,)
+        Iterations in either precision, and evaluations in full precision, spent.
+    """
+    n = recurrence.start.shape[0]
+    z = recurrence.start.clone()
+    n_iter = torch.zeros(n, dtype=torch.long, device=z.device)
+    full = torch.zeros_like(n_iter)
+    # Of the rows in work: numbers, map, states, values and changes.
+    rows, part, y = torch.arange(n, device=z.device), recurrence, z
+    value, change = recurrence.constant.clone(), z.to(low.dtype)
+    for level in range(_MOST_LEVELS):
+        y, steps, done = _descend(
+            part, low, y, value, change, tol, max_iter // _MOST_LEVELS - 1
+        )
+        n_iter[rows] += steps
+        z = _put(z, rows, y)
+        if level == _MOST_LEVELS - 1 or bool(done.all()):
+            break
+        if bool(done.any()):
+            rows, y, part = rows[~done], y[~done], part.part(~done)
+        n_iter[rows] += 1
+        full[rows] += 1
+        value = part.affine(y)
+        new = part.emit(value)
+        change = torch.sub(new, y).to(low.dtype)
+        y = new
+    # What is not finite had better begin anew, in full precision.
+    finite = torch.isfinite(torch.linalg.vector_norm(z, dim=1))
+    if not bool(finite.all()):
+        z = torch.where(finite[:, None], z, recurrence.start)
+    return z, n_iter, full
+
+
+def _put(z: torch.Tensor, rows: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    if rows.numel() == z.shape[0]:
+        return part
+    z[rows] = part
+    return z
+
+
+def _descend(
+    recurrence: Recurrence,
+    low: torch.Tensor,
+    z: torch.Tensor,
+    value: torch.Tensor,
+    change: torch.Tensor,
+    tol: float,
+    max_iter: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Iterate in the lower precision until every row is lost in its noise, or done.
+
+    What is given is used up. Returns the states, the iterations of each row, and
+    whether it is done: near enough to the fixed point, or not to be brought there.
+    """
+    noise = _NOISE * torch.finfo(low.dtype).eps / 2
+    steps = torch.full((z.shape[0],), max_iter, dtype=torch.long, device=z.device)
+    product = torch.empty_like(change)
+    active = torch.ones_like(steps, dtype=torch.bool)
+    last = torch.linalg.vector_norm(change, dim=1).to(z.dtype)
+    path, end = last.clone(), torch.ones_like(last)
+    size = first = last
+    for k in range(1, max_iter + 1):
+        torch.mm(change, low, out=product)
+        z, distance = recurrence.advance(z, value, product, change)
+        if k == 1:
+            size, first = torch.linalg.vector_norm(z, dim=1), distance
+        path += distance
+        # The next change is to be expected to fall by as much as this one did.
+        least = torch.maximum(_MARGIN * tol * size, noise * path)
+        going = (distance * distance > least * last) & (distance < last) & active
+        if not torch.equal(going, active):
+            stopped = active & ~going
+            steps[stopped], change[stopped] = k, 0.0
+            end[stopped] = distance[stopped]
+            active = going
+            if not bool(active.any()):
+                break
+        last = distance
+    rate = (end / first).pow_(1.0 / (steps - 1).clamp_(min=1))
+    error = noise * path * rate / (1.0 - rate)
+    near = error <= _NOISE_ALLOWED * tol * size
+    return z, steps, near | ~(rate < _SLOWEST)

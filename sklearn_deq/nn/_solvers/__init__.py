@@ -1,0 +1,114 @@
+"""Fixed-point solvers that treat every row by itself.
+
+A solver is a rule for the next state, a class in a file of its own; what they share, in
+`_driver`, is one implementation: a row leaves the work when it has converged, and no
+row sees another, so that results do not depend on the batch. `SOLVERS` is the one place
+to add a solver.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sklearn_deq.nn._solvers._anderson import Anderson
+from sklearn_deq.nn._solvers._broyden import Broyden
+from sklearn_deq.nn._solvers._damped import DampedPicard
+from sklearn_deq.nn._solvers._driver import (
+    FixedPointMap,
+    FixedPointResult,
+    Rule,
+    iterate,
+)
+from sklearn_deq.nn._solvers._picard import Picard
+
+SOLVERS: dict[str, type[Rule]] = {
+    "picard": Picard,
+    "damped": DampedPicard,
+    "anderson": Anderson,
+    "broyden": Broyden,
+}
+"""Solvers by name."""
+
+
+def fixed_point(
+    f: FixedPointMap,
+    z0: torch.Tensor,
+    *,
+    solver: str = "picard",
+    tol: float = 1e-5,
+    max_iter: int = 200,
+    atol: float = 0.0,
+) -> FixedPointResult:
+    """Solve z = f(z) for every row of z0, without a graph.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(z, rows)`` for the rows in work, z of shape (n_rows, m), whose numbers in
+        the batch are rows: the same tensor until rows leave. It must treat rows
+        independently, and return a new tensor.
+    z0 : tensor of shape (n, m)
+        Where to start: the solution of a similar problem saves iterations.
+    solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
+        A key of `SOLVERS`: the plain iteration; half-way steps, for maps that
+        oscillate; Anderson acceleration and Broyden's method, which remember 30 pairs
+        of states per row, for slow problems.
+    tol : float, default=1e-5
+        Relative residual ‖f(z) − z‖/‖z‖ of a row at which it is done.
+    max_iter : int, default=200
+        Iterations at most; each evaluates f once.
+    atol : float, default=0.0
+        A row is done at ‖f(z) − z‖ ≤ atol, too.
+
+    Returns
+    -------
+    FixedPointResult
+        State, residual, iterations, evaluations and success of each row.
+
+    Raises
+    ------
+    ValueError
+        For an unknown solver, a tolerance that is not positive (atol: negative), or
+        max_iter < 1.
+
+    Notes
+    -----
+    Evaluations to 1e-8 for random ReLU DEQs, σ_a² = 0.2 and 0.9, the slowest of 64
+    rows at m = 256: Picard 18 and 59, Anderson 17 and 43, Broyden 17 and 47.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_deq.nn import fixed_point
+    >>> result = fixed_point(lambda z, rows: 0.5 * z + 1, torch.zeros(3, 2))
+    >>> bool(result.converged.all()), round(float(result.z[0, 0]), 3)
+    (True, 2.0)
+    """
+    check_solver(solver, tol, max_iter, atol)
+    with torch.no_grad():
+        return iterate(SOLVERS[solver](), f, z0, tol, atol, max_iter)
+
+
+def check_solver(solver: str, tol: float, max_iter: int, atol: float = 0.0) -> None:
+    """Refuse an unknown solver and settings with which none can work.
+
+    Parameters
+    ----------
+    solver, tol, max_iter, atol : as in `fixed_point`
+        What to check.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not allowed.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {tuple(SOLVERS)}, got {solver!r}.")
+    if not tol > 0 or not atol >= 0 or max_iter < 1:
+        raise ValueError(
+            f"tol must be positive, atol nonnegative and max_iter at least 1, got "
+            f"{tol}, {atol} and {max_iter}."
+        )
+
+
+__all__ = ["SOLVERS", "FixedPointResult", "Rule", "check_solver", "fixed_point"]

@@ -1,0 +1,300 @@
+"""Faults injected into training, and random settings: a result, or a clear error."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
+
+from sklearn_deq import (
+    DEQClassifier,
+    DEQRegressor,
+    ExplicitEquivalentClassifier,
+    ExplicitEquivalentRegressor,
+)
+from sklearn_deq.theory import ACTIVATIONS
+
+SMALL = {"width": 32, "max_epochs": 4, "batch_size": 30, "random_state": 0}
+NETWORKS = [
+    DEQClassifier,
+    DEQRegressor,
+    ExplicitEquivalentClassifier,
+    ExplicitEquivalentRegressor,
+]
+
+
+@pytest.fixture(scope="module")
+def iris():
+    """Standardised iris, read-only."""
+    X, y = load_iris(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    X.flags.writeable = False
+    return X, y
+
+
+class Scale(Callback):
+    """Multiply A by a factor after some updates."""
+
+    def __init__(self, factor, updates):
+        self.factor, self.updates = factor, updates
+        self.seen_ = 0
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        """Scale."""
+        self.seen_ += training
+        if training and self.seen_ in self.updates:
+            with torch.no_grad():
+                net.module_.body.recurrent_weight.mul_(self.factor)
+
+
+class Poison(Callback):
+    """Put a number into the gradients of some updates."""
+
+    def __init__(self, value, updates):
+        self.value, self.updates = value, updates
+        self.seen_ = 0
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        """Replace one entry."""
+        self.seen_ += 1
+        if self.seen_ in self.updates:
+            gradient = next(p.grad for _, p in named_parameters if p.grad is not None)
+            gradient.view(-1)[0] = self.value
+
+
+class Interrupt(Callback):
+    """Press Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, update):
+        self.update = update
+        self.seen_ = 0
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        """Interrupt."""
+        self.seen_ += training
+        if self.seen_ == self.update:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+@pytest.mark.parametrize("factor", [3.0, 1e3, -20.0])
+@pytest.mark.parametrize("updates", [{7}, {3, 11, 20}], ids=["once", "to the end"])
+def test_a_contraction_broken_by_a_callback(iris, activation, factor, updates):
+    X, y = iris
+    model = DEQClassifier(
+        **SMALL,
+        activation=activation,
+        solver_max_iter=200,
+        callbacks=[Scale(factor, updates)],
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, y)
+    assert model.converged_
+    assert np.isfinite(model.transform(X)).all()
+    assert model.score(X, y) > 0.5
+    assert {item.category for item in caught} <= {ConvergenceWarning}
+    # Where samples were lost it is said, and kept in the history.
+    if sum(model.solver_history_["unconverged"]):
+        assert any("step of A towards 0" in str(item.message) for item in caught)
+
+
+def test_a_contraction_broken_is_left_alone_without_stability(iris):
+    X, y = iris
+    model = DEQClassifier(
+        **SMALL,
+        activation="tanh",
+        stability=None,
+        solver_max_iter=200,
+        callbacks=[Scale(20.0, {20})],
+    )
+    with pytest.warns(ConvergenceWarning, match="equilibrium of .* did not converge"):
+        model.fit(X, y)
+    assert not model.converged_
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("Network", NETWORKS)
+def test_a_batch_without_a_finite_gradient(iris, Network, value):
+    X, y = iris
+    poisoned = Network(**SMALL, callbacks=[Poison(value, {4, 9})])
+    message = "Of the 20 updates the gradients of 2 were not finite"
+    with pytest.warns(ConvergenceWarning, match=message):
+        poisoned.fit(X, y)
+    assert np.isfinite(poisoned.loss_curve_).all()
+    assert poisoned.score(X, y) > 0.5
+
+
+@pytest.mark.parametrize("Network", NETWORKS)
+def test_no_finite_gradient_at_all(iris, Network):
+    X, y = iris
+    model = Network(**SMALL, callbacks=[Poison(np.nan, range(100))])
+    with pytest.raises(ValueError, match=r"diverged: 20 of 20 .* Lower lr"):
+        model.fit(X, y)
+    assert not hasattr(model, "net_")
+
+
+@pytest.mark.parametrize("Network", NETWORKS)
+def test_interrupted_in_the_first_epoch(iris, Network):
+    X, y = iris
+    model = Network(**SMALL, callbacks=[Interrupt(2)])
+    with pytest.raises(KeyboardInterrupt, match="the model is fitted"):
+        model.fit(X, y)
+    assert model.n_iter_ == 1
+    assert model.loss_curve_ == []
+    assert np.isfinite(model.predict(X)).all()
+    # It goes on where it stopped.
+    model.set_params(callbacks=None, warm_start=True).fit(X, y)
+    assert len(model.loss_curve_) == 4
+
+
+def test_an_interrupted_readout_is_fitted(iris, monkeypatch):
+    X, y = iris
+    from sklearn_deq.linear import _logistic
+
+    calls = []
+
+    def interrupted(self, theta):
+        calls.append(theta)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return original(self, theta)
+
+    original = _logistic._Problem.__call__
+    monkeypatch.setattr(_logistic._Problem, "__call__", interrupted)
+    model = DEQClassifier(**SMALL, trainable="readout")
+    with pytest.raises(KeyboardInterrupt, match="the model is fitted"):
+        model.fit(X, y)
+    assert model.score(X, y) > 0.8
+
+
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("Network", NETWORKS)
+def test_features_of_any_scale(iris, Network, scale, dtype, trainable):
+    """Wildly scaled features are fitted, and a loss that rose is said."""
+    X, y = iris
+    model = Network(**SMALL, dtype=dtype, trainable=trainable)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(scale * X, y)
+    assert np.isfinite(model.predict(scale * X)).all()
+    if trainable == "readout":
+        assert model.score(scale * X, y) > (0.8 if scale > 1 else -1e-6)
+    for item in caught:
+        assert "Lower lr, or scale X" in str(item.message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("Network", [DEQClassifier, ExplicitEquivalentClassifier])
+def test_ten_thousand_classes(Network, trainable, rng):
+    """Two samples of each: memory and time stay within bounds."""
+    X = rng.standard_normal((20_000, 4))
+    y = np.arange(20_000) // 2
+    model = Network(
+        width=8, max_epochs=1, batch_size=1000, trainable=trainable, random_state=0
+    )
+    if trainable == "readout":
+        model.set_params(weight_decay=0.1)
+    model.fit(X, y)
+    assert model.decision_function(X[:3]).shape == (3, 10_000)
+    assert_array_equal(model.classes_, np.arange(10_000))
+    with pytest.raises(ValueError, match="early_stopping"):
+        model.set_params(early_stopping=True, trainable="all").fit(X, y)
+
+
+@pytest.mark.parametrize("Network", [DEQClassifier, DEQRegressor])
+def test_weights_that_have_no_equilibrium_are_refused(Network, iris):
+    X, y = iris
+    # A is a single number here, which this seed makes larger than one over σ_a.
+    params = {**SMALL, "width": 1, "activation": "identity", "random_state": 1}
+    model = Network(**params, recurrent_variance=0.99)
+    for trainable in ("all", "readout"):
+        model.set_params(trainable=trainable)
+        with pytest.raises(ValueError, match=r"Unstable: .* width=1 .*stability=None"):
+            model.fit(X, y)
+        assert not hasattr(model, "net_")
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        model.set_params(stability=None).fit(X, y)
+
+
+def _draw(seed):
+    """A DEQ with settings and data from wide ranges, hostile ones among them."""
+    rng = np.random.default_rng(seed)
+
+    def log_uniform(low, high):
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    n, p = int(log_uniform(2, 200)), int(log_uniform(1, 60))
+    X = rng.standard_normal((n, p))
+    kind = rng.choice(["normal", "heavy", "sparse", "constant", "twice", "offset"])
+    if kind == "heavy":
+        X = rng.standard_t(2.5, (n, p))
+    elif kind == "sparse":
+        X *= rng.random((n, p)) < 0.1
+    elif kind == "constant":
+        X[:, : max(1, p // 2)] = 1.0
+    elif kind == "twice":
+        X[n // 2 :] = X[: n - n // 2]
+    elif kind == "offset":
+        X += 10.0
+    X *= log_uniform(1e-3, 1e3)
+    params = {
+        "width": int(log_uniform(1, 256)),
+        "activation": str(rng.choice(sorted(ACTIVATIONS))),
+        "recurrent_variance": float(rng.uniform(0, 1.2)),
+        "input_variance": log_uniform(0.05, 3),
+        "bias_variance": float(rng.choice([0.0, 0.0, 0.1, 0.5])),
+        "center": bool(rng.random() < 0.8),
+        "normalize": bool(rng.random() < 0.3),
+        "trainable": str(rng.choice(["all", "all", "recurrent", "readout"])),
+        "tol": log_uniform(1e-7, 1e-3),
+        "backward": str(rng.choice(["implicit", "implicit", "one_step", "unrolled"])),
+        "optimizer": str(rng.choice(["adam", "adamw", "sgd"])),
+        "lr": log_uniform(1e-3, 3),
+        "weight_decay": float(rng.choice([0.0, 0.0, 1e-4, 1e-2])),
+        "max_epochs": int(rng.integers(1, 30)),
+        "batch_size": ["auto", 8, 64][rng.integers(3)],
+        "early_stopping": bool(rng.random() < 0.2),
+        "dtype": [None, "float32"][rng.integers(2)],
+        "random_state": seed,
+    }
+    if rng.random() < 0.5:
+        return DEQClassifier(**params), X, rng.integers(0, rng.integers(2, 6), n)
+    return DEQRegressor(**params), X, rng.standard_normal(n) * log_uniform(1e-3, 1e3)
+
+
+def _error(model, X, y):
+    """What a fit complains of; None if it does not."""
+    try:
+        model.fit(X, y)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+# What an error may begin with: settings that have no equilibrium, held-out sets that
+# cannot be drawn, a training that blew up, and data that say nothing.
+CLEAR = ("Unstable", "early_stopping", "Training diverged", "With trainable='readout'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(200))
+def test_every_fit_ends_in_a_converged_model_or_a_clear_error(seed):
+    model, X, y = _draw(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        message = _error(model, X, y)
+        if message is None:
+            assert model.converged_
+            assert np.isfinite(model.transform(X)).all()
+            assert np.isfinite(model.predict(X)).all()
+        else:
+            assert message.startswith(CLEAR)

@@ -1,0 +1,152 @@
+"""Several labels, several targets, and how scores, probabilities and labels agree."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+from scipy.special import expit, softmax
+from sklearn.datasets import load_digits, make_multilabel_classification
+from sklearn.exceptions import DataConversionWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import scale
+
+from sklearn_deq import (
+    DEQClassifier,
+    DEQRegressor,
+    ExplicitEquivalentClassifier,
+    ExplicitEquivalentRegressor,
+)
+
+CLASSIFIERS = [DEQClassifier, ExplicitEquivalentClassifier]
+REGRESSORS = [DEQRegressor, ExplicitEquivalentRegressor]
+SMALL = {"width": 32, "max_epochs": 10, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def labels():
+    """Samples with four labels each, none of them for all."""
+    X, Y = make_multilabel_classification(
+        200, 8, n_classes=4, n_labels=2, random_state=0
+    )
+    return scale(X), Y
+
+
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("Classifier", CLASSIFIERS)
+def test_several_labels(labels, Classifier, trainable):
+    X, Y = labels
+    model = Classifier(**SMALL, trainable=trainable).fit(X[:150], Y[:150])
+    predicted = model.predict(X[150:])
+    # Guessing the more frequent value of each label is right in 56 %.
+    most = (Y.mean(axis=0) > 0.5).astype(int)
+    assert np.mean(predicted == Y[150:]) > 0.05 + np.mean(most == Y[150:])
+    assert predicted.dtype.kind == "i"
+    assert_array_equal(model.classes_, [0, 1, 2, 3])
+    scores = model.decision_function(X)
+    assert scores.shape == Y.shape
+    assert_allclose(model.predict_proba(X), expit(scores))
+    assert_array_equal(model.predict(X), scores > 0)
+    for given in (csr_array(Y[:150]), Y[:150].tolist(), Y[:150] > 0):
+        again = Classifier(**SMALL, trainable=trainable).fit(X[:150], given)
+        assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_a_convex_readout_of_labels_is_one_of_each(labels):
+    X, Y = labels
+    params = {**SMALL, "trainable": "readout", "weight_decay": 1e-3}
+    model = DEQClassifier(**params).fit(X, Y)
+    Z = model.transform(X)
+    for k in range(4):
+        oracle = LogisticRegression(C=1 / (1e-3 * len(X)), tol=1e-8).fit(Z, Y[:, k])
+        found = model.decision_function(X)[:, k]
+        # The readout stops at 1e-4 of a gradient whose curvature is a thousandth.
+        assert_allclose(found, oracle.decision_function(Z), atol=0.05)
+
+
+def test_labels_batch_by_batch(labels):
+    X, Y = labels
+    model = DEQClassifier(**SMALL)
+    for _ in range(6):
+        for rows in np.array_split(np.arange(200), 4):
+            model.partial_fit(X[rows], Y[rows], classes=[0, 1, 2, 3])
+    assert np.mean(model.predict(X) == Y) > 0.75
+    with pytest.raises(ValueError, match="y has 3 labels"):
+        model.partial_fit(X, Y[:, :3])
+    with pytest.raises(ValueError, match="one label per sample now, several before"):
+        model.partial_fit(X, Y[:, 0])
+
+
+def test_a_label_that_nobody_has(labels):
+    X, Y = labels
+    Y = np.column_stack([Y, np.zeros(200, int), np.ones(200, int)])
+    for trainable in ("all", "readout"):
+        model = DEQClassifier(**SMALL, trainable=trainable).fit(X, Y)
+        assert_array_equal(model.predict(X)[:, 4:], Y[:, 4:])
+
+
+def test_early_stopping_on_several_labels(labels):
+    X, Y = labels
+    model = DEQClassifier(**SMALL, early_stopping=True).fit(X, Y)
+    assert len(model.net_.history[:, "valid_loss"]) == model.n_iter_
+
+
+@pytest.mark.parametrize(
+    ("change", "params", "message"),
+    [
+        (lambda Y: 2 * Y, {}, "zeros and ones, got values"),
+        (lambda Y: Y + np.arange(200)[:, None] % 3, {}, "several targets with more"),
+        (lambda Y: Y, {"class_weight": "balanced"}, "class_weight weighs the classes"),
+        (lambda Y: Y, {"class_weight": {0: 2.0}}, r"got \{0: 2\.0\}"),
+    ],
+)
+def test_what_several_labels_cannot_be(labels, change, params, message):
+    X, Y = labels
+    with pytest.raises(ValueError, match=message):
+        DEQClassifier(**SMALL, **params).fit(X, change(Y))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("Classifier", CLASSIFIERS)
+def test_scores_probabilities_and_labels_agree(Classifier, trainable, n_classes):
+    X, y = load_digits(n_class=n_classes, return_X_y=True)
+    X, y = scale(X)[:200], np.array(["zero", "one", "two"])[y[:200]]
+    model = Classifier(**SMALL, trainable=trainable).fit(X, y)
+    scores, proba = model.decision_function(X), model.predict_proba(X)
+    if n_classes == 2:
+        assert scores.shape == (200,)
+        assert_allclose(proba[:, 1], expit(scores), rtol=1e-9, atol=1e-12)
+        assert_array_equal(model.predict(X), model.classes_[(scores > 0).astype(int)])
+    else:
+        assert_allclose(proba, softmax(scores, axis=1), rtol=1e-9, atol=1e-12)
+        assert_array_equal(model.predict(X), model.classes_[scores.argmax(axis=1)])
+    assert_allclose(proba.sum(axis=1), 1.0, rtol=1e-12)
+
+
+def test_a_column_of_labels_is_warned_of(labels):
+    X, Y = labels
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        model = DEQClassifier(**SMALL).fit(X, Y[:, :1])
+    assert model.predict(X).shape == (200,)
+
+
+@pytest.mark.parametrize("Regressor", REGRESSORS)
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+def test_targets_of_different_units(labels, Regressor, trainable):
+    """Every target is scaled by itself: one in millimetres does not drown another."""
+    X, _ = labels
+    Y = np.column_stack([X[:, 0] + X[:, 1], 1e6 * (X[:, 2] - X[:, 3])])
+    model = Regressor(**{**SMALL, "width": 64, "max_epochs": 40}, trainable=trainable)
+    model.fit(X, Y)
+    residual = np.mean((model.predict(X) - Y) ** 2, axis=0)
+    assert (residual < 0.2 * Y.var(axis=0)).all()
+    if trainable == "all":
+        with pytest.raises(ValueError, match="1 targets, but 2 before"):
+            model.partial_fit(X, Y[:, 0])
+
+
+def test_sparse_targets(labels):
+    X, Y = labels
+    dense = DEQRegressor(**SMALL).fit(X, Y)
+    sparse = DEQRegressor(**SMALL).fit(X, csr_array(Y))
+    assert_array_equal(sparse.predict(X), dense.predict(X))
