@@ -83,6 +83,14 @@ def test_one_layer_is_exact_on_the_sphere(name, kernel, rng):
     assert_allclose(np.diag(found), diagonal, rtol=1e-14)
 
 
+@pytest.mark.parametrize(("variance", "bound"), [(0.02, 1e-4), (0.08, 1e-6)])
+def test_a_weak_recurrence(variance, bound):
+    """The parities of the coefficients differ up to k of the order of 1/σ_a²."""
+    moments = equilibrium_moments("relu", variance, 1.0 - variance)
+    match = solve_match(moments, kernel="ntk", architecture="hermite", tol=bound)
+    assert match.converged
+
+
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu"])
 @pytest.mark.parametrize(("kernel", "rate"), [("ck", 0.0), ("ntk", 1.0)])
 def test_the_table_has_that_kernel(name, kernel, rate):
