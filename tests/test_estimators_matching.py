@@ -198,6 +198,18 @@ def test_hermite_where_the_equations_do_not_hold(iris):
     assert uncentred.infinite.operator < 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_features_of_normalised_rows(iris, dtype):
+    """Rows normalised in float32 differ by its rounding: they are of one norm."""
+    X = StandardScaler().fit_transform(iris[0]).astype(dtype)
+    settings = {"trainable": "readout", "normalize": True, "random_state": 0}
+    deq = DEQClassifier(width=2000, **settings).fit(X, iris[1])
+    model = match_deq(deq, architecture="hermite").fit(X, iris[1])
+    assert not model.match_.layers[0].activation.function.conditioned
+    sizes = [np.mean(np.sum(m.transform(X) ** 2, axis=1)) for m in (deq, model)]
+    assert_allclose(sizes[0], sizes[1], rtol=0.1)
+
+
 def test_readout_alone_has_the_tangent_kernel(iris):
     """trainable="readout" with kernel="ntk": the features' kernel is the NTK."""
     X, y = StandardScaler().fit_transform(iris[0]), iris[1]

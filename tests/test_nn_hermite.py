@@ -188,3 +188,22 @@ def test_tangent_kernel_of_one_layer():
     expected = explicit_kernel(X, layers=match.layers, kernel="ntk")
     error = np.linalg.norm(found - expected, 2)
     assert error < 0.03 * np.linalg.norm(expected, 2)
+
+
+@pytest.mark.parametrize("spread", [1e-7, 3e-6, 1e-4, 1e-2])
+def test_norms_that_hardly_vary(spread):
+    """In float32, whose numbers are 1e-7 apart: normalised rows are such data."""
+    (layer,) = solve_match(
+        equilibrium_moments("relu"),
+        architecture="hermite",
+        norms=(1.0 - spread, 1.0 + spread),
+    ).layers
+    (activation,) = layer_activations([layer])
+    # Also norms that are just outside, by rounding.
+    norms = np.linspace(1.0 - 1.1 * spread, 1.0 + 1.1 * spread, 9)[:, None]
+    x = norms * RNG.standard_normal((9, 400))
+    tensors = (torch.from_numpy(part.astype(np.float32)) for part in (x, norms))
+    found = activation(*tensors)
+    single = solve_match(equilibrium_moments("relu"), architecture="hermite").layers[0]
+    expected = single.activation.function(x / norms)
+    assert_allclose(found, expected, atol=1e-5 + 10 * spread)

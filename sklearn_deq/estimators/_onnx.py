@@ -100,8 +100,10 @@ def _weights(graph: _Graph, sigma: HermiteFunction, size: str) -> list[str]:
     """`HermiteFunction.weights` at the norms, each of shape (n, 1)."""
     low, high, series = sigma.weight_series()
     place = graph.apply("Asinh", graph.scaled(4.0, size))
-    shift = graph.constant(-(high + low) / (high - low))
-    place = graph.apply("Add", graph.scaled(2.0 / (high - low), place), shift)
+    # In float32: the middle first, and what rounding leaves outside the range put back.
+    place = graph.apply("Sub", place, graph.constant(0.5 * (high + low)))
+    place = graph.scaled(2.0 / (high - low), place)
+    place = graph.apply("Clip", place, graph.constant(-1.0), graph.constant(1.0))
     terms = [graph.apply("Add", graph.scaled(0.0, place), graph.constant(1.0)), place]
     for _ in range(len(series) - 2):
         twice = graph.scaled(2.0, graph.apply("Mul", place, terms[-1]))

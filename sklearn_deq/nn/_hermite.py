@@ -92,7 +92,8 @@ class HermiteActivation:
             torch.as_tensor(part, dtype=x.dtype, device=x.device).reshape(-1, 1)
             for part in self.function.scales(norms)
         )
-        return size, factor, self.function.weights(norms).to(x.dtype)
+        # The range of the norms may be narrow: their place in it is not rounded.
+        return size, factor, self.function.weights(norms.double()).to(x.dtype)
 
     def _evaluate(
         self,
@@ -116,7 +117,7 @@ class HermiteActivation:
             for table in self._tables(t)
         ]
         total = lines[0]
-        if len(lines) > 1:
+        if len(self.function.series) > 1:
             total = total * weights[..., :1]
             for k, line in enumerate(lines[1:], 1):
                 total = torch.addcmul(total, weights[..., k, None], line)

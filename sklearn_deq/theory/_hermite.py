@@ -51,7 +51,7 @@ _QUADRATURE_TERMS = 512
 # Powers of the cosine below this are left out.
 _NEGLIGIBLE = 1e-18
 # Norms this close to the range are in it.
-_SLACK = 1e-9
+_SLACK = 1e-6
 # Where norms vary, σ is a few functions of x/r with weights that depend on r: to this.
 _RANK_TOLERANCE = 1e-6
 
@@ -141,7 +141,8 @@ class HermiteFunction:
         xp = array_namespace(norms)
         low, high, series = self.weight_series()
         place = xp.asinh(4.0 * xp.clip(norms, self.low, self.high))
-        place = (2.0 * place - low - high) / max(high - low, 1e-300)
+        # Rounding must not leave the range, where polynomials grow.
+        place = xp.clip((2.0 * place - low - high) / max(high - low, 1e-300), -1.0, 1.0)
         terms = [0.0 * place + 1.0, place]
         for _ in range(len(series) - 2):
             terms.append(2.0 * place * terms[-1] - terms[-2])
@@ -181,7 +182,7 @@ class HermiteFunction:
     def _lines_at(self, t: np.ndarray, norms: np.ndarray | None) -> np.ndarray:
         """Intercept and slope at every t, shape (*t.shape, 2)."""
         rows = table_rows(cells_of(t))
-        if self.lines.shape[1] == 1:
+        if len(self.series) == 1:
             return np.asarray(self.lines[rows, 0])
         r = np.asarray(self.high if norms is None else norms, dtype=float)
         weights = self.weights(np.broadcast_to(r, t.shape))

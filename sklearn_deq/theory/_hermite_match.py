@@ -18,8 +18,8 @@ from sklearn_deq.theory._power_series import kernel_power_series
 
 HermiteLayer = HermiteFunction | HermiteMixture
 
-# Norms closer than this are equal.
-_EQUAL = 1e-9
+# Norms closer than this are equal: those of normalised float32 rows are.
+_EQUAL = 1e-6
 # Where the kernels are compared: a grid in the angle, and close to the ends.
 _ANGLES = np.linspace(0.0, np.pi, 65)
 _COSINES = np.concatenate([np.cos(_ANGLES), [1 - 1e-3, 1 - 1e-5, 1e-5 - 1]])
