@@ -67,6 +67,36 @@ def compare(ours: Callable[[], float], other: Callable[[], float], repeats: int)
     }
 
 
+TIMES = ("seconds", "seconds_other")
+HEADER = (
+    f"{'work':<48}{'against':<40}{'ours, s':>9}{'other, s':>9}"
+    f"{'ratio':>9}{'in turns':>14}   to reach  to aim for"
+)
+
+
+def record(
+    work: str, against: str, reach: float, aim: float, **values: Any
+) -> dict[str, Any]:
+    """One row of a table of ratios: printed, and returned for the file."""
+    row = {"work": work, "against": against, "reach": reach, "aim": aim, **values}
+    times = [f"{values[k]:9.4f}" if k in values else f"{'-':>9}" for k in TIMES]
+    low, high = values.get("ratio_range", (None, None))
+    turns = "-" if low is None else f"{low:.3f}–{high:.3f}"
+    print(
+        f"{work:<48}{against:<40}{''.join(times)}{row['ratio']:9.3f}{turns:>14}"
+        f"   ≤ {reach:<8.3g}≤ {aim:<8.3g}{verdict(row['ratio'], reach, aim)}",
+        flush=True,
+    )
+    return row
+
+
+def verdict(ratio: float, reach: float, aim: float) -> str:
+    """What the ratio comes to."""
+    if ratio <= aim:
+        return "aim reached"
+    return "reached" if ratio <= reach else "NOT REACHED"
+
+
 def circumstances(device: str = "cpu") -> dict[str, Any]:
     """Return versions, hardware, threads, seed and commit (dirty: and what is not)."""
     commit = subprocess.run(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import SEED, compare, parser, save, seconds
+from _measure import HEADER, SEED, compare, parser, record, save, seconds
 from sklearn.kernel_ridge import KernelRidge
 
 from sklearn_deq import DEQKernel
@@ -46,36 +46,6 @@ def samples(n: int) -> np.ndarray:
     """Gaussian samples whose norms vary by tens of per cent."""
     rng = np.random.default_rng(SEED)
     return rng.standard_normal((n, N_FEATURES)) * rng.uniform(0.7, 1.4, (n, 1))
-
-
-TIMES = ("seconds", "seconds_other")
-HEADER = (
-    f"{'work':<48}{'against':<40}{'ours, s':>9}{'other, s':>9}"
-    f"{'ratio':>9}{'in turns':>14}   to reach  to aim for"
-)
-
-
-def record(
-    work: str, against: str, reach: float, aim: float, **values: Any
-) -> dict[str, Any]:
-    """One row of the table."""
-    row = {"work": work, "against": against, "reach": reach, "aim": aim, **values}
-    times = [f"{values[k]:9.3f}" if k in values else f"{'-':>9}" for k in TIMES]
-    low, high = values.get("ratio_range", (None, None))
-    turns = "-" if low is None else f"{low:.3f}–{high:.3f}"
-    print(
-        f"{work:<48}{against:<40}{''.join(times)}{row['ratio']:9.3f}{turns:>14}"
-        f"   ≤ {reach:<8.3g}≤ {aim:<8.3g}{verdict(row['ratio'], reach, aim)}",
-        flush=True,
-    )
-    return row
-
-
-def verdict(ratio: float, reach: float, aim: float) -> str:
-    """What the ratio comes to."""
-    if ratio <= aim:
-        return "aim reached"
-    return "reached" if ratio <= reach else "NOT REACHED"
 
 
 def gram_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ if not BENCHMARKS.exists():
         ["bench_latency.py"],
         ["bench_matching.py"],
         ["bench_architectures.py"],
+        ["bench_training.py"],
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_deq import Activation, DEQKernel
+from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.kernels._polynomial import Polynomial, series_in, shorter_series
 from sklearn_deq.kernels._tables import fastest
@@ -217,3 +218,24 @@ def test_functions_of_many_norms(rng):
     assert_allclose(found[1], 1e-6 * squares, atol=1e-18)
     kinked = along_norms(lambda s: np.abs(s - 4)[None], squares)
     assert_allclose(kinked[0], np.abs(squares - 4), atol=1e-14)
+
+
+def test_poor_tables_are_warned_of_every_time(rng):
+    """Not only when they are built: they are remembered."""
+    X = rng.standard_normal((6, 3))
+
+    def kinked(x):
+        return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+    for _ in range(2):
+        with pytest.warns(SolverWarning, match="declare that"):
+            deq_kernel(X, activation=kinked, kernel="ntk", normalize=True)
+
+
+def test_a_series_that_does_not_converge_is_not_used(rng):
+    """Of a saturated erf: the entries are solved one by one instead."""
+    X = rng.standard_normal((8, 3))
+    settings = {"kernel": "ntk", "activation": "erf", "input_variance": 1e8}
+    K = deq_kernel(X, normalize=True, **settings)
+    values = np.linalg.eigvalsh(K)
+    assert values[0] > -1e-9 * values[-1]

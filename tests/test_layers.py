@@ -20,7 +20,7 @@ ROOMS = {
         {"numpy", "scipy", "torch", "array_api_compat"},
     ),
     "nn": ({"exceptions", "theory"}, {"numpy", "torch"}),
-    "linear": ({"exceptions"}, {"numpy", "scipy"}),
+    "linear": ({"exceptions"}, {"numpy", "scipy", "threadpoolctl"}),
     "estimators": (
         {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
         {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm", "onnx"},

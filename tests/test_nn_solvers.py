@@ -220,3 +220,13 @@ def test_evaluations_for_a_random_deq(solver, hard, variance):
     result = fixed_point(f, torch.relu(u) / 16.0, solver=solver, tol=1e-8)
     assert result.converged.all()
     assert int(result.n_evaluations.max()) <= _MOST[solver][hard]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_too_large_to_be_measured_do_not_converge(dtype):
+    """Growth by 2 % a step, until norms overflow and the relative gap looks like 0."""
+    grow = torch.tensor(1.02, dtype=dtype)
+    start = torch.ones(2, 3, dtype=dtype)
+    result = fixed_point(lambda z, rows: grow * z, start, max_iter=40_000)
+    assert not result.converged.any()
+    assert (result.residual > 0.01).all()

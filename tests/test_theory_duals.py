@@ -155,7 +155,7 @@ def test_three_piece_dual_equals_quadrature():
 
 def test_undeclared_kinks_are_warned_of():
     hidden = Activation(lambda x: np.abs(x - 0.3))
-    with pytest.warns(SolverWarning, match="Declare its kinks"):
+    with pytest.warns(SolverWarning, match="declare that .Activation"):
         dual_activation(hidden, 1.0, 1.0, 0.5)
 
 

@@ -14,10 +14,10 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
 from sklearn_deq.estimators._monitoring import (
-    SOLVER_COLUMNS,
     shrink,
     solver_history,
     solver_status,
+    summarise,
 )
 from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._targets import (
@@ -31,7 +31,7 @@ from sklearn_deq.nn._equilibrium import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
 
 # Units of rounding below which a residual says nothing.
-_LEAST_TOL = 16.0
+_LEAST_TOL = 64.0
 # A row that does not converge is tried again with so many times the iterations, and at
 # least so many; of more rows than that the worst are. It counts as unstable if its
 # residual is then still above the last number.
@@ -80,11 +80,8 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         solves = _Solves.of(self._body, X)
         self._require_stable(X, solves)
         self._record(solves)
-        names = SOLVER_COLUMNS.items()
-        self.solver_history_ = {
-            name: [float(summary([s[name] for s in solves.statuses]))]
-            for name, summary in names
-        }
+        summary = summarise(solves.statuses, self._body)
+        self.solver_history_ = {name: [value] for name, value in summary.items()}
         return solves.features
 
     def _check_start(self, X: np.ndarray) -> bool:
@@ -225,8 +222,8 @@ class DEQClassifier(
         Fixed-point solver, row by row: plain iteration, the same damped, and two that
         extrapolate, for large ``recurrent_variance``.
     tol : float, default=1e-5
-        Relative residual per sample at which a solve ends; no less than 16 units of
-        rounding count, which are 2e-6 in float32.
+        Relative residual per sample at which a solve ends; no less than 64 units of
+        rounding count, which are 8e-6 in float32.
     solver_max_iter : int, default=1000
         Iterations of a solve at most.
     stability : {"project", "jacobian"} or None, default="project"
@@ -446,8 +443,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         Fixed-point solver, row by row: plain iteration, the same damped, and two that
         extrapolate, for large ``recurrent_variance``.
     tol : float, default=1e-5
-        Relative residual per sample at which a solve ends; no less than 16 units of
-        rounding count, which are 2e-6 in float32.
+        Relative residual per sample at which a solve ends; no less than 64 units of
+        rounding count, which are 8e-6 in float32.
     solver_max_iter : int, default=1000
         Iterations of a solve at most.
     stability : {"project", "jacobian"} or None, default="project"

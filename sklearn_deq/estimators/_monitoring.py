@@ -24,23 +24,20 @@ _DOUBTFUL = 1e-2
 _PREFIX = "solver_"
 
 
-def _last(values: list[float]) -> float:
-    return values[-1]
-
-
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-# What `solver_history_` has, and how an epoch follows from its updates.
-SOLVER_COLUMNS: dict[str, Callable[[list[float]], float]] = {
+# What `solver_history_` has of the solves, and how an epoch follows from its updates.
+_SUMMARIES: dict[str, Callable[[list[float]], float]] = {
     "n_iter": _mean,
     "residual": max,
     "unconverged": sum,
     "backward_residual": max,
-    "chi": _last,
-    "spectral_bound": _last,
 }
+# And what it has of the weights at the end of the epoch.
+_MEASURES = ("chi", "spectral_bound")
+SOLVER_COLUMNS = (*_SUMMARIES, *_MEASURES)
 
 
 def solver_status(body: nn.Module) -> dict[str, float]:
@@ -54,8 +51,8 @@ def solver_status(body: nn.Module) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        Mean iterations, largest residual, rows that did not converge, largest residual
-        of the adjoint, and, where the body tells them, χ and the spectral bound.
+        Mean iterations, largest residual, rows that did not converge, and the largest
+        residual of the adjoint.
     """
     result: Any = getattr(body, "last_result", None)
     if result is None:
@@ -68,16 +65,34 @@ def solver_status(body: nn.Module) -> dict[str, float]:
             result.converged.double().sum(),
         ]
     ).tolist()
-    status = {
+    return {
         "n_iter": n_iter,
         "residual": residual,
         "unconverged": result.converged.numel() - converged,
         "backward_residual": float(getattr(body, "last_backward_residual", 0.0)),
     }
-    for name in ("chi", "spectral_bound"):
-        value = getattr(body, name, None)
-        status[name] = math.nan if value is None else float(value)
-    return status
+
+
+def summarise(statuses: list[dict[str, float]], body: Any) -> dict[str, float]:
+    """Summarise the solves of an epoch, and measure the weights after it.
+
+    Parameters
+    ----------
+    statuses : list of dict
+        Of `solver_status`, one of every update.
+    body : nn.Module
+        An `EquilibriumLayer`.
+
+    Returns
+    -------
+    dict of str to float
+        One number for each of `SOLVER_COLUMNS`.
+    """
+    found = {
+        name: float(summary([status[name] for status in statuses]))
+        for name, summary in _SUMMARIES.items()
+    }
+    return found | {name: float(getattr(body, name)) for name in _MEASURES}
 
 
 def shrink(body: Any, times: int) -> None:
@@ -167,9 +182,9 @@ class SolverRecord(Callback):
     def on_epoch_end(self, net: NeuralNet, **_: Any) -> None:
         """Summarise the epoch."""
         if self.steps_:
-            for name, summary in SOLVER_COLUMNS.items():
-                value = summary([step[name] for step in self.steps_])
-                net.history.record(_PREFIX + name, float(value))
+            found = summarise(self.steps_, net.module_.body)
+            for name, value in found.items():
+                net.history.record(_PREFIX + name, value)
 
 
 def solver_history(history: Any) -> dict[str, list[float]]:

@@ -12,7 +12,6 @@ import torch
 from scipy.sparse import issparse
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import Ridge
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -21,7 +20,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import nn
 
 from sklearn_deq.estimators._training import WeightedCrossEntropy
-from sklearn_deq.linear import fit_logistic
+from sklearn_deq.linear import fit_logistic, fit_ridge
 
 
 @dataclass(frozen=True)
@@ -350,11 +349,7 @@ class NetworkRegressorMixin:
         self, features: np.ndarray, targets: np.ndarray, decay: float
     ) -> tuple[LinearReadout, bool]:
         """Ridge regression; never interrupted."""
-        n, m = features.shape
-        # The dual of few rows would be solved without regard to its condition.
-        ridge = Ridge(alpha=decay * n, solver="svd" if n < m else "auto")
-        ridge.fit(features.astype(np.float64), targets)
-        return LinearReadout(np.atleast_2d(ridge.coef_), ridge.intercept_, 1), False
+        return LinearReadout(*fit_ridge(features, targets, decay), 1), False
 
     def predict(self, X: Any) -> np.ndarray:
         """Predicted targets.

@@ -114,7 +114,7 @@ def _passes(series: np.ndarray) -> int:
     return len(Orders.of(series)(series))
 
 
-def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool]:
+def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool] | None:
     """Series in the cosine or in the angle, whichever is cheaper to evaluate.
 
     Parameters
@@ -131,19 +131,19 @@ def shorter_series(function: Function, smooth: bool) -> tuple[np.ndarray, bool]:
         Chebyshev coefficients.
     angle : bool
         Whether they belong to the angle.
+    None
+        If neither series converges.
     """
     in_cosine = series_in(function, angle=False) if smooth else None
     if in_cosine is not None and _passes(in_cosine) <= _SHORT:
         return in_cosine, False
     in_angle = series_in(function, angle=True)
-    if in_angle is None and in_cosine is None:
-        t = chebyshev_nodes(_SIZES[-1])
-        values = function(np.cos(0.5 * np.pi * (1.0 + t)))
-        return chebyshev_coefficients(values), True
-    if in_angle is None or (
-        in_cosine is not None and _passes(in_cosine) <= _passes(in_angle) + _ANGLE_COST
+    if in_angle is None:
+        return None if in_cosine is None else (in_cosine, False)
+    if in_cosine is not None and (
+        _passes(in_cosine) <= _passes(in_angle) + _ANGLE_COST
     ):
-        return in_cosine, False  # type: ignore[return-value]
+        return in_cosine, False
     return in_angle, True
 
 

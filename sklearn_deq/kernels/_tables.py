@@ -50,15 +50,18 @@ def fastest(kernel: PairKernel, squares: np.ndarray, n_entries: int) -> PairKern
     """
     reduction = kernel.reduce(squares)
     if reduction is not None:
-        return _from_reduction(kernel, reduction)
+        return _from_reduction(kernel, reduction) or kernel
     if kernel.smooth:
         return _from_norms(kernel, squares, n_entries) or kernel
     return kernel
 
 
-def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel:
-    """Evaluate the functions of a reduction as polynomials."""
-    series, angle = shorter_series(lambda x: reduction.profiles(x).T, kernel.smooth)
+def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel | None:
+    """Evaluate the functions of a reduction as polynomials; None: do not converge."""
+    found = shorter_series(lambda x: reduction.profiles(x).T, kernel.smooth)
+    if found is None:
+        return None
+    series, angle = found
     polynomials = together([Polynomial.build(column, angle) for column in series.T])
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
@@ -198,7 +201,10 @@ def _sample_norms(
             break
     else:
         return None
-    coarse, angle = shorter_series(lambda x: sample(3, x), smooth=True)
+    found = shorter_series(lambda x: sample(3, x), smooth=True)
+    if found is None:
+        return None
+    coarse, angle = found
     most = n_entries // (size * size)
     sizes = tuple(m for m in (len(coarse) + 4, 96, 192) if m <= most)
     series = series_in(lambda x: sample(size, x), angle, sizes)

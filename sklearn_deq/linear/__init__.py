@@ -1,6 +1,7 @@
 """Linear models: ridge regression and what follows from it, logistic regression."""
 
 from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
+from sklearn_deq.linear._least_squares import fit_ridge
 from sklearn_deq.linear._logistic import LogisticFit, fit_logistic
 from sklearn_deq.linear._nystroem import nystroem_map
 from sklearn_deq.linear._ridge import (
@@ -16,6 +17,7 @@ __all__ = [
     "RidgeSpectrum",
     "class_probabilities",
     "fit_logistic",
+    "fit_ridge",
     "fit_temperature",
     "leave_one_out",
     "nystroem_map",

@@ -84,8 +84,8 @@ def approach(
     n_iter, n_evaluations : tensors of shape (n,)
         Iterations in either precision, and evaluations in full precision, spent.
     """
-    n = recurrence.start.shape[0]
-    z = recurrence.start.clone()
+    z = recurrence.begin()
+    n = z.shape[0]
     n_iter = torch.zeros(n, dtype=torch.long, device=z.device)
     full = torch.zeros_like(n_iter)
     # Of the rows in work: numbers, map, states, values and changes.
@@ -105,12 +105,12 @@ def approach(
         full[rows] += 1
         value = part.affine(y)
         new = part.emit(value)
-        change = torch.sub(new, y).to(low.dtype)
+        change = torch.sub(new, y, out=change[: len(y)])
         y = new
     # What is not finite had better begin anew, in full precision.
     finite = torch.isfinite(torch.linalg.vector_norm(z, dim=1))
     if not bool(finite.all()):
-        z = torch.where(finite[:, None], z, recurrence.start)
+        z = torch.where(finite[:, None], z, recurrence.begin())
     return z, n_iter, full
 
 

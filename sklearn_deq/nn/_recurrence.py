@@ -15,6 +15,9 @@ import torch
 from sklearn_deq.nn._mixed import approach
 from sklearn_deq.nn._solvers import FixedPointResult, fixed_point
 
+# Numbers in the states of the rows that are solved at once, on other devices and on
+# CPUs: there a block of them stays in the cache, and memory is that of a few blocks.
+_AT_ONCE = (2**26, 2**18)
 # A limit of iterations below which they are all made in full precision.
 _LEAST_ROOM = 40
 
@@ -33,20 +36,20 @@ class Recurrence(ABC):
 
     Attributes
     ----------
-    start : tensor of shape (n, m)
-        Where to start.
     value : tensor of shape (n, m)
         The value at the last state at which each row was evaluated.
+    states_are_values : bool
+        Whether emit is the identity.
     """
 
-    start: torch.Tensor
+    states_are_values = False
 
     def __init__(
         self, constant: torch.Tensor, weight: torch.Tensor, alpha: float
     ) -> None:
         self.constant, self.weight, self.alpha = constant, weight, alpha
         self.value = constant
-        self._part, self._rows = self, torch.empty(0)
+        self._part: tuple[torch.Tensor, Recurrence] | None = None
 
     def __call__(self, z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Evaluate the map for the rows in work, and note their values."""
@@ -54,15 +57,19 @@ class Recurrence(ABC):
             value = self.value = self.affine(z)
         else:
             # Gathered anew only when the rows change.
-            if rows is not self._rows:
-                self._part, self._rows = self.part(rows), rows
-            value = self._part.affine(z)
+            if self._part is None or rows is not self._part[0]:
+                self._part = rows, self.part(rows)
+            value = self._part[1].affine(z)
             self.value[rows] = value
         return self.emit(value)
 
     @abstractmethod
-    def part(self, rows: torch.Tensor) -> Recurrence:
+    def part(self, rows: torch.Tensor | slice) -> Recurrence:
         """The map of some rows."""
+
+    @abstractmethod
+    def begin(self) -> torch.Tensor:
+        """Where to start."""
 
     @abstractmethod
     def affine(self, z: torch.Tensor) -> torch.Tensor:
@@ -83,7 +90,8 @@ class Recurrence(ABC):
         """Add to the value what a product in lower precision adds to it.
 
         Returns the states, and the norms of what they changed by; change receives this
-        in the lower precision. Value and z are used up.
+        in the lower precision. Value is used up, and so is z, unless it was the start
+        of an adjoint.
         """
 
 
@@ -114,15 +122,21 @@ class StateRecurrence(Recurrence):
         start: torch.Tensor | None = None,
     ) -> None:
         super().__init__(constant, weight, alpha)
-        self._emit = emit
-        self.start = emit(constant) if start is None else start
+        self._emit, self._start = emit, start
 
-    def part(self, rows: torch.Tensor) -> Recurrence:
+    def part(self, rows: torch.Tensor | slice) -> Recurrence:
         """The map of some rows."""
-        start, emit = self.start[rows], self._emit
+        start = None if self._start is None else self._start[rows]
+        constant, emit = self.constant[rows], self._emit
         return StateRecurrence(
-            self.constant[rows], self.weight, self.alpha, emit=emit, start=start
+            constant, self.weight, self.alpha, emit=emit, start=start
         )
+
+    def begin(self) -> torch.Tensor:
+        """The start that was given, or emit(u); a tensor of its own."""
+        if self._start is None:
+            return self._emit(self.constant)
+        return self._start.clone()
 
     def affine(self, z: torch.Tensor) -> torch.Tensor:
         """u + α z Aᵀ."""
@@ -161,6 +175,8 @@ class AdjointRecurrence(Recurrence):
         The slopes s.
     """
 
+    states_are_values = True
+
     def __init__(
         self,
         constant: torch.Tensor,
@@ -170,13 +186,17 @@ class AdjointRecurrence(Recurrence):
         gain: torch.Tensor,
     ) -> None:
         super().__init__(constant, weight, alpha)
-        self.start, self.gain = constant, gain
+        self.gain = gain
         self._low_gain: torch.Tensor | None = None
 
-    def part(self, rows: torch.Tensor) -> Recurrence:
+    def part(self, rows: torch.Tensor | slice) -> Recurrence:
         """The map of some rows."""
         constant, gain = self.constant[rows], self.gain[rows]
         return AdjointRecurrence(constant, self.weight, self.alpha, gain=gain)
+
+    def begin(self) -> torch.Tensor:
+        """The source."""
+        return self.constant
 
     def affine(self, z: torch.Tensor) -> torch.Tensor:
         """source + s ∘ α z A."""
@@ -229,7 +249,39 @@ def settle(
         Its states are f of those that the residuals belong to, one step further at no
         cost; of rows that did not converge, the best ones seen.
     """
-    start = recurrence.start
+    n, width = recurrence.constant.shape
+    at_once = max(_AT_ONCE[recurrence.constant.device.type == "cpu"] // width, 1)
+
+    def solve(block: Recurrence) -> FixedPointResult:
+        return _settle_block(block, solver, tol, max_iter, low)
+
+    if n <= at_once:
+        return solve(recurrence)
+    parts = []
+    value = torch.empty_like(recurrence.constant)
+    z = value if recurrence.states_are_values else torch.empty_like(value)
+    for first in range(0, n, at_once):
+        rows = slice(first, first + at_once)
+        block = recurrence.part(rows)
+        part = solve(block)
+        z[rows], value[rows] = part.z, block.value
+        # Its states have been copied.
+        parts.append(replace(part, z=z[:0]))
+    recurrence.value = value
+    fields = ("residual", "n_iter", "n_evaluations", "converged")
+    whole = {name: torch.cat([getattr(p, name) for p in parts]) for name in fields}
+    return FixedPointResult(z, **whole)
+
+
+def _settle_block(
+    recurrence: Recurrence,
+    solver: str,
+    tol: float,
+    max_iter: int,
+    low: torch.Tensor | None,
+) -> FixedPointResult:
+    """The solve of rows that are taken at once."""
+    start = recurrence.begin()
     low_iter = evaluations = torch.zeros(1, dtype=torch.long, device=start.device)
     if low is not None and max_iter >= _LEAST_ROOM:
         start, low_iter, evaluations = approach(recurrence, low, tol, max_iter)
@@ -237,8 +289,8 @@ def settle(
     z = recurrence.emit(recurrence.value)
     bad = ~result.converged
     if bool(bad.any()):
-        # The values of the last states seen: go back to the best ones. Of an adjoint
-        # value and z are the same.
+        # The values of the last states seen: go back to the best ones. Where states are
+        # values both are the same tensor.
         best = result.z[bad]
         recurrence.value[bad] = recurrence.part(bad).affine(best)
         z[bad] = best

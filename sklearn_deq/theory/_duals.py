@@ -199,12 +199,15 @@ class _DualTable:
         Functions of the norm, as Chebyshev coefficients.
     core : ndarray of shape (n_angles, rank, rank)
         Coefficients in 2θ/π − 1 for each pair of these functions.
+    error : float
+        Size of the last coefficients, relative to the largest.
     """
 
     low: float
     high: float
     basis: np.ndarray
     core: np.ndarray
+    error: float
 
     def features(self, norms: np.ndarray) -> np.ndarray:
         """Functions of the norms (n,), shape (n, rank)."""
@@ -252,12 +255,25 @@ def dual_scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.nd
 def dual_table(
     activation: Activation, low: float, high: float, derivative: bool
 ) -> _DualTable:
-    """Table for a range of norms, remembered where the activation can be hashed."""
+    """Table for a range of norms, remembered where the activation can be hashed.
+
+    Warns every time of a table that is not accurate, remembered or not.
+    """
     try:
-        hash(activation)
+        table = _remembered_table(activation, low, high, derivative)
     except TypeError:
-        return _build_table(activation, low, high, derivative)
-    return _remembered_table(activation, low, high, derivative)
+        # An activation that cannot be hashed.
+        table = _build_table(activation, low, high, derivative)
+    if table.error > _POOR:
+        warnings.warn(
+            f"The dual activation of {activation} is tabulated to a relative error of "
+            f"{table.error:.0e} at best. If its slope jumps somewhere, declare that "
+            "(Activation(..., kinks=...)); or scale the data so that it does not "
+            "saturate (StandardScaler).",
+            SolverWarning,
+            stacklevel=2,
+        )
+    return table
 
 
 def _build_table(
@@ -276,14 +292,6 @@ def _build_table(
     error = last_coefficients(np.moveaxis(values, 2, 0))
     if n_norms > 1:
         error = max(error, last_coefficients(values))
-    if error > _POOR:
-        warnings.warn(
-            f"The dual activation of {activation} is tabulated to a relative error of "
-            f"about {error:.0e} only. Declare its kinks (Activation(..., kinks=...)), "
-            "or scale the data so that it does not saturate (StandardScaler).",
-            SolverWarning,
-            stacklevel=2,
-        )
     for axis in range(3):
         moved = chebyshev_coefficients(np.moveaxis(values, axis, 0))
         values = np.moveaxis(moved, 0, axis)
@@ -291,7 +299,7 @@ def _build_table(
     rank = max(1, int(np.sum(singular > 0.01 * _TOLERANCE * singular[0])))
     basis = left[:, :rank]
     core = np.einsum("ar,abk,bs->krs", basis, values, basis, optimize=True)
-    return _DualTable(low, high, basis, core)
+    return _DualTable(low, high, basis, core, error)
 
 
 _remembered_table = lru_cache(maxsize=64)(_build_table)

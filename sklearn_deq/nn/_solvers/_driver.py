@@ -81,6 +81,8 @@ class _Work:
         size = torch.linalg.vector_norm(z, dim=1)
         gap = torch.linalg.vector_norm(gaps, dim=1)
         error = gap / (self.tol * size).clamp_(min=self.least_allowed)
+        # A state too large to be measured is no state to be at.
+        error = torch.where(size < math.inf, error, math.inf)
         better = error < self.error  # never so for NaN
         going = (error > 1.0) & (gap < math.inf)
         all_better, all_going = torch.stack([better, going]).all(dim=1).tolist()

@@ -1,12 +1,12 @@
-"""Logistic regression against scikit-learn's, and where that has trouble."""
+"""Logistic and ridge regression against scikit-learn's, and where that has trouble."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
-from sklearn_deq.linear import fit_logistic
+from sklearn_deq.linear import fit_logistic, fit_ridge
 
 # Features: many rows; fewer rows than columns; correlated over six decades; constant
 # columns and a mean that dwarfs the deviations.
@@ -38,7 +38,7 @@ def _oracle(Z, y, penalty, weight):
 def test_exclusive_classes(problem, penalty, weighted):
     Z, y, weight = problem
     weight = weight if weighted else None
-    fit = fit_logistic(Z, y, penalty, sample_weight=weight, tol=1e-8)
+    fit = fit_logistic(Z, y, penalty, sample_weight=weight, tol=1e-7)
     oracle = _oracle(Z, y, penalty, weight)
     expected = Z @ oracle.coef_.T + oracle.intercept_
     found = Z @ fit.coef.T + fit.intercept
@@ -63,7 +63,7 @@ def test_labels_are_problems_of_their_own(problem, weighted):
 
 def test_the_gradient_vanishes(problem):
     Z, y, weight = problem
-    fit = fit_logistic(Z, y, 1e-3, sample_weight=weight, tol=1e-8)
+    fit = fit_logistic(Z, y, 1e-3, sample_weight=weight, tol=1e-7)
     scores = Z @ fit.coef.T + fit.intercept
     errors = weight[:, None] * (np.exp(log_softmax(scores, 1)) - np.eye(3)[y])
     gradient = errors.T @ Z / len(Z) + 1e-3 * fit.coef
@@ -142,3 +142,41 @@ def test_too_few_iterations_are_no_convergence(problem):
 def test_messages(Z, targets, penalty, message):
     with pytest.raises(ValueError, match=message):
         fit_logistic(Z, targets, penalty)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1.0])
+def test_ridge(problem, penalty, rng):
+    Z, _, _ = problem
+    Y = Z[:, :2] + rng.standard_normal((len(Z), 2)) + 5.0
+    coef, intercept = fit_ridge(Z, Y, penalty)
+    oracle = Ridge(alpha=penalty * len(Z), solver="svd").fit(Z, Y)
+    # The least penalty is up to 1e-8 of the penalty here.
+    assert_allclose(coef, oracle.coef_, rtol=1e-6, atol=1e-7)
+    assert_allclose(intercept, oracle.intercept_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [3, 40])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_ridge_of_dependent_features(rng, n, scale):
+    """Two equal columns, a constant one, and next to no penalty: half of each."""
+    x = scale * rng.standard_normal(n).astype(np.float32)
+    Z = np.column_stack([x, x, np.full(n, 7.0, np.float32)])
+    coef, intercept = fit_ridge(Z, 2.0 * x[:, None] + 1.0, 1e-14)
+    # Rounding over the least penalty: 1e-16 over 1e-12, and room for their factors.
+    assert_allclose(coef, [[1.0, 1.0, 0.0]], atol=5e-3)
+    assert_allclose(coef.sum(), 2.0, rtol=1e-6)
+    assert_allclose(intercept, 1.0, atol=1e-6 * scale)
+
+
+def test_ridge_of_nothing_but_constants():
+    coef, intercept = fit_ridge(np.ones((4, 2)), np.full((4, 1), 3.0), 0.0)
+    assert_allclose(coef, 0)
+    assert_allclose(intercept, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("Y", "penalty"), [(np.ones(3), 1.0), (np.ones((2, 1)), 1.0), (np.ones((3, 1)), -1)]
+)
+def test_ridge_messages(Y, penalty):
+    with pytest.raises(ValueError, match=r"as many rows and penalty not negative, got"):
+        fit_ridge(np.ones((3, 2)), Y, penalty)
