@@ -92,7 +92,24 @@ HEADER = (
     "Hermite, norms vary",
     "Hermite, sphere: off the diagonal",
     "on it",
+    "verdict",
 )
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """Whether residual and errors on the sphere are what they have to be."""
+    residual = 1e-8 if record["kernel"] == "ck" else 1e-6
+    sphere = 1e-4 if ACTIVATIONS[record["activation"]].kinks else 1e-6
+    missed = [
+        name
+        for name, bound in (
+            ("residual", residual),
+            ("sphere_off_diagonal", sphere),
+            ("sphere_diagonal", sphere),
+        )
+        if record[name] > bound
+    ]
+    return f"missed: {', '.join(missed)}" if missed else "met"
 
 
 def cells(record: dict[str, Any]) -> list[str]:
@@ -103,6 +120,7 @@ def cells(record: dict[str, Any]) -> list[str]:
     return [
         *(str(record[name]) for name in first),
         *(f"{record[name]:.0e}" for name in (*errors, *sphere)),
+        verdict(record),
     ]
 
 
