@@ -28,9 +28,9 @@ def fit_ridge(
     Returns
     -------
     coef : ndarray of shape (n_targets, m)
-        W.
+        The coefficients W.
     intercept : ndarray of shape (n_targets,)
-        b, which is not penalised.
+        The intercept b, which is not penalised.
 
     Raises
     ------
