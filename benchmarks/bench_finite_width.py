@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from _images import add_data_home, load_images
-from _measure import parser, save
-from scipy.sparse.linalg import eigsh
+from _measure import operator_norm, parser, save
 
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
@@ -48,12 +47,6 @@ def make_body(
         )
     match = solve_match(moments, architecture=name)
     return ExplicitNetwork(n_features, width, match.layers, generator=generator)
-
-
-def operator_norm(K: np.ndarray) -> float:
-    """Largest absolute eigenvalue."""
-    start = np.ones(len(K))
-    return float(abs(eigsh(K, k=1, which="LM", v0=start, tol=1e-4)[0][0]))
 
 
 def distance(body: torch.nn.Module, X: torch.Tensor, K: np.ndarray) -> float:

@@ -22,6 +22,7 @@ if not BENCHMARKS.exists():
         ["bench_finite_width.py", "--figure", "figure.png"],
         ["bench_latency.py"],
         ["bench_matching.py"],
+        ["bench_architectures.py"],
         ["bench_training.py"],
         ["bench_equilibrium.py", "--only", "bare", "guard", "evaluations", "gpu"],
     ],

@@ -19,6 +19,7 @@ from sklearn_deq.theory import (
     solve_match,
 )
 from sklearn_deq.theory._hermite_series import HermiteSeries
+from sklearn_deq.theory._pair_series import pair_power_series
 from sklearn_deq.theory._power_series import kernel_power_series
 from sklearn_deq.theory._rough import Rough
 
@@ -82,6 +83,14 @@ def test_one_layer_is_exact_on_the_sphere(name, kernel, rng):
     assert_allclose(np.diag(found), diagonal, rtol=1e-14)
 
 
+@pytest.mark.parametrize(("variance", "bound"), [(0.02, 1e-4), (0.08, 1e-6)])
+def test_a_weak_recurrence(variance, bound):
+    """The parities of the coefficients differ up to k of the order of 1/σ_a²."""
+    moments = equilibrium_moments("relu", variance, 1.0 - variance)
+    match = solve_match(moments, kernel="ntk", architecture="hermite", tol=bound)
+    assert match.converged
+
+
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu"])
 @pytest.mark.parametrize(("kernel", "rate"), [("ck", 0.0), ("ntk", 1.0)])
 def test_the_table_has_that_kernel(name, kernel, rate):
@@ -143,30 +152,109 @@ def test_uncentred_relu_at_any_norms(kernel, rng):
     assert np.abs((found - expected) / sizes).max() < 1e-6
 
 
-@pytest.mark.parametrize(("name", "kernel"), [("relu", "ck"), ("gelu", "ntk")])
-def test_norms_that_vary(name, kernel, rng):
-    """The layer follows the norm of the sample; errors are of second order in it."""
+@pytest.mark.parametrize("settings", [{}, {"center": False, "bias_variance": 0.3}])
+@pytest.mark.parametrize(("name", "kernel"), [("relu", "ck"), ("elu", "ntk")])
+def test_power_series_of_two_norms(name, kernel, settings):
+    moments = equilibrium_moments(name, 0.4, 0.6, **settings)
+    norms, others = np.array([0.2, 0.7]), np.array([1.5, 0.8])
+    series = pair_power_series(moments, kernel, norms, others, 100)
+    pair = equilibrium_kernel(moments, kernel)
+    first, second = (
+        tuple(state[:, None] for state in pair.states(r**2)) for r in (norms, others)
+    )
+    # 0.7^100 < 1e-15.
+    rho = 0.7 * COSINES
+    expected = pair.entries(first, second, (norms * others)[:, None] * rho)
+    scale = np.sqrt(pair.diagonal(norms**2) * pair.diagonal(others**2))
+    for k in (0, 1):
+        assert_allclose(polyval(rho, series[k]), expected[k], atol=1e-12 * scale[k])
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "settings"),
+    [
+        ("relu", "ck", {}),
+        ("relu", "ntk", {}),
+        ("gelu", "ntk_recurrent", {}),
+        ("tanh", "ck", {"recurrent_variance": 0.9, "input_variance": 0.1}),
+        # Its coefficients change sign with the norm.
+        ("silu", "ck", {"center": False, "bias_variance": 0.3}),
+    ],
+)
+def test_norms_that_vary(name, kernel, settings, rng):
+    """Samples whose norms are twice those of others, and one hidden layer."""
+    X = rng.standard_normal((60, 30)) * rng.uniform(0.7, 1.4, (60, 1))
+    norms = np.sqrt(np.mean(X**2, axis=1))
+    ends = float(norms.min()), float(norms.max())
+    match = solve_match(
+        equilibrium_moments(name, **settings),
+        kernel=kernel,
+        architecture="hermite",
+        norms=ends,
+        tol=1e-5,
+    )
+    assert match.depth == 1
+    found = explicit_kernel(X, layers=match.layers, kernel=kernel)
+    expected = deq_kernel(X, kernel=kernel, activation=name, **settings)
+    sizes = np.sqrt(np.multiply.outer(np.diag(expected), np.diag(expected)))
+    error = np.abs((found - expected) / sizes)
+    # The diagonal is interpolated between norms, all its terms.
+    assert np.diag(error).max() < 3e-6
+    np.fill_diagonal(error, 0.0)
+    # No two of these samples are parallel: cosines are below 0.7.
+    assert error.max() < 1e-6
+
+
+def test_norms_that_vary_much(rng):
+    """Thirty-fold: more kinds of units, and the residual bounds what is missing."""
     X = rng.standard_normal((60, 30))
-    X /= np.linalg.norm(X, axis=1, keepdims=True) / np.sqrt(30)
-    moments = equilibrium_moments(name)
-    errors = []
-    for spread in (0.1, 0.2):
-        Y = X * np.linspace(1 - spread, 1 + spread, 60)[:, None]
-        with pytest.warns(MatchWarning, match="exact where all norms are equal"):
-            match = solve_match(
-                moments,
-                kernel=kernel,
-                architecture="hermite",
-                norms=(1 - spread, 1 + spread),
-            )
-        found = explicit_kernel(Y, layers=match.layers, kernel=kernel)
-        expected = deq_kernel(Y, kernel=kernel, activation=name)
-        # Exact within one norm, and so on the diagonal.
-        assert_allclose(np.diag(found), np.diag(expected), rtol=1e-5)
-        difference = np.linalg.norm(found - expected, 2) / np.linalg.norm(expected, 2)
-        assert difference <= 1.1 * match.residual
-        errors.append(difference)
-    assert errors[0] < 0.4 * errors[1] < 4e-4
+    X *= np.geomspace(0.1, 3.0, 60)[:, None]
+    norms = np.sqrt(np.mean(X**2, axis=1))
+    ends = float(norms.min()), float(norms.max())
+    moments = equilibrium_moments("relu", 0.8, 0.2)
+    with pytest.warns(MatchWarning, match="exact where all norms are equal"):
+        match = solve_match(moments, architecture="hermite", norms=ends, tol=1e-9)
+    found = explicit_kernel(X, layers=match.layers)
+    expected = deq_kernel(X, recurrent_variance=0.8, input_variance=0.2)
+    error = np.linalg.norm(found - expected, 2) / np.linalg.norm(expected, 2)
+    assert error < 1e-6
+    assert error < match.residual < 1e-4
+
+
+def test_kinds_of_units_are_as_many_as_norms_need():
+    moments = equilibrium_moments("relu")
+    counts = []
+    for low in (0.9999, 0.9, 0.5, 0.1):
+        match = solve_match(moments, architecture="hermite", norms=(low, 1.0), tol=1.0)
+        counts.append(len(match.layers[0].activation.function.kinds))
+    assert counts[0] == 1
+    assert counts == sorted(counts)
+    assert counts[-1] > 3
+
+
+def test_a_mixture_has_the_kernel_of_its_kinds(rng):
+    """Signs of the groups are orthogonal; pickling leaves out what is made again."""
+    match = solve_match(
+        equilibrium_moments("relu"), architecture="hermite", norms=(0.8, 1.6)
+    )
+    mixture = match.layers[0].activation.function
+    assert len(mixture.kinds) == 3
+    assert len(mixture.groups) == 4
+    for norm in (0.8, 1.3):
+        kinds = [kind.at(norm).coefficients(40) for kind in mixture.kinds]
+        groups = [group.at(norm).coefficients(40) for group in mixture.groups]
+        assert_allclose(
+            np.mean(np.square(groups), axis=0), np.sum(np.square(kinds), axis=0)
+        )
+        x = norm * rng.standard_normal((1, 9))
+        norms = np.full((1, 1), norm)
+        parts = [mixture.groups[0](x[:, :2], norms), mixture.groups[3](x[:, 6:], norms)]
+        found = mixture(x, norms)
+        assert_allclose(found[:, :2], parts[0])
+        assert_allclose(found[:, 6:], parts[1])
+        again = pickle.loads(pickle.dumps(mixture))
+        assert again == mixture
+        assert_allclose(again(x, norms), found)
 
 
 def test_a_norm_that_it_was_not_made_for(rng):

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sklearn_deq.theory import ExplicitLayer, RoundedPiece, ThreePiece
-from sklearn_deq.theory._hermite import HermiteFunction, neuron_signs
+from sklearn_deq.theory._hermite import HermiteFunction
+from sklearn_deq.theory._hermite_mixture import HermiteMixture
 
 # What graphs may use: supported by onnxruntime since 1.16.
 _OPSET = 18
@@ -52,7 +53,7 @@ class _Graph:
         return self.apply("Mul", x, self.constant(factor))
 
 
-def _three_piece(graph: _Graph, sigma: ThreePiece, x: str, *_: Any) -> str:
+def _three_piece(graph: _Graph, sigma: ThreePiece, x: str, _input: str) -> str:
     """slope · x + bend · |x| + rise · clip(x, ±knee)."""
     value = graph.scaled(sigma.slope, x)
     if sigma.bend:
@@ -65,7 +66,7 @@ def _three_piece(graph: _Graph, sigma: ThreePiece, x: str, *_: Any) -> str:
     return value
 
 
-def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str, *_: Any) -> str:
+def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str, _input: str) -> str:
     """slope · x + (bend · x + rise · √(π/2) knee) erf(x/√2 knee)."""
     inner = graph.scaled(1.0 / (math.sqrt(2.0) * sigma.knee), x)
     height = graph.constant(sigma.rise * sigma.knee * math.sqrt(math.pi / 2.0))
@@ -74,13 +75,8 @@ def _rounded_piece(graph: _Graph, sigma: RoundedPiece, x: str, *_: Any) -> str:
     return graph.apply("Add", graph.scaled(sigma.slope, x), bent)
 
 
-def _hermite(
-    graph: _Graph, sigma: HermiteFunction, x: str, inputs: str, width: int
-) -> str:
-    """Σ_k w_k(r) (intercept + slope · t) in the cell of t = x/r, r = |inputs|.
-
-    With s_j0 e_0(r) + s_j1 e_1(r) t for neuron j, if norms vary.
-    """
+def _hermite(graph: _Graph, sigma: HermiteFunction, x: str, inputs: str) -> str:
+    """Σ_k w_k(r) (intercept + slope · t) in the cell of t = x/r, r = |inputs|."""
     if not sigma.conditioned:
         t = graph.scaled(1.0 / sigma.high, x)
         (line,) = _lines(graph, sigma, t)
@@ -92,14 +88,11 @@ def _hermite(
         return graph.apply("Mul", line, norms)
     ends = graph.constant(sigma.low), graph.constant(sigma.high)
     size = graph.apply("Clip", norms, *ends)
-    t = graph.apply("Div", x, size)
-    lines = _lines(graph, sigma, t)
-    *weights, constant, linear = _weights(graph, sigma, size)
-    signs = [graph.constant(each[None]) for each in neuron_signs(width)]
-    linear = graph.apply("Mul", graph.apply("Mul", linear, t), signs[1])
-    total = graph.apply("Add", graph.apply("Mul", constant, signs[0]), linear)
-    for weight, line in zip(weights, lines, strict=True):
-        total = graph.apply("Add", total, graph.apply("Mul", weight, line))
+    lines = _lines(graph, sigma, graph.apply("Div", x, size))
+    total = ""
+    for weight, line in zip(_weights(graph, sigma, size), lines, strict=True):
+        part = graph.apply("Mul", weight, line)
+        total = graph.apply("Add", total, part) if total else part
     return total
 
 
@@ -107,8 +100,10 @@ def _weights(graph: _Graph, sigma: HermiteFunction, size: str) -> list[str]:
     """`HermiteFunction.weights` at the norms, each of shape (n, 1)."""
     low, high, series = sigma.weight_series()
     place = graph.apply("Asinh", graph.scaled(4.0, size))
-    shift = graph.constant(-(high + low) / (high - low))
-    place = graph.apply("Add", graph.scaled(2.0 / (high - low), place), shift)
+    # In float32: the middle first, and what rounding leaves outside the range put back.
+    place = graph.apply("Sub", place, graph.constant(0.5 * (high + low)))
+    place = graph.scaled(2.0 / (high - low), place)
+    place = graph.apply("Clip", place, graph.constant(-1.0), graph.constant(1.0))
     terms = [graph.apply("Add", graph.scaled(0.0, place), graph.constant(1.0)), place]
     for _ in range(len(series) - 2):
         twice = graph.scaled(2.0, graph.apply("Mul", place, terms[-1]))
@@ -150,7 +145,7 @@ def _lines(graph: _Graph, sigma: HermiteFunction, t: str) -> list[str]:
 
 
 # Layer function -> what writes it to a graph: the one place to add one.
-_WRITERS: dict[type, Callable[[_Graph, Any, str, str, int], str]] = {
+_WRITERS: dict[type, Callable[[_Graph, Any, str, str], str]] = {
     HermiteFunction: _hermite,
     ThreePiece: _three_piece,
     RoundedPiece: _rounded_piece,
@@ -160,16 +155,28 @@ _WRITERS: dict[type, Callable[[_Graph, Any, str, str, int], str]] = {
 def _layer(graph: _Graph, layer: ExplicitLayer, weight: np.ndarray, x: str) -> str:
     """(σ(x Wᵀ) − offset)/√m."""
     sigma = layer.activation.function
+    if isinstance(sigma, HermiteMixture):
+        columns = sigma.columns(len(weight))
+        groups = zip(sigma.groups, columns, strict=True)
+        parts = [_units(graph, layer, each, weight[units], x) for each, units in groups]
+        x = graph.apply("Concat", *parts, axis=1)
+    else:
+        x = _units(graph, layer, sigma, weight, x)
+    x = graph.apply("Sub", x, graph.constant(layer.offset))
+    return graph.scaled(1.0 / math.sqrt(len(weight)), x)
+
+
+def _units(
+    graph: _Graph, layer: ExplicitLayer, sigma: Any, weight: np.ndarray, x: str
+) -> str:
+    """σ(x Wᵀ) of units that have one function."""
     writer = _WRITERS.get(type(sigma))
     if writer is None:
         raise NotImplementedError(
             f"{layer} cannot be written as ONNX: known are "
             f"{', '.join(kind.__name__ for kind in _WRITERS)} layers."
         )
-    pre = graph.apply("MatMul", x, graph.constant(weight.T))
-    x = writer(graph, sigma, pre, x, len(weight))
-    x = graph.apply("Sub", x, graph.constant(layer.offset))
-    return graph.scaled(1.0 / math.sqrt(len(weight)), x)
+    return writer(graph, sigma, graph.apply("MatMul", x, graph.constant(weight.T)), x)
 
 
 def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from sklearn_deq.nn._activations import TorchActivation, torch_activation
-from sklearn_deq.nn._hermite import HermiteActivation
+from sklearn_deq.nn._hermite import HermiteActivation, HermiteMixtureActivation
 from sklearn_deq.theory import ExplicitLayer
 from sklearn_deq.theory._hermite import HermiteFunction
+from sklearn_deq.theory._hermite_mixture import HermiteMixture
 
 
 def draw_weights(
@@ -237,7 +238,7 @@ def _relative_rates(
     return [rate / readout for rate in rates]
 
 
-LayerActivation = TorchActivation | HermiteActivation
+LayerActivation = TorchActivation | HermiteActivation | HermiteMixtureActivation
 
 
 def layer_activations(layers: Iterable[ExplicitLayer]) -> list[LayerActivation]:
@@ -261,12 +262,16 @@ def layer_activations(layers: Iterable[ExplicitLayer]) -> list[LayerActivation]:
     >>> layer_activations(match.layers)[0].conditioned
     False
     """
-    return [
-        HermiteActivation(layer.activation.function)
-        if isinstance(layer.activation.function, HermiteFunction)
-        else torch_activation(layer.activation)
-        for layer in layers
-    ]
+    return [_layer_activation(layer) for layer in layers]
+
+
+def _layer_activation(layer: ExplicitLayer) -> LayerActivation:
+    function = layer.activation.function
+    if isinstance(function, HermiteFunction):
+        return HermiteActivation(function)
+    if isinstance(function, HermiteMixture):
+        return HermiteMixtureActivation(function)
+    return torch_activation(layer.activation)
 
 
 def explicit_features(
@@ -312,7 +317,7 @@ def _apply(
     pre: torch.Tensor,
 ) -> torch.Tensor:
     """An activation or its derivative at W x, which may depend on the norm of x."""
-    if isinstance(activation, HermiteActivation) and activation.conditioned:
+    if getattr(activation, "conditioned", False):
         return function(pre, torch.linalg.vector_norm(x, dim=1, keepdim=True))
     return function(pre)
 

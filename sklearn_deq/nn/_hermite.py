@@ -6,12 +6,14 @@ fraction of the matrix product before it (docs/theory.md, section 5.1).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from sklearn_deq.theory._hermite import HermiteFunction, neuron_signs
+from sklearn_deq.theory._hermite import HermiteFunction
+from sklearn_deq.theory._hermite_mixture import HermiteMixture
 from sklearn_deq.theory._hermite_table import N_CELLS, SHIFT, table_rows
 
 # Two numbers in one, so that a look-up fetches both.
@@ -21,7 +23,7 @@ _CHUNK = 2**18
 
 
 class HermiteActivation:
-    """σ_j(x; r) of a `HermiteFunction` on tensors with a column for each neuron j.
+    """σ(x; r) of a `HermiteFunction` on tensors, from its table.
 
     Parameters
     ----------
@@ -80,9 +82,9 @@ class HermiteActivation:
     def _rows(
         self, x: torch.Tensor, norms: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What x is divided by and σ multiplied with, and the function's weights.
+        """What x is divided by and σ multiplied with, and the weights of the tables.
 
-        Shapes (n, 1), (n, 1) and (n, 1, k + 2), or with 1 in place of n.
+        Shapes (n, 1), (n, 1) and (n, 1, k), or with 1 in place of n.
         """
         if norms is None:
             norms = x.new_full((1, 1), self.function.high)
@@ -90,7 +92,8 @@ class HermiteActivation:
             torch.as_tensor(part, dtype=x.dtype, device=x.device).reshape(-1, 1)
             for part in self.function.scales(norms)
         )
-        return size, factor, self.function.weights(norms).to(x.dtype)
+        # The range of the norms may be narrow: their place in it is not rounded.
+        return size, factor, self.function.weights(norms.double()).to(x.dtype)
 
     def _evaluate(
         self,
@@ -106,7 +109,7 @@ class HermiteActivation:
     def _lines_at(
         self, t: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Intercept and slope at every t, of each neuron."""
+        """Intercept and slope at every t."""
         bits = t.detach().float().view(torch.int32)
         cells = torch.bitwise_right_shift(bits, SHIFT).add_(N_CELLS // 2).reshape(-1)
         lines = [
@@ -114,19 +117,11 @@ class HermiteActivation:
             for table in self._tables(t)
         ]
         total = lines[0]
-        # One table may serve a range of norms too, and then has a weight.
         if len(self.function.series) > 1:
             total = total * weights[..., :1]
             for k, line in enumerate(lines[1:], 1):
                 total = torch.addcmul(total, weights[..., k, None], line)
-        intercepts, slopes = total[..., 0], total[..., 1]
-        if self.function.signed:
-            constant, linear = torch.as_tensor(
-                neuron_signs(t.shape[-1]), dtype=t.dtype, device=t.device
-            )
-            intercepts = torch.addcmul(intercepts, weights[..., -2], constant)
-            slopes = torch.addcmul(slopes, weights[..., -1], linear)
-        return intercepts, slopes
+        return total[..., 0], total[..., 1]
 
     def _tables(self, t: torch.Tensor) -> list[torch.Tensor]:
         """Lines of all cells in the type and on the device of t, remembered.
@@ -149,3 +144,47 @@ class HermiteActivation:
     def __getstate__(self) -> dict[str, Any]:
         """Keep the function alone: the table is made again."""
         return {**self.__dict__, "_on_device": {}}
+
+
+class HermiteMixtureActivation:
+    """The functions of a `HermiteMixture` on tensors whose columns are the units.
+
+    Parameters
+    ----------
+    mixture : HermiteMixture
+        What to evaluate.
+
+    Attributes
+    ----------
+    conditioned : bool
+        Whether the norm r of the sample matters: it does.
+    """
+
+    conditioned = True
+
+    def __init__(self, mixture: HermiteMixture) -> None:
+        self.mixture = mixture
+        self._groups = [HermiteActivation(group) for group in mixture.groups]
+
+    def __call__(
+        self, x: torch.Tensor, norms: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Evaluate all units; arguments as those of `HermiteActivation`."""
+        parts = [group(x[:, units], norms) for group, units in self._units(x)]
+        return torch.cat(parts, dim=1)
+
+    def derivative(
+        self, x: torch.Tensor, norms: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Evaluate the derivatives in x without a graph; arguments as of the call."""
+        parts = [
+            group.derivative(x[:, units], norms) for group, units in self._units(x)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _units(self, x: torch.Tensor) -> Iterator[tuple[HermiteActivation, slice]]:
+        return zip(self._groups, self.mixture.columns(x.shape[1]), strict=True)
+
+    def __reduce__(self) -> tuple[type, tuple[HermiteMixture]]:
+        """Keep the mixture alone: its groups are made again."""
+        return HermiteMixtureActivation, (self.mixture,)

@@ -17,6 +17,7 @@ from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._duals import dual_function
 from sklearn_deq.theory._equilibrium import check_kernel
 from sklearn_deq.theory._hermite import HermiteFunction, hermite_pair_kernel
+from sklearn_deq.theory._hermite_mixture import HermiteMixture
 from sklearn_deq.theory._layers import Array, LayerMoments, layer_moments
 from sklearn_deq.theory._moments import mean_squared_derivative, spread_moments
 from sklearn_deq.theory._pairs import (
@@ -26,6 +27,8 @@ from sklearn_deq.theory._pairs import (
     common_square,
     sphere_reduction,
 )
+
+_HERMITE = (HermiteFunction, HermiteMixture)
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def explicit_pair_kernel(
     """
     check_kernel(kernel)
     scales = [1.0] * (len(layers) + 1) if multipliers is None else list(multipliers)
-    if any(isinstance(each.activation.function, HermiteFunction) for each in layers):
+    if any(isinstance(each.activation.function, _HERMITE) for each in layers):
         return _hermite_kernel(layers, 0.0 if kernel == "ck" else scales[0] / scales[1])
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -284,6 +287,6 @@ def explicit_pair_kernel(
 def _hermite_kernel(layers: Sequence[ExplicitLayer], rate: float) -> PairKernel:
     """Kernel of one layer made for it, in units of the readout's rate."""
     function = layers[0].activation.function
-    if len(layers) > 1 or not isinstance(function, HermiteFunction):
+    if len(layers) > 1 or not isinstance(function, _HERMITE):
         raise NotImplementedError("A Hermite layer must be a network's only one.")
-    return hermite_pair_kernel(function, rate)
+    return hermite_pair_kernel(function.kinds, rate)

@@ -2,8 +2,8 @@
 
 On a sphere a kernel is Σ a_k ρᵏ with a_k ≥ 0, and σ = Σ c_k he_k has the CK Σ c_k² ρᵏ
 and, with both layers trained, the NTK Σ (1 + k) c_k² ρᵏ: c_k² = a_k, or a_k/(1 + k).
-Where norms vary, the c_k are those of each sample's norm, and in c_0 and c_1, in which
-most of the kernel is, neurons differ by a sign. Docs/theory.md, section 5.1.
+Where norms vary, the c_k are those of each sample's norm; `_hermite_mixture` is made
+of several such functions. Docs/theory.md, section 5.1.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TERMS = 2048
 _QUADRATURE_TERMS = 512
 # Powers of the cosine below this are left out.
 _NEGLIGIBLE = 1e-18
-# Norms this close to the range are in it: rounding of float32 is less.
+# Norms this close to the range are in it.
 _SLACK = 2e-6
 # Where norms vary, σ is a few functions of x/r with weights that depend on r: to this.
 _RANK_TOLERANCE = 1e-6
@@ -58,10 +58,7 @@ _RANK_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, repr=False)
 class HermiteFunction:
-    """σ_j(x; r) = Σ c_k(r) he_k(x/r) + s_j0 e_0(r) + s_j1 e_1(r) x/r, from a table.
-
-    For samples of norm r and neuron j, with the signs of `neuron_signs`: neurons on
-    average have the kernel Σ c_k(r) c_k(r') ρᵏ + e_0(r) e_0(r') + e_1(r) e_1(r') ρ.
+    """σ(x; r) = Σ c_k(r) he_k(x/r) for samples of norm r, evaluated from a table.
 
     Attributes
     ----------
@@ -71,8 +68,6 @@ class HermiteFunction:
         The range of r = √s_ii. Other norms have the function of the end.
     homogeneous : bool
         Whether σ(x; r) = r σ(x/r; 1) at every norm, with the one series that of r = 1.
-    signed : tuple of tuple of float
-        The e_0 and e_1 at the same nodes; empty for a single norm.
 
     Examples
     --------
@@ -86,7 +81,6 @@ class HermiteFunction:
     low: float
     high: float
     homogeneous: bool = False
-    signed: tuple[tuple[float, ...], ...] = ()
 
     @property
     def conditioned(self) -> bool:
@@ -95,48 +89,60 @@ class HermiteFunction:
 
     @cached_property
     def _factors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lines of the functions of x/r, and the Chebyshev series of their weights.
+        """Lines of the functions of x/r, and the Chebyshev series of their weights."""
+        return _factorise(continued_series(self.series))
 
-        The last columns of the series are those of `signed`.
+    @classmethod
+    def combine(
+        cls, functions: Sequence[HermiteFunction], coefficients: np.ndarray
+    ) -> list[HermiteFunction]:
+        """Linear combinations of functions for the same norms, with their tables.
+
+        Parameters
+        ----------
+        functions : sequence of HermiteFunction
+            What to combine; the series of each are evaluated once.
+        coefficients : ndarray of shape (n, len(functions))
+            A row for each combination.
+
+        Returns
+        -------
+        list of HermiteFunction
+            As many as there are rows.
         """
-
-        values = _continued(self.series)
-        if len(self.series) == 1:
-            return line_table(values), np.ones((1, 1))
-        left, sizes, right = np.linalg.svd(
-            values.reshape(len(values), -1), full_matrices=False
-        )
-        kept = sizes > _RANK_TOLERANCE * sizes[0]
-        functions = (sizes[:, None] * right)[kept].reshape(-1, *values.shape[1:])
-        columns = np.column_stack([left[:, kept], *self.signed])
-        return line_table(functions), chebyshev_coefficients(columns)
+        first = functions[0]
+        nodes = list(zip(*(each.series for each in functions), strict=True))
+        values = np.stack([continued_series(each.series) for each in functions])
+        found = []
+        for row in coefficients:
+            series = tuple(HermiteSeries.combine(node, row) for node in nodes)
+            function = cls(series, first.low, first.high)
+            # As the cached property would, from what is at hand.
+            function.__dict__["_factors"] = _factorise(np.tensordot(row, values, 1))
+            found.append(function)
+        return found
 
     @property
     def lines(self) -> np.ndarray:
         """Intercepts and slopes of k functions of t = x/r in the cells of a table.
 
-        Shape (n_rows, k, 2), rows as in `table_rows`: the part of σ(x; r) that is the
-        same for all neurons is their sum with `weights` at t.
+        Shape (n_rows, k, 2), rows as in `table_rows`: σ(x; r) is their sum with
+        `weights` at t.
         """
         return self._factors[0]
 
     def weight_series(self) -> tuple[float, float, np.ndarray]:
-        """Chebyshev series (n_terms, k + 2) in arsinh(4r), and the ends of its range.
-
-        Of the weights, and of e_0 and e_1; (1, k) for a single norm.
-        """
+        """Chebyshev series (n_terms, k) of the weights in arsinh(4r), and its ends."""
         low, high = (float(norm_coordinate(np.array(r))) for r in (self.low, self.high))
         return low, high, self._factors[1]
 
     def weights(self, norms: Array) -> Array:
-        """Weights of the functions at norms of any shape, then e_0 and e_1 if they are.
-
-        Shape (*norms.shape, k + len(signed)).
-        """
+        """Weights of the functions at norms of any shape, shape (*norms.shape, k)."""
         xp = array_namespace(norms)
         low, high, series = self.weight_series()
         place = xp.asinh(4.0 * xp.clip(norms, self.low, self.high))
-        place = (2.0 * place - low - high) / max(high - low, 1e-300)
+        # Rounding must not leave the range, where polynomials grow.
+        place = xp.clip((2.0 * place - low - high) / max(high - low, 1e-300), -1.0, 1.0)
         terms = [0.0 * place + 1.0, place]
         for _ in range(len(series) - 2):
             terms.append(2.0 * place * terms[-1] - terms[-2])
@@ -161,10 +167,7 @@ class HermiteFunction:
         return xp.clip(norms, self.low, self.high), 1.0
 
     def __call__(self, x: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
-        """Evaluate σ at x of samples of these norms (None: 1, or the largest).
-
-        Without the parts in which neurons differ.
-        """
+        """Evaluate σ at x of samples of these norms (None: 1, or the largest)."""
         size, factor = self.scales(norms)
         t = np.asarray(x, dtype=float) / size
         lines = self._lines_at(t, norms)
@@ -183,7 +186,6 @@ class HermiteFunction:
             return np.asarray(self.lines[rows, 0])
         r = np.asarray(self.high if norms is None else norms, dtype=float)
         weights = self.weights(np.broadcast_to(r, t.shape))
-        weights = weights[..., : self.lines.shape[1]]
         return np.einsum("...kl,...k->...l", self.lines[rows], weights)
 
     def at(self, norm: float) -> HermiteSeries | None:
@@ -203,8 +205,13 @@ class HermiteFunction:
         basis = norm_basis(nodes, low, high, size)
         return norm_basis(norms, low, high, size) @ np.linalg.inv(basis)
 
-    def features(self, norms: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-        """f_k and g_k with K_ij = Σ_k (f_k(r_i) f_k(r_j) + g_k(r_i) g_k(r_j)) ρᵏ.
+    @property
+    def kinds(self) -> tuple[HermiteFunction, ...]:
+        """What units there are: of one kind."""
+        return (self,)
+
+    def features(self, norms: np.ndarray, rate: float) -> np.ndarray:
+        """f_k(r) with K_ij = Σ f_k(r_i) f_k(r_j) ρᵏ, shape (n, n_terms).
 
         Parameters
         ----------
@@ -215,17 +222,11 @@ class HermiteFunction:
 
         Returns
         -------
-        ndarrays of shape (n, n_terms) and (n, 2)
+        ndarray of shape (n, n_terms)
             Exact within the range of norms; elsewhere 512 terms by quadrature.
         """
-        signed = np.zeros((len(norms), 2))
         if self.homogeneous:
-            return norms[:, None] * self._made(np.ones(1), rate), signed
-        if self.signed:
-            signed = self.weights(norms)[:, -2:]
-            # x/r has the standard deviation 1 but where the norm is not in the range.
-            size = np.clip(norms, self.low, self.high)
-            signed[:, 1] *= norms / size * np.sqrt(1.0 + rate)
+            return norms[:, None] * self._made(np.ones(1), rate)
         made = np.abs(norms - np.clip(norms, self.low, self.high)) <= _SLACK * norms
         size = self._n_terms if made.all() else max(self._n_terms, _QUADRATURE_TERMS)
         found = np.zeros((len(norms), size))
@@ -235,7 +236,7 @@ class HermiteFunction:
                 lambda s: self._measured(np.sqrt(s), rate).T, norms[~made] ** 2
             ).T
             found[~made, : other.shape[1]] = other
-        return found, signed
+        return found
 
     @property
     def _n_terms(self) -> int:
@@ -283,15 +284,6 @@ class HermiteFunction:
         return f"HermiteFunction({terms} terms, {norms})"
 
 
-def neuron_signs(width: int) -> np.ndarray:
-    """Signs s_j0 and s_j1 of the neurons, shape (2, width).
-
-    Their means, and that of their product, vanish where the width is a multiple of 4.
-    """
-    j = np.arange(width)
-    return np.where(np.stack([j // 2 % 2, j % 2]) == 0, 1.0, -1.0)
-
-
 def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
     """K_ij = r_i r_j f(ρ_ij)."""
 
@@ -313,7 +305,7 @@ def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
     return Reduction(states, argument, profiles, assemble)
 
 
-def _continued(series: Sequence[HermiteSeries]) -> np.ndarray:
+def continued_series(series: Sequence[HermiteSeries]) -> np.ndarray:
     """Values at the edges of a table up to _LIMIT, tangents beyond: (k, 2, n_edges)."""
     edges, step = cell_edges(), 1e-4
     inner = edges[edges < _LIMIT]
@@ -323,13 +315,35 @@ def _continued(series: Sequence[HermiteSeries]) -> np.ndarray:
     return np.concatenate([found[..., :-2], beyond], axis=-1)
 
 
-def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
-    """Kernel of one infinitely wide hidden layer with this function.
+def _factorise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tables of a few functions, and weights, that make those of all norms.
 
     Parameters
     ----------
-    function : HermiteFunction
-        σ.
+    values : ndarray of shape (n_norms, 2, n_edges)
+        Of one function at Chebyshev nodes of its norms, as `continued_series` gives.
+
+    Returns
+    -------
+    lines, weights : ndarrays of shape (n_rows, k, 2) and (n_norms, k)
+        The tables, and the Chebyshev series of the weights.
+    """
+    if len(values) == 1:
+        return line_table(values), np.ones((1, 1))
+    flat = values.reshape(len(values), -1)
+    left, sizes, right = np.linalg.svd(flat, full_matrices=False)
+    kept = sizes > _RANK_TOLERANCE * sizes[0]
+    functions = (sizes[:, None] * right)[kept].reshape(-1, *values.shape[1:])
+    return line_table(functions), chebyshev_coefficients(left[:, kept])
+
+
+def hermite_pair_kernel(kinds: Sequence[HermiteFunction], rate: float) -> PairKernel:
+    """Kernel of one infinitely wide hidden layer with units of these kinds.
+
+    Parameters
+    ----------
+    kinds : sequence of HermiteFunction
+        Made for the same norms; the kernel is the sum of theirs.
     rate : float
         Learning rate of the hidden layer, in units of the readout's: 0 for the CK.
 
@@ -342,37 +356,47 @@ def hermite_pair_kernel(function: HermiteFunction, rate: float) -> PairKernel:
     def states(s: np.ndarray) -> States:
         norms = np.sqrt(s)
         inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        return inverse, *function.features(norms, rate)
+        return inverse, *(kind.features(norms, rate) for kind in kinds)
 
     def diagonal(s: np.ndarray) -> np.ndarray:
-        parts = function.features(np.sqrt(s), rate)
-        return np.sum(np.concatenate(parts, axis=1) ** 2, axis=1)
+        _, *features = states(s)
+        return np.asarray(sum(np.sum(each**2, axis=1) for each in features))
 
     def entries(first: States, second: States, s12: Array) -> Array:
         xp = array_namespace(s12)
         rho = xp.clip(s12 * first[0] * second[0], -1.0, 1.0)
-        value = 0.0 * rho
-        n_terms = first[1].shape[-1]
-        largest = float(xp.max(xp.abs(rho)))
-        if largest < 1.0:
-            enough = math.log(_NEGLIGIBLE) / math.log(max(largest, 1e-9))
-            n_terms = min(n_terms, max(2, math.ceil(enough)))
-        for k in range(n_terms - 1, -1, -1):
-            value = value * rho + first[1][..., k] * second[1][..., k]
-        constant, linear = (first[2][..., k] * second[2][..., k] for k in (0, 1))
-        return value + constant + linear * rho
+        pairs = zip(first[1:], second[1:], strict=True)
+        return sum(_power_sum(f1, f2, rho) for f1, f2 in pairs)
 
     def reduce(s: np.ndarray) -> Reduction | None:
-        if function.homogeneous:
-            return _homogeneous_reduction(function.series[0], rate)
+        if kinds[0].homogeneous:
+            return _homogeneous_reduction(kinds[0].series[0], rate)
         square = common_square(s)
-        series = None if square is None else function.at(np.sqrt(square))
-        if square is None or series is None:
+        if square is None:
+            return None
+        found = [kind.at(float(np.sqrt(square))) for kind in kinds]
+        series = [each for each in found if each is not None]
+        if len(series) < len(found):
             return None
 
         def exact(_first: States, _second: States, s12: np.ndarray) -> np.ndarray:
-            return series.kernel(np.clip(s12 / square, -1.0, 1.0), rate)
+            rho = np.clip(s12 / square, -1.0, 1.0)
+            return np.asarray(sum(each.kernel(rho, rate) for each in series))
 
         return sphere_reduction(states, exact, square)
 
     return PairKernel(states, diagonal, entries, reduce)
+
+
+def _power_sum(first: Array, second: Array, rho: Array) -> Array:
+    """Σ_k f_k f'_k ρᵏ of every pair."""
+    xp = array_namespace(rho)
+    n_terms = first.shape[-1]
+    largest = float(xp.max(xp.abs(rho))) if math.prod(rho.shape) else 0.0
+    if largest < 1.0:
+        enough = math.log(_NEGLIGIBLE) / math.log(max(largest, 1e-9))
+        n_terms = min(n_terms, max(2, math.ceil(enough)))
+    value = 0.0 * rho
+    for k in range(n_terms - 1, -1, -1):
+        value = value * rho + first[..., k] * second[..., k]
+    return value

@@ -13,9 +13,11 @@ from sklearn_deq.theory._moments import hermite_terms
 from sklearn_deq.theory._rough import Rough
 
 # The tail of a kinked kernel is followed by functions with one kink, three for each
-# parity, fitted from this k on. They serve if they fit to this share.
-_FIT_FROM = 256
-_FIT = 1e-3
+# parity, fitted from some k on: later where the recurrence is weak, as the parities
+# differ for longer. They serve if they fit to this share.
+_FIT_FROM = (256, 1024)
+_LEAST_WINDOW = 256
+_FIT = 0.1
 _ORDERS = (0, 1, 2)
 # A tail is summed to here, and integrated beyond.
 _SUMMED = 2**14
@@ -50,7 +52,7 @@ class HermiteSeries:
 
     @classmethod
     def from_energies(
-        cls, energies: np.ndarray, lowest: Sequence[float] = ()
+        cls, energies: np.ndarray, sign: np.ndarray | float = 1.0
     ) -> HermiteSeries:
         """Series with c_k² = energies; its tail is that of the best fit, if one fits.
 
@@ -58,19 +60,23 @@ class HermiteSeries:
         ----------
         energies : ndarray of shape (n,)
             c_0², c_1², …; those from n on are not known.
-        lowest : sequence of float, default=()
-            c_0, c_1, … if they are to be others.
+        sign : ndarray of shape (n,) or float, default=1.0
+            Signs of the c_k relative to those of `signs`.
 
         Returns
         -------
         HermiteSeries
             The same c_k below n, and a tail.
         """
-        wanted = signs(len(energies)) * np.sqrt(energies)
-        wanted[: len(lowest)] = lowest
+        wanted = signs(len(energies)) * sign * np.sqrt(energies)
         rough = [*_fit_tail(wanted, 0), *_fit_tail(wanted, 1)]
         tail = cls((), tuple(rough)).coefficients(len(wanted))
         return cls(tuple(map(float, wanted - tail)), tuple(rough))
+
+    @classmethod
+    def from_roots(cls, roots: np.ndarray) -> HermiteSeries:
+        """Series with c_k = roots_k times the sign under which σ is tame; it ends."""
+        return cls(tuple(map(float, signs(len(roots)) * roots)))
 
     @classmethod
     def combine(
@@ -153,26 +159,34 @@ def evaluate_series(series: Sequence[HermiteSeries], t: np.ndarray) -> np.ndarra
 
 def _fit_tail(wanted: np.ndarray, parity: int) -> list[tuple[Rough, float]]:
     """Functions with one kink whose coefficients go on as the wanted ones end."""
-    size = len(wanted)
-    window = np.arange(_FIT_FROM + parity, size, 2)
-    target = wanted[window]
-    if len(window) < _FIT_FROM or not target.all():
-        return []
     best, best_error = [], _FIT
-    for order in _ORDERS:
-        functions = [Rough(order + extra, parity) for extra in (0, 2, 4)]
-        columns = np.stack([f.coefficients(size)[window] for f in functions], axis=1)
-        scales = np.abs(columns / target[:, None]).max(axis=0)
-        relative = columns / target[:, None] / scales
-        amplitudes = np.linalg.lstsq(relative, np.ones(len(window)), rcond=None)[0]
-        error = np.abs(relative @ amplitudes - 1.0).max()
-        if error < best_error:
-            best_error = error
-            best = [
-                (f, float(a))
-                for f, a in zip(functions, amplitudes / scales, strict=True)
-            ]
+    for start in _FIT_FROM:
+        window = np.arange(start + parity, len(wanted), 2)
+        if len(window) < _LEAST_WINDOW or not wanted[window].all():
+            continue
+        for order in _ORDERS:
+            functions = [Rough(order + extra, parity) for extra in (0, 2, 4)]
+            amplitudes, error = _fit(functions, wanted, window)
+            if error < best_error:
+                best_error = error
+                best = list(zip(functions, map(float, amplitudes), strict=True))
     return best
+
+
+def _fit(
+    functions: list[Rough], wanted: np.ndarray, window: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Amplitudes that fit the wanted coefficients in a window, and the largest error.
+
+    The error is relative to each coefficient.
+    """
+    target = wanted[window]
+    columns = [f.coefficients(len(wanted))[window] / target for f in functions]
+    relative = np.stack(columns, axis=1)
+    scales = np.abs(relative).max(axis=0)
+    solution = np.linalg.lstsq(relative / scales, np.ones(len(window)), rcond=None)[0]
+    amplitudes = solution / scales
+    return amplitudes, float(np.abs(relative @ amplitudes - 1.0).max())
 
 
 def _power_integral(exponent: float, start: float, rate: np.ndarray) -> np.ndarray:

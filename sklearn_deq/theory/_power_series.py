@@ -66,11 +66,11 @@ def kernel_power_series(
     """
     q = equilibrium_variance(moments, np.array([square]))
     mean = moment_means(moments, q)
-    shift = float((moments.offset * (moments.offset - 2.0 * mean))[0])
+    shift = moments.offset * (moments.offset - 2.0 * mean)
     dual = _disc_dual(moments.activation, float(q[0]))
 
     def on_disc(z: np.ndarray) -> np.ndarray:
-        return _on_disc(moments, kernel, square, float(q[0]), shift, dual, z)
+        return kernel_on_disc(moments, kernel, square, q, shift, dual, z)
 
     top = float(on_disc(np.ones(1, complex))[0].real)
     for size in _SIZES:
@@ -89,19 +89,38 @@ def kernel_power_series(
     return series[: max(1, int(np.sum(rest > _TOLERANCE * top)))]
 
 
-def _on_disc(
+def kernel_on_disc(
     moments: EquilibriumMoments,
     kernel: str,
-    square: float,
-    q: float,
-    shift: float,
+    square: float | np.ndarray,
+    q: np.ndarray,
+    shift: np.ndarray,
     dual: DiscDual,
     z: np.ndarray,
 ) -> np.ndarray:
-    """Kernel at complex cosines z, by Newton's method from a few plain steps."""
+    """Kernel at complex cosines z, by Newton's method from a few plain steps.
+
+    Parameters
+    ----------
+    moments, kernel
+        As in `kernel_power_series`.
+    square : float or array
+        Products of the norms of both samples; this and the next two broadcast with z.
+    q, shift : arrays
+        √(q_i q_j), and what the centring adds to E[φ(u)φ(v)].
+    dual : callable
+        The dual activation on the disc.
+    z : array
+        Cosines in the unit disc.
+
+    Returns
+    -------
+    array of the broadcast shape
+        The kernel.
+    """
     sa = moments.recurrent_variance
     drive = moments.input_variance * square * z + moments.bias_variance
-    rho = np.zeros_like(z)
+    rho = np.zeros_like(drive + q)
     for step in range(_MAX_STEPS):
         value, slope = dual(rho)
         change = (sa * (value + shift) + drive) / q - rho
@@ -122,16 +141,24 @@ def _disc_dual(activation: Activation, q: float) -> DiscDual:
     """Dual of φ at variances q on the disc: closed, or by its own power series."""
     slopes = homogeneous_slopes(activation)
     if slopes is not None:
-        return _HomogeneousDisc(HomogeneousDual(slopes.right, slopes.left), q)
+        return HomogeneousDisc(HomogeneousDual(slopes.right, slopes.left), q)
     return _SeriesDisc.build(activation, q)
 
 
 @dataclass(frozen=True)
-class _HomogeneousDisc:
-    """Dual of a positively homogeneous φ."""
+class HomogeneousDisc:
+    """Dual of a positively homogeneous φ.
+
+    Attributes
+    ----------
+    dual : HomogeneousDual
+        It, at variances 1.
+    q : float or array
+        √(q_i q_j), broadcasting with what it is called with.
+    """
 
     dual: HomogeneousDual
-    q: float
+    q: float | np.ndarray
 
     def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bend = (self.dual.right - self.dual.left) ** 2 / (2.0 * np.pi)
