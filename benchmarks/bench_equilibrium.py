@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from _images import load_mnist
 from _measure import HEADER, SEED, compare, parser, record, save, seconds
-from bench_mnist import load
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -269,7 +269,7 @@ def epoch_data(n: int, folder: Path | None) -> tuple[str, np.ndarray, np.ndarray
     if folder is None:
         X, y = make_gaussian_mixture(n, N_FEATURES, random_state=SEED)
         return "mixture", X.astype(np.float32), y
-    X, y = (array[:n] for array in load(folder))
+    X, y = (array[:n] for array in load_mnist(folder))
     X = X - X.mean(axis=0)
     return "MNIST", (X / X.std()).astype(np.float32), y
 

@@ -31,7 +31,7 @@ _NORM_TOLERANCE = 2e-9
 # As many kinds as this error of the kernel between different norms needs, at this
 # cosine: closer to 1 kernels of kinked activations need more terms, not more kinds.
 _MOST_KINDS = 8
-_TOLERANCE = 1e-6
+_TOLERANCE = 5e-7
 _COSINE = 0.9
 # All kinds but the first have so many terms, and less and less of them in the last
 # half: a sum that ends at once would be wild beyond a few standard deviations.
@@ -55,7 +55,7 @@ class HermiteMixture:
     >>> moments = equilibrium_moments("tanh")
     >>> match = solve_match(moments, architecture="hermite", norms=(0.8, 1.2))
     >>> match.layers[0].activation.function
-    HermiteMixture(2 kinds of units, norms 0.8 to 1.2)
+    HermiteMixture(3 kinds of units, norms 0.8 to 1.2)
     """
 
     kinds: tuple[HermiteFunction, ...]
