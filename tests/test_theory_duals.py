@@ -1,5 +1,8 @@
 """Dual activations: the methods against each other and against what must hold."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +10,23 @@ from numpy.testing import assert_allclose
 
 from sklearn_deq import Activation
 from sklearn_deq.exceptions import SolverWarning
-from sklearn_deq.theory import ACTIVATIONS, ThreePiece, dual_activation
+from sklearn_deq.theory import (
+    ACTIVATIONS,
+    ThreePiece,
+    dual_activation,
+    equilibrium_moments,
+    lipschitz_constant,
+)
 from sklearn_deq.theory._dual_methods import dual_on_grid, plane_expectation
+from sklearn_deq.theory._dual_partials import dual_partials
 from sklearn_deq.theory._moments import (
     differentiate,
+    gaussian_rule,
     hermite_coefficients,
     mean_squared_derivative,
     spread_moments,
 )
+from tests.quadrature import plane_dual
 
 CLOSED = [name for name, phi in ACTIVATIONS.items() if phi.dual is not None]
 ANGLES = np.array([0.0, 1e-6, 1e-3, 0.1, 0.7, np.pi / 2, 2.5, 3.1, np.pi])
@@ -94,7 +106,7 @@ def test_table_holds_over_the_whole_range_of_norms(name):
 
 @pytest.mark.parametrize("name", ["tanh", "silu", "sigmoid", "softplus"])
 def test_series_equals_plane_quadrature(name):
-    phi = ACTIVATIONS[name]
+    phi = _stripped(name)
     q = np.array([0.3, 1.2])
     series = dual_on_grid(phi, q, q, ANGLES)
     for k, angle in enumerate(ANGLES):
@@ -146,7 +158,7 @@ def test_three_piece_dual_equals_quadrature():
         angles = np.array([0.1, 1.0, 2.0, 3.0])
         c = np.sqrt(q1 * q2) * np.cos(angles)
         for derivative in (False, True):
-            expected = dual_on_grid(
+            expected = plane_dual(
                 plain, np.array([q1]), np.array([q2]), angles, derivative
             )[0, 0]
             found = sigma.dual(np.array(q1), np.array(q2), c, derivative)
@@ -178,3 +190,143 @@ def test_bad_arguments():
         dual_activation("relu", 1.0, 1.0, 1.1)
     with pytest.raises(ValueError, match="Did you mean 'relu'"):
         dual_activation("rleu", 1.0, 1.0, 0.0)
+    with pytest.raises(ValueError, match="q1 contains NaN or infinity"):
+        dual_activation("relu", np.inf, 1.0, 0.0)
+    with pytest.raises(ValueError, match="c contains NaN or infinity"):
+        dual_activation("relu", 1.0, 1.0, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(math.tanh, "np.tanh, not math.tanh"), (lambda x: 1.0, "returns shape")],
+)
+def test_functions_must_be_elementwise(function, message):
+    with pytest.raises(ValueError, match=message):
+        dual_activation(function, 1.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu", "softplus"])
+def test_mixtures_are_exact_at_any_variance(name):
+    """Where neither Mehler's series nor a table converges, at ρ = ±1."""
+    phi = ACTIVATIONS[name]
+    for q in (1e-4, 30.0, 1e5):
+        rule = gaussian_rule(np.array([q]))
+        for sign in (1.0, -1.0):
+            for derivative in (False, True):
+                f = phi.derivative if derivative else phi.function
+                expected = rule.mean(f(rule.u) * f(sign * rule.u))[0]
+                found = dual_activation(phi, q, q, sign * q, derivative=derivative)
+                scale = rule.mean(f(rule.u) ** 2)[0]
+                assert_allclose(found, expected, rtol=0, atol=3e-11 * scale)
+
+
+def _bent(x):
+    """Smooth but for a slope that jumps at 0.5."""
+    return np.tanh(x) + 0.3 * np.abs(x - 0.5)
+
+
+def _hard_swish(x):
+    """Slope and curvature jump at −3 and 3."""
+    return x * np.clip(x + 3.0, 0.0, 6.0) / 6.0
+
+
+def _shifted_elu(x):
+    """All derivatives but the first jump at −1."""
+    return np.where(x > -1.0, x + 1.0, np.expm1(np.minimum(x + 1.0, 0.0)))
+
+
+KINKED = [(_bent, (0.5,)), (_hard_swish, (-3, 3)), (_shifted_elu, (-1,))]
+
+
+@pytest.mark.parametrize(("function", "kinks"), KINKED)
+@pytest.mark.parametrize("derivative", [False, True])
+def test_kinks_away_from_zero(function, kinks, derivative):
+    """Also where both kinks nearly meet: equal variances and ρ near ±1."""
+    phi = Activation(function, kinks=kinks)
+    q = np.array([0.4, 1.0, 1.002, 2.0])
+    angles = np.array([0.0, 1e-6, 1e-2, 0.7, 2.4, np.pi])
+    found = dual_activation(
+        phi,
+        q[:, None, None],
+        q[:, None],
+        _covariances(q, angles),
+        derivative=derivative,
+    )
+    expected = plane_dual(phi, q, q, angles, derivative)
+    assert_allclose(found, expected, atol=1e-9 * expected.max())
+
+
+def test_a_jump_is_refused_where_a_derivative_is_needed():
+    sign = Activation(np.sign, kinks=(0.0,))
+    step = Activation(lambda x: np.where(x > 0.3, x, 0.0), kinks=(0.3,))
+    # The arc-sine law.
+    assert_allclose(dual_activation(sign, 1.0, 4.0, 1.0), 1 / 3, atol=1e-12)
+    expected = plane_dual(step, np.array([1.0]), np.array([2.0]), np.array([0.8]))
+    found = dual_activation(step, 1.0, 2.0, np.sqrt(2.0) * np.cos(0.8))
+    assert_allclose(found, expected[0, 0, 0], atol=1e-9)
+    for phi in (sign, step):
+        for needs_a_derivative in (
+            equilibrium_moments,
+            lipschitz_constant,
+            lambda phi: dual_activation(phi, 1.0, 1.0, 0.5, derivative=True),
+        ):
+            with pytest.raises(ValueError, match="jumps by"):
+                needs_a_derivative(phi)
+
+
+@pytest.mark.parametrize("hidden", [lambda x: np.abs(x - 0.3), lambda x: np.abs(x)])
+def test_the_error_of_a_poor_table_is_honest(hidden):
+    """Half a decade of room: it is measured at a few points."""
+    phi = Activation(lambda x: hidden(x) + np.sin(x))
+    q = np.array([0.5, 1.1, 2.0])
+    angles = np.array([0.05, 0.3, 1.0, 2.0, 3.0])
+    with pytest.warns(SolverWarning, match="relative error of") as caught:
+        found = dual_activation(
+            phi, q[:, None, None], q[:, None], _covariances(q, angles)
+        )
+    stated = float(re.search(r"error of (\S+)", str(caught[0].message))[1])
+    kink = (0.3,) if hidden(0.3) == 0 else (0.0,)
+    exact = plane_dual(Activation(phi.function, kinks=kink), q, q, angles)
+    scale = _scales(phi, q, False)
+    error = np.abs(found - exact) / scale[:, None, None] / scale[:, None]
+    assert error.max() < 3.0 * stated
+
+
+PARTIALS = {
+    **{name: phi for name, phi in ACTIVATIONS.items() if name != "elu"},
+    "hard_tanh": Activation(lambda x: np.clip(x, -0.5, 1.0) + 0.2, kinks=(-0.5, 1.0)),
+    "bent": Activation(_bent, kinks=(0.5,)),
+    "hard_swish": Activation(_hard_swish, kinks=(-3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", PARTIALS)
+def test_partials_are_derivatives(name):
+    phi = PARTIALS[name]
+    q1, q2 = np.array([0.4, 1.0, 2.0])[:, None], np.array([1.5, 0.7, 2.0])[:, None]
+    angle = np.array([0.3, 1.2, 2.5])
+    found = dual_partials(phi, q1, q2, angle)
+
+    def at(steps, derivative):
+        first, second = q1 * np.exp(steps[0]), q2 * np.exp(steps[1])
+        c = np.sqrt(first * second) * np.cos(angle + steps[2])
+        # With both ends of the range: one table for all.
+        return dual_activation(phi, first, second, c, derivative=derivative)
+
+    def slope(axis, derivative, step=1e-3):
+        unit = step * np.eye(3)[axis]
+        near = at(unit, derivative) - at(-unit, derivative)
+        far = at(2 * unit, derivative) - at(-2 * unit, derivative)
+        return (8 * near - far) / (12 * step)
+
+    # Differences err by step⁴ and by 1e-13/step.
+    settings = {"rtol": 1e-7, "atol": 1e-8}
+    assert_allclose(found.value, at(np.zeros(3), False), atol=1e-11)
+    assert_allclose(found.slope, at(np.zeros(3), True), atol=1e-10)
+    assert_allclose(found.value_log1, slope(0, False), **settings)
+    assert_allclose(found.value_log2, slope(1, False), **settings)
+    assert_allclose(found.slope_log1, slope(0, True), **settings)
+    assert_allclose(found.slope_log2, slope(1, True), **settings)
+    assert_allclose(found.slope_angle, slope(2, True), **settings)
+    ends = dual_partials(phi, np.zeros(3), np.ones(3), np.array([0.0, 1.0, np.pi]))
+    assert all(np.isfinite(part).all() for part in vars(ends).values())

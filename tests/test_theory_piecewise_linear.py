@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose
 from sklearn_deq import Activation
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.theory import ThreePiece, dual_activation
-from sklearn_deq.theory._dual_methods import dual_on_grid
 from sklearn_deq.theory._piecewise_linear import piecewise_linear_dual
+from tests.quadrature import plane_dual
 
 
 def clip(x):
@@ -33,7 +33,7 @@ def test_against_quadrature_in_the_plane(function, kinks, derivative):
     found = dual_activation(
         phi, q[:, None, None], q[:, None], covariance, derivative=derivative
     )
-    expected = dual_on_grid(phi, q, q, angles, derivative)
+    expected = plane_dual(phi, q, q, angles, derivative)
     # Differences of the function for φ' are good to 1e-12.
     assert_allclose(found, expected, atol=1e-11)
 

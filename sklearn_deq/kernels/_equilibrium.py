@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_deq.kernels._gram import gram
-from sklearn_deq.kernels._samples import Samples, check_samples
+from sklearn_deq.kernels._samples import Samples, check_range, check_samples
 from sklearn_deq.theory import Activation, equilibrium_kernel, equilibrium_moments
 from sklearn_deq.theory._equilibrium_gradient import VARIANCES, equilibrium_gradient
 
@@ -252,4 +252,6 @@ def deq_kernel_diag(
     )
     squares = Samples.build(X, normalize).squares
     diagonal = equilibrium_kernel(moments, kernel).diagonal(squares)
-    return diagonal.astype(X.dtype if dtype is None else dtype)
+    out_dtype = np.dtype(X.dtype if dtype is None else dtype)
+    check_range(diagonal, out_dtype)
+    return diagonal.astype(out_dtype)

@@ -18,6 +18,7 @@ import torch
 from sklearn_deq.kernels._samples import (
     Samples,
     check_memory,
+    check_range,
     check_samples,
     resolve_device,
 )
@@ -74,9 +75,12 @@ def gram(
         right = Samples.build(Y, normalize)
     shape = len(left.squares), len(right.squares)
     diagonal = kernel.diagonal(left.squares)
+    check_range(diagonal, out_dtype)
     # A leading axis of outputs, if the kernel has one.
     out_shape = (*diagonal.shape[:-1], *shape)
     check_memory(out_shape, out_dtype, max_memory)
+    if Y is not None:
+        check_range(kernel.diagonal(right.squares), out_dtype)
     squares = np.concatenate([left.squares, right.squares])
     fast = fastest(kernel, squares, math.prod(shape))
     rows = _Side.build(fast, left, place)

@@ -124,6 +124,16 @@ def check_memory(
         )
 
 
+def check_range(diagonal: np.ndarray, dtype: np.dtype) -> None:
+    """Raise a ValueError if entries of the diagonal are beyond the dtype."""
+    largest = float(np.abs(diagonal).max())
+    if largest > float(np.finfo(dtype).max):
+        raise ValueError(
+            f"The kernel has entries up to {largest:.3g}, beyond {dtype}: set "
+            "dtype='float64', scale the features down, or set normalize=True."
+        )
+
+
 def resolve_device(device: str) -> torch.device:
     """Return the torch device of a name; "auto" takes a GPU where there is one."""
     if device == "auto":

@@ -8,7 +8,6 @@ from sklearn_deq.theory._activations import (
     ACTIVATIONS,
     Activation,
     get_activation,
-    lipschitz_constant,
 )
 from sklearn_deq.theory._depth import DepthResult, minimal_depth
 from sklearn_deq.theory._duals import dual_activation
@@ -27,6 +26,7 @@ from sklearn_deq.theory._explicit import (
     explicit_pair_kernel,
 )
 from sklearn_deq.theory._families import ARCHITECTURES
+from sklearn_deq.theory._lipschitz import lipschitz_constant
 from sklearn_deq.theory._matching import MatchResult, solve_match
 from sklearn_deq.theory._pairs import PairKernel, Reduction
 from sklearn_deq.theory._rounded import RoundedPiece

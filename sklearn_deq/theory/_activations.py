@@ -87,10 +87,35 @@ class Activation:
                 f"kinks must be a tuple of finite numbers, got {self.kinks!r}."
             )
         object.__setattr__(self, "kinks", kinks)
+        for field in ("function", "derivative"):
+            if getattr(self, field) is not None:
+                _check_elementwise(getattr(self, field), field)
 
     def __str__(self) -> str:
         """Name of the activation, or that of its function."""
         return self.name or str(getattr(self.function, "__name__", "activation"))
+
+
+def _check_elementwise(function: ArrayFunction, field: str) -> None:
+    """Raise a ValueError unless an array gives an array of numbers of its shape."""
+    points = np.array([[-1.5, -0.25], [0.5, 2.0]])
+    advice = (
+        f"{field} must take a NumPy array and return one number for each element (say "
+        "np.tanh, not math.tanh; np.full_like(x, 1.0), not 1.0)"
+    )
+    try:
+        with np.errstate(all="ignore"):
+            values = np.asarray(function(points), dtype=float)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{advice}; {function!r} fails on one: {error}. np.vectorize makes an "
+            "elementwise function of one of numbers."
+        ) from error
+    if values.shape != points.shape:
+        raise ValueError(
+            f"{advice}; {function!r} returns shape {values.shape} for an array of "
+            f"shape {points.shape}."
+        )
 
 
 def _identity(x: Array) -> Array:
@@ -202,7 +227,7 @@ ACTIVATIONS: dict[str, Activation] = {
             kinks=(0.0,),
             torch_function="torch.relu",
             name="relu",
-            dual=closed_forms.relu_dual,
+            dual=closed_forms.HomogeneousDual(1.0, 0.0),
         ),
         Activation(
             _leaky_relu,
@@ -217,6 +242,7 @@ ACTIVATIONS: dict[str, Activation] = {
             _tanh_derivative,
             torch_function="torch.tanh",
             name="tanh",
+            dual=closed_forms.tanh_dual,
         ),
         Activation(
             _erf,
@@ -237,6 +263,7 @@ ACTIVATIONS: dict[str, Activation] = {
             _silu_derivative,
             torch_function="torch.nn.functional.silu",
             name="silu",
+            dual=closed_forms.silu_dual,
         ),
         Activation(
             _elu,
@@ -246,12 +273,19 @@ ACTIVATIONS: dict[str, Activation] = {
             name="elu",
         ),
         # torch's softplus turns linear at 20 (error 2e-9): _softplus is exact.
-        Activation(_softplus, _sigmoid, torch_function=_softplus, name="softplus"),
+        Activation(
+            _softplus,
+            _sigmoid,
+            torch_function=_softplus,
+            name="softplus",
+            dual=closed_forms.softplus_dual,
+        ),
         Activation(
             _sigmoid,
             _sigmoid_derivative,
             torch_function="torch.sigmoid",
             name="sigmoid",
+            dual=closed_forms.sigmoid_dual,
         ),
         Activation(
             _sin,
@@ -265,7 +299,7 @@ ACTIVATIONS: dict[str, Activation] = {
             _one,
             torch_function=_identity,
             name="identity",
-            dual=closed_forms.identity_dual,
+            dual=closed_forms.HomogeneousDual(1.0, 1.0),
         ),
     )
 }
@@ -315,50 +349,3 @@ def get_activation(activation: str | Activation | ArrayFunction) -> Activation:
         "activation must be a name, a sklearn_deq.Activation or a callable, "
         f"got {activation!r}."
     )
-
-
-# Where φ' is looked for: dense where activations bend, then ever coarser.
-_SLOPE_POINTS = np.concatenate(
-    [np.linspace(0.0, 20.0, 20_001), np.geomspace(20, 1e6)[1:]]
-)
-
-
-def lipschitz_constant(activation: str | Activation | ArrayFunction) -> float:
-    """Largest |φ'|: a wide DEQ is stable where σ_a² is below its inverse square.
-
-    Parameters
-    ----------
-    activation : str, Activation or callable
-        φ.
-
-    Returns
-    -------
-    float
-        The largest slope between neighbours of a grid of 20,000 points on either side,
-        out to a million; to about 1e-7 for the built-in activations.
-
-    Raises
-    ------
-    ValueError
-        If φ grows faster than linearly.
-
-    Examples
-    --------
-    >>> from sklearn_deq.theory import lipschitz_constant
-    >>> round(lipschitz_constant("gelu"), 3)
-    1.129
-    """
-    phi = get_activation(activation)
-    points = np.concatenate([-_SLOPE_POINTS[:0:-1], _SLOPE_POINTS])
-    with np.errstate(all="ignore"):
-        values = np.asarray(phi.function(points), dtype=float)
-        slopes = np.abs(np.diff(values) / np.diff(points))
-    inner = np.abs(points[1:]) <= 20.0
-    steepest = float(slopes[inner].max())
-    outer = slopes[~inner].max()
-    if not np.isfinite(outer) or outer > 2.0 * steepest:
-        raise ValueError(
-            f"{phi} has no largest slope: it grows faster than linearly. Give "
-            "recurrent_variance_bounds yourself."
-        )
-    return max(steepest, float(outer))

@@ -1,7 +1,7 @@
 """Dual activations without a closed form: Mehler's series, and plane quadrature.
 
 Both run on the host in float64. The series serves smooth φ at moderate variances; the
-quadrature, split at the kinks, everything else.
+quadrature everything else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._moments import (
     composite_rule,
     differentiate,
+    gaussian_rule,
+    graded_breaks,
     hermite_coefficients,
 )
 
@@ -23,7 +25,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 # Mehler's series: terms tried at first and at most, and the share of Σ k h_k² that
 # its last quarter may hold.
 _FIRST_TERMS = 64
-_MOST_TERMS = 1024
+_MOST_TERMS = 4096
 _SERIES_TOLERANCE = 1e-16
 # Outer limit and nodes per panel of the quadrature in the plane.
 _PLANE_LIMIT = 10.0
@@ -42,7 +44,7 @@ def dual_on_grid(
     Parameters
     ----------
     activation : Activation
-        φ.
+        φ, smooth or with a kink at 0; with others see `_spline_remainder`.
     q1, q2 : ndarrays of shape (n1,) and (n2,)
         Variances.
     angles : ndarray of shape (n_angles,)
@@ -55,26 +57,19 @@ def dual_on_grid(
     ndarray of shape (n1, n2, n_angles)
         The dual, to about 1e-15 of its largest value.
     """
+    if activation.dual is not None:
+        first, second = q1[:, None, None], q2[None, :, None]
+        c = np.sqrt(first) * np.sqrt(second) * np.cos(angles)
+        return np.asarray(activation.dual(first, second, c, derivative))
     function: Function = activation.function
     if derivative:
         function = partial(differentiate, activation)
-    largest = float(max(q1.max(), q2.max()))
     if not activation.kinks:
-        n_terms = series_length(activation, largest)
+        n_terms = series_length(activation, float(max(q1.max(), q2.max())))
         if n_terms is not None:
             return _series(function, q1, q2, angles, n_terms)
-    kinks = activation.kinks
-    if all(kink == 0.0 for kink in kinks):
-        planes = [plane_expectation(function, kinks, q1, q2, a) for a in angles]
-        return np.stack(planes, axis=-1)
-    # Kinks elsewhere lie at different places for each variance: pair by pair.
-    out = np.empty((q1.size, q2.size, angles.size))
-    for i, j in np.ndindex(q1.size, q2.size):
-        out[i, j] = [
-            plane_expectation(function, kinks, q1[[i]], q2[[j]], a)[0, 0]
-            for a in angles
-        ]
-    return out
+    planes = [plane_expectation(function, activation.kinks, q1, q2, a) for a in angles]
+    return np.stack(planes, axis=-1)
 
 
 def series_length(activation: Activation, q: float) -> int | None:
@@ -101,6 +96,25 @@ def _series(
     second = hermite_coefficients(function, (), q2, n_terms)
     powers = np.cos(angles) ** np.arange(n_terms)[:, None]
     return np.einsum("ik,jk,ka->ija", first, second, powers, optimize=True)
+
+
+def quadrature_error(activation: Activation, q: np.ndarray) -> float:
+    """How two rules differ in E[φ (1 + ξ)], relative: if a kink is not declared."""
+    rule = gaussian_rule(q, activation.kinks)
+    # Without a break at 0, and with others elsewhere.
+    breaks = 0.9 * graded_breaks(float(np.sqrt(q.max())))
+    breaks = np.delete(breaks, breaks.size // 2)
+    kinks = np.divide.outer(activation.kinks, np.sqrt(q)).ravel()
+    inside = kinks[np.abs(kinks) < breaks[-1]]
+    x, weights = composite_rule(np.union1d(breaks, inside), _PLANE_NODES)
+    weights = weights * np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi)
+    with np.errstate(all="ignore"):
+        values = np.asarray(activation.function(np.sqrt(q)[:, None] * x), dtype=float)
+        found = values @ (weights * (1.0 + x))
+        expected = np.asarray(activation.function(rule.u), dtype=float)
+        size = np.sqrt(rule.mean(expected**2))
+        difference = np.abs(found - rule.mean(expected * (1.0 + rule.x)))
+        return float(np.max(difference / np.maximum(size, 1e-300)))
 
 
 def plane_expectation(

@@ -1,12 +1,14 @@
 """Derivatives of dual activations in the variances and in the angle.
 
-With E[φ(u)φ(v)] as a function of log q1, log q2 and θ = arccos ρ no derivative of φ is
-taken, and nothing is singular where ρ = ±1. For the gradients of kernels.
+With H = E[φ(u)φ(v)] and Ḋ = E[φ'(u)φ'(v)] in log q1, log q2 and θ = arccos ρ, nothing
+is singular where ρ = ±1. A dual in closed form has a method ``log_partials`` of
+(q1, q2, θ) that gives ∂H/∂log q1, ∂Ḋ/∂log q1 and ∂Ḋ/∂θ; others are tabulated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from math import pi
 from typing import Any
 
@@ -16,15 +18,17 @@ from numpy.polynomial import chebyshev
 
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._chebyshev import clenshaw
-from sklearn_deq.theory._closed_forms import HomogeneousDual
+from sklearn_deq.theory._closed_forms import MixtureDual
 from sklearn_deq.theory._duals import (
+    FEW_ENTRIES,
     PairCoefficients,
+    closed_dual,
     dual_scale,
     dual_table,
     norm_range,
+    spline_of,
     to_numpy,
 )
-from sklearn_deq.theory._homogeneous import Slopes, homogeneous_slopes
 from sklearn_deq.theory._moments import (
     mean_squared_derivative,
     spread_moments,
@@ -77,42 +81,46 @@ def dual_partials(
     DualPartials
         On the array namespace of the angle.
     """
-    slopes = homogeneous_slopes(activation)
-    if slopes is not None:
-        return _homogeneous_partials(slopes, q1, q2, angle)
-    return _tabulated_partials(activation, q1, q2, angle)
+    dual = closed_dual(activation)
+    # A mixture has hundreds of terms: tables are faster, where they are accurate.
+    many = isinstance(dual, MixtureDual) and math.prod(angle.shape) > FEW_ENTRIES
+    if many or not hasattr(dual, "log_partials"):
+        partials = _tabulated_partials(activation, q1, q2, angle)
+        if partials is not None:
+            return partials
+    return _closed_partials(dual, q1, q2, angle)
 
 
-def _homogeneous_partials(
-    slopes: Slopes, q1: Array, q2: Array, angle: Array
-) -> DualPartials:
+def _closed_partials(dual: Any, q1: Array, q2: Array, angle: Array) -> DualPartials:
+    """Partials of a dual with ``log_partials``, which has those of one side."""
     xp = array_namespace(angle)
-    dual = HomogeneousDual(slopes.right, slopes.left)
-    one, rho = xp.ones_like(angle), xp.cos(angle)
-    value = xp.sqrt(q1 * q2) * dual(one, one, rho)
-    nothing = xp.zeros_like(value)
+    c = xp.sqrt(q1 * q2) * xp.cos(angle)
+    value_log1, slope_log1, slope_angle = dual.log_partials(q1, q2, angle)
+    value_log2, slope_log2, _ = dual.log_partials(q2, q1, angle)
     return DualPartials(
-        value=value,
-        slope=dual(one, one, rho, derivative=True) + nothing,
-        value_log1=0.5 * value,
-        value_log2=0.5 * value,
-        slope_log1=nothing,
-        slope_log2=nothing,
-        slope_angle=nothing - (slopes.right - slopes.left) ** 2 / (2.0 * pi),
+        value=dual(q1, q2, c),
+        slope=dual(q1, q2, c, derivative=True),
+        value_log1=value_log1,
+        value_log2=value_log2,
+        slope_log1=slope_log1,
+        slope_log2=slope_log2,
+        slope_angle=slope_angle,
     )
 
 
 def _tabulated_partials(
     activation: Activation, q1: Array, q2: Array, angle: Array
-) -> DualPartials:
-    """Differentiate the Chebyshev series of the tables."""
+) -> DualPartials | None:
+    """Differentiate the Chebyshev series of the tables; None: they are not accurate."""
     norms = [np.sqrt(to_numpy(q)) for q in (q1, q2)]
     low, high = norm_range(np.concatenate([n.ravel() for n in norms]), widen=True)
     t = (2.0 / pi) * angle - 1.0
 
-    def series(derivative: bool) -> tuple[Array, ...]:
+    def series(derivative: bool) -> tuple[Array, ...] | None:
         """Value, and its derivatives in log q1, log q2 and the angle."""
         table = dual_table(activation, low, high, derivative)
+        if table is None:
+            return None
         sides = [
             _features(activation, table.basis, (low, high), n, derivative)
             for n in norms
@@ -129,11 +137,28 @@ def _tabulated_partials(
             clenshaw(PairCoefficients(bent, first, second), t),
         )
 
-    value, value_log1, value_log2, _ = series(False)
-    slope, slope_log1, slope_log2, slope_angle = series(True)
-    return DualPartials(
-        value, slope, value_log1, value_log2, slope_log1, slope_log2, slope_angle
+    values, slopes = series(False), series(True)
+    if values is None or slopes is None:
+        return None
+    found = DualPartials(
+        value=values[0],
+        slope=slopes[0],
+        value_log1=values[1],
+        value_log2=values[2],
+        slope_log1=slopes[1],
+        slope_log2=slopes[2],
+        slope_angle=slopes[3],
     )
+    spline = spline_of(activation, high)
+    if spline is None:
+        return found
+    rest = _closed_partials(spline, q1, q2, angle)
+    return DualPartials(
+        *(getattr(found, name) + getattr(rest, name) for name in _NAMES)
+    )
+
+
+_NAMES = tuple(field.name for field in fields(DualPartials))
 
 
 def _like(other: Array, value: np.ndarray) -> Array:

@@ -7,9 +7,10 @@ dual is smooth, for kinked φ too. See docs/theory.md, section 2.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,11 +24,14 @@ from sklearn_deq.theory._chebyshev import (
     chebyshev_nodes,
     clenshaw,
     last_coefficients,
-    sufficient_size,
 )
-from sklearn_deq.theory._closed_forms import HomogeneousDual, correlation
-from sklearn_deq.theory._dual_methods import dual_on_grid
+from sklearn_deq.theory._closed_forms import HomogeneousDual, MixtureDual, correlation
+from sklearn_deq.theory._dual_methods import (
+    dual_on_grid,
+    quadrature_error,
+)
 from sklearn_deq.theory._homogeneous import homogeneous_slopes
+from sklearn_deq.theory._jumps import check_continuous
 from sklearn_deq.theory._moments import mean_squared_derivative, spread_moments
 from sklearn_deq.theory._norms import (
     along_norms,
@@ -36,6 +40,8 @@ from sklearn_deq.theory._norms import (
     norm_nodes,
 )
 from sklearn_deq.theory._piecewise_linear import piecewise_linear_dual
+from sklearn_deq.theory._spline_dual import SplineDual, spline_dual
+from sklearn_deq.theory._spline_remainder import SplineRemainder
 
 Array = Any
 # A dual activation whose variances are fixed: (c, derivative) -> value.
@@ -44,7 +50,17 @@ DualFunction = Callable[..., Array]
 # Relative size of the last coefficients of a table, and at which it is warned of.
 _TOLERANCE = 1e-13
 _POOR = 1e-9
-_NORM_SIZES = (4, 8, 12, 16, 24, 32, 48)
+# An activation's own dual serves where a table is worse than this.
+_GOOD = 1e-11
+# For as few entries a table does not pay, where there is an exact dual.
+FEW_ENTRIES = 2000
+# Sizes of a table where none is accurate.
+_ROUGH_NORMS, _ROUGH_ANGLES = 12, 48
+# Terms of a series while sizes are looked for.
+_FEW_TERMS = 512
+# The error of quadrature in the plane over that in one variable, at most.
+_PLANE_FACTOR = 30.0
+_NORM_SIZES = (4, 8, 12, 16, 24, 32, 48, 64)
 _ANGLE_SIZES = (24, 48, 96, 192)
 # Tables are built for ranges of norms rounded outwards to this grid (in
 # `norm_coordinate`), so that nearby data share them.
@@ -81,7 +97,7 @@ def dual_activation(
     Raises
     ------
     ValueError
-        If a variance is negative, or |c| exceeds √(q1 q2).
+        If an argument is not finite, a variance is negative, or |c| exceeds √(q1 q2).
 
     Notes
     -----
@@ -100,6 +116,12 @@ def dual_activation(
     if not xp.isdtype(c.dtype, "real floating"):
         c = xp.astype(c, xp.float64)
     q1, q2 = (xp.asarray(q, dtype=c.dtype, device=device(c)) for q in (q1, q2))
+    for name, value in (("q1", q1), ("q2", q2), ("c", c)):
+        if not bool(xp.all(xp.isfinite(value))):
+            raise ValueError(
+                f"{name} contains NaN or infinity (in {c.dtype}): variances and "
+                "covariances must be finite."
+            )
     if bool(xp.any(q1 < 0)) or bool(xp.any(q2 < 0)):
         raise ValueError("The variances q1 and q2 must be nonnegative.")
     slack = 1.0 + 16.0 * xp.finfo(c.dtype).eps
@@ -115,19 +137,26 @@ def dual_function(activation: Activation, q1: Array, q2: Array) -> DualFunction:
     The variances broadcast against each other and against every later c. What depends
     on them alone is computed once, here or at first use.
     """
+    dual = closed_dual(activation)
+    if dual is None or isinstance(dual, MixtureDual):
+        return TabulatedDual(activation, q1, q2)
+    return partial(dual, q1, q2)
+
+
+def closed_dual(activation: Activation) -> Callable[..., Array] | None:
+    """Closed form ``dual(q1, q2, c, derivative)``: given, or found out; or None."""
     if activation.dual is not None:
-        return partial(activation.dual, q1, q2)
+        return activation.dual
     slopes = homogeneous_slopes(activation)
     if slopes is not None:
-        return partial(HomogeneousDual(slopes.right, slopes.left), q1, q2)
-    pieces = piecewise_linear_dual(activation)
-    if pieces is not None:
-        return partial(pieces, q1, q2)
-    return TabulatedDual(activation, q1, q2)
+        return HomogeneousDual(slopes.right, slopes.left)
+    return piecewise_linear_dual(activation)
 
 
 class TabulatedDual:
     """A dual activation evaluated from tables, on the namespace of its arguments.
+
+    Where no table is accurate the activation's own dual serves, if it has one.
 
     Parameters
     ----------
@@ -142,19 +171,30 @@ class TabulatedDual:
         self.q1, self.q2 = q1, q2
         self._norms = tuple(np.sqrt(to_numpy(q)) for q in (q1, q2))
         self._range = norm_range(np.concatenate([n.ravel() for n in self._norms]))
+        self._spline = spline_of(activation, self._range[1])
         # (coefficients in θ, features of q1, features of q2) for φ and for φ'.
         self._parts: dict[bool, tuple[Array, Array, Array]] = {}
 
     def __call__(self, c: Array, derivative: bool = False) -> Array:
         """E[φ(u)φ(v)], or E[φ'(u)φ'(v)] with derivative."""
-        xp = array_namespace(c)
-        core, first, second = self._prepare(c, derivative)
-        t = (2.0 / np.pi) * xp.acos(correlation(self.q1, self.q2, c)) - 1.0
-        return clenshaw(PairCoefficients(core, first, second), t)
-
-    def _prepare(self, c: Array, derivative: bool) -> tuple[Array, Array, Array]:
-        if derivative not in self._parts:
+        exact = isinstance(self.activation.dual, MixtureDual)
+        table = None
+        if not (exact and math.prod(c.shape) <= FEW_ENTRIES):
             table = dual_table(self.activation, *self._range, derivative)
+        if table is None:
+            return self.activation.dual(self.q1, self.q2, c, derivative)  # type: ignore[misc]
+        xp = array_namespace(c)
+        core, first, second = self._prepare(table, c, derivative)
+        t = (2.0 / np.pi) * xp.acos(correlation(self.q1, self.q2, c)) - 1.0
+        value = clenshaw(PairCoefficients(core, first, second), t)
+        if self._spline is not None:
+            value = value + self._spline(self.q1, self.q2, c, derivative)
+        return value
+
+    def _prepare(
+        self, table: DualTable, c: Array, derivative: bool
+    ) -> tuple[Array, Array, Array]:
+        if derivative not in self._parts:
             xp = array_namespace(c)
             parts = [table.core]
             for norms in self._norms:
@@ -166,6 +206,11 @@ class TabulatedDual:
             )
             self._parts[derivative] = core, first, second
         return self._parts[derivative]
+
+
+def spline_of(activation: Activation, high: float) -> SplineDual | None:
+    """Spline that tables up to a norm coordinate leave out, if any."""
+    return spline_dual(activation, (np.sinh(high) / 4.0) ** 2)
 
 
 @dataclass(frozen=True)
@@ -188,7 +233,7 @@ class PairCoefficients:
 
 
 @dataclass(frozen=True)
-class _DualTable:
+class DualTable:
     """Dual over √(E φ(u)² E φ(v)²) as a Chebyshev series in the angle.
 
     Attributes
@@ -254,16 +299,19 @@ def dual_scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.nd
 
 def dual_table(
     activation: Activation, low: float, high: float, derivative: bool
-) -> _DualTable:
+) -> DualTable | None:
     """Table for a range of norms, remembered where the activation can be hashed.
 
-    Warns every time of a table that is not accurate, remembered or not.
+    None if it is not accurate and the activation has an exact dual; else it warns
+    every time of a table that is not accurate, remembered or not.
     """
     try:
         table = _remembered_table(activation, low, high, derivative)
     except TypeError:
         # An activation that cannot be hashed.
         table = _build_table(activation, low, high, derivative)
+    if table.error > _GOOD and isinstance(activation.dual, MixtureDual):
+        return None
     if table.error > _POOR:
         warnings.warn(
             f"The dual activation of {activation} is tabulated to a relative error of "
@@ -278,20 +326,18 @@ def dual_table(
 
 def _build_table(
     activation: Activation, low: float, high: float, derivative: bool
-) -> _DualTable:
+) -> DualTable:
     """Find sufficient sizes on coarse grids, fill the grid, compress the norms."""
-    sample = partial(_sample, activation, low, high, derivative)
-    n_norms = 1
-    if high > low:
-        n_norms = sufficient_size(_NORM_SIZES, lambda a: sample(a, 6), _TOLERANCE)
-    few = min(n_norms, 3)
-    n_angles = sufficient_size(
-        _ANGLE_SIZES, lambda k: np.moveaxis(sample(few, k), 2, 0), _TOLERANCE
+    if derivative:
+        check_continuous(activation)
+    grid = _Grid(activation, low, high, derivative)
+    n_norms, n_angles = grid.sizes()
+    values = grid.sample(
+        norm_nodes(low, high, n_norms), _angles(chebyshev_nodes(n_angles))
     )
-    values = sample(n_norms, n_angles)
-    error = last_coefficients(np.moveaxis(values, 2, 0))
+    error = max(grid.error, _last(np.moveaxis(values, 2, 0)))
     if n_norms > 1:
-        error = max(error, last_coefficients(values))
+        error = max(error, _last(values))
     for axis in range(3):
         moved = chebyshev_coefficients(np.moveaxis(values, axis, 0))
         values = np.moveaxis(moved, 0, axis)
@@ -299,24 +345,104 @@ def _build_table(
     rank = max(1, int(np.sum(singular > 0.01 * _TOLERANCE * singular[0])))
     basis = left[:, :rank]
     core = np.einsum("ar,abk,bs->krs", basis, values, basis, optimize=True)
-    return _DualTable(low, high, basis, core, error)
+    table = DualTable(low, high, basis, core, error)
+    return replace(table, error=max(error, grid.largest_difference(table)))
 
 
-_remembered_table = lru_cache(maxsize=64)(_build_table)
+_remembered_table = lru_cache(maxsize=256)(_build_table)
 
 
-def _sample(
-    activation: Activation,
-    low: float,
-    high: float,
-    derivative: bool,
-    n_norms: int,
-    n_angles: int,
-) -> np.ndarray:
-    """Normalised dual on a Chebyshev grid, shape (n_norms, n_norms, n_angles)."""
-    q = norm_nodes(low, high, n_norms)
-    angles = 0.5 * np.pi * (1.0 + chebyshev_nodes(n_angles))
-    values = dual_on_grid(activation, q, q, angles, derivative)
-    scale = dual_scale(activation, q, derivative)
-    product = scale[:, None, None] * scale[None, :, None]
-    return np.divide(values, product, out=np.zeros_like(values), where=product > 0)
+def _last(values: np.ndarray) -> float:
+    """Last coefficients over the dual, of which the values may be a small part."""
+    return last_coefficients(values) * min(1.0, float(np.abs(values).max()))
+
+
+def _angles(t: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * np.pi * (1.0 + t))
+
+
+class _Grid:
+    """The normalised dual on grids of norms and angles.
+
+    Attributes
+    ----------
+    error : float
+        Relative error of the samples themselves.
+    """
+
+    def __init__(
+        self, activation: Activation, low: float, high: float, derivative: bool
+    ) -> None:
+        self.activation, self.derivative = activation, derivative
+        self.low, self.high = low, high
+        self.remainder: SplineRemainder | None = None
+        self.error = 0.0
+        spline = spline_of(activation, high)
+        if spline is not None:
+            largest = float(norm_nodes(high, high, 1)[0])
+            self.remainder = SplineRemainder(activation, spline, largest, derivative)
+            self.error = self.remainder.error
+        elif activation.dual is None:
+            # In the plane a kink that the rule misses lies across many of its panels.
+            missed = quadrature_error(activation, norm_nodes(low, high, 3))
+            self.error = _PLANE_FACTOR * missed
+
+    def sample(
+        self, q: np.ndarray, angles: np.ndarray, n_terms: int | None = None
+    ) -> np.ndarray:
+        """Dual over its scales, shape (n_norms, n_norms, n_angles)."""
+        if self.remainder is not None:
+            values = self.remainder(q, angles, n_terms)
+        else:
+            values = dual_on_grid(self.activation, q, q, angles, self.derivative)
+        scale = dual_scale(self.activation, q, self.derivative)
+        product = scale[:, None, None] * scale[None, :, None]
+        return np.divide(values, product, out=np.zeros_like(values), where=product > 0)
+
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of norms and angles; small ones where none suffice."""
+        few = (1, 3)[self.high > self.low]
+        if self.error > _POOR and self.remainder is None:
+            return min(_ROUGH_NORMS, 4 * few), _ROUGH_ANGLES
+        n_norms, close = 1, True
+        six = _angles(chebyshev_nodes(6))
+        if self.high > self.low:
+            n_norms, close = self._sufficient(
+                _NORM_SIZES,
+                lambda n: self.sample(
+                    norm_nodes(self.low, self.high, n), six, _FEW_TERMS
+                ),
+            )
+        q = norm_nodes(self.low, self.high, min(n_norms, few))
+        n_angles, near = self._sufficient(
+            _ANGLE_SIZES,
+            lambda n: np.moveaxis(self.sample(q, _angles(chebyshev_nodes(n))), 2, 0),
+        )
+        if close and near:
+            return n_norms, n_angles
+        return min(n_norms, _ROUGH_NORMS), min(n_angles, _ROUGH_ANGLES)
+
+    def _sufficient(
+        self, sizes: tuple[int, ...], sample: Callable[[int], np.ndarray]
+    ) -> tuple[int, bool]:
+        """`sufficient_size`, and whether it is nearly enough."""
+        errors = []
+        for size in sizes:
+            errors.append(_last(sample(size)))
+            if errors[-1] <= _TOLERANCE:
+                break
+        return size, errors[-1] <= 10.0 * _POOR
+
+    def largest_difference(self, table: DualTable) -> float:
+        """Largest error of a table at points between its nodes."""
+        points = self.low + (self.high - self.low) * np.array([0.03, 0.37, 0.96])
+        if self.high <= self.low:
+            points = points[:1]
+        q = np.maximum((np.sinh(points) / 4.0) ** 2, 1e-200)
+        t = np.array([-1.0, -0.999, -0.97, 0.06, 0.995])
+        features = table.features(np.sqrt(q))
+        coefficients = PairCoefficients(
+            table.core, features[:, None, None], features[:, None]
+        )
+        found = clenshaw(coefficients, np.broadcast_to(t, (len(q), len(q), len(t))))
+        return float(np.abs(found - self.sample(q, _angles(t))).max())

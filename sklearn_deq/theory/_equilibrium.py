@@ -15,7 +15,7 @@ import numpy as np
 
 from sklearn_deq.theory._activations import Activation, get_activation
 from sklearn_deq.theory._moments import (
-    gaussian_rule,
+    mean_derivatives,
     mean_squared_derivative,
     spread_moments,
 )
@@ -191,8 +191,10 @@ def equilibrium_moments(
     _check_variances(recurrent_variance, input_variance, bias_variance, tau0)
     drive = np.array([input_variance * tau0**2 + bias_variance])
     offset = None if center else 0.0
-    # Without any drive an odd DEQ is at rest: take the limits of small variances.
-    q = np.maximum(_solve_variance(phi, recurrent_variance, drive, offset), 1e-200)
+    solved = _solve_variance(phi, recurrent_variance, drive, offset)
+    at_rest = bool(solved[0] == 0.0)
+    # Without any drive a DEQ may be at rest: take the limits of small variances.
+    q = np.maximum(solved, 1e-200)
     if not np.isfinite(q[0]):
         nothing = np.full(1, np.nan)
         _check_stability(
@@ -213,7 +215,7 @@ def equilibrium_moments(
         input_variance,
         bias_variance,
     )
-    first, second = _stein_derivatives(phi, q)
+    first, second = mean_derivatives(phi, q)
     moments = EquilibriumMoments(
         activation=phi,
         recurrent_variance=float(recurrent_variance),
@@ -222,11 +224,11 @@ def equilibrium_moments(
         tau0=float(tau0),
         center=bool(center),
         tau_star=float(np.sqrt(q[0])),
-        offset=float(spread.mean[0]) if center else 0.0,
-        gamma2=float(spread.value[0]),
+        offset=_offset(phi, spread.mean, at_rest) if center else 0.0,
+        gamma2=0.0 if at_rest and center else float(spread.value[0]),
         chi=float(recurrent_variance * squared[0]),
-        E_dphi=first,
-        E_d2phi=second,
+        E_dphi=float(first[0]),
+        E_d2phi=float(second[0]),
         E_d2phisq=float(2.0 * spread.slope[0]),
         E_dphi2=float(squared[0]),
         alpha=(0.0, 0.0, 0.0, 0.0),
@@ -238,14 +240,9 @@ def equilibrium_moments(
     return _with_coefficients(moments)
 
 
-def _stein_derivatives(activation: Activation, q: np.ndarray) -> tuple[float, float]:
-    """E φ'(√q ξ) and E φ''(√q ξ) by Stein's identities; q of shape (1,)."""
-    rule = gaussian_rule(q, activation.kinks)
-    values = np.asarray(activation.function(rule.u), dtype=float)
-    values = values - float(activation.function(np.zeros(1))[0])
-    first = rule.mean(rule.x * values) / np.sqrt(q)
-    second = rule.mean((rule.x**2 - 1.0) * values) / q
-    return float(first[0]), float(second[0])
+def _offset(activation: Activation, mean: np.ndarray, at_rest: bool) -> float:
+    """E φ(τ*ξ), exactly φ(0) at rest: kernels are then 0."""
+    return float(activation.function(np.zeros(1))[0] if at_rest else mean[0])
 
 
 def _with_coefficients(m: EquilibriumMoments) -> EquilibriumMoments:

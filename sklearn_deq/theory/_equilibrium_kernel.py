@@ -154,6 +154,11 @@ def equilibrium_covariance(
     covariance = solve_entries(moments, states1, states2, s12)
     dual = dual_function(moments.activation, q1, q2)
     value = dual(covariance) + offset * (offset - mean1 - mean2)
+    if offset != 0.0:
+        # Exactly, where a sample is at rest.
+        xp = array_namespace(s12)
+        rest = (mean1 - offset) * (mean2 - offset) + 0.0 * value
+        value = xp.where(q1 * q2 + 0.0 * value > 0, value, rest)
     return value, dual(covariance, derivative=True)
 
 
@@ -197,8 +202,8 @@ def solve_covariance(
         new = xp.clip(covariance + step, -limit, limit)
         change = xp.max(xp.abs(new - covariance) / xp.clip(limit, min=1e-200))
         covariance = new
-        # Newton doubles the digits: after a step of 1e-8 the next is rounding.
-        if change <= 1e-8:
+        # Newton doubles the digits: of the variance, where φ oscillates.
+        if change <= 1e-11:
             break
     return covariance
 

@@ -8,7 +8,7 @@ for functions analytic in a strip, for Hermite coefficients of smooth φ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +16,9 @@ import numpy as np
 from scipy.differentiate import derivative as finite_difference
 
 from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._closed_forms import ClosedDual
 from sklearn_deq.theory._homogeneous import Slopes, homogeneous_slopes
+from sklearn_deq.theory._jumps import check_continuous
 
 # Beyond 12.5 the density is below 1e-34: room for activations that grow fast.
 _OUTER_BREAKS = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 12.5)
@@ -114,7 +116,11 @@ _LARGEST_STEP = 2.0**-6
 
 
 def differentiate(activation: Activation, u: np.ndarray) -> np.ndarray:
-    """φ' at the points u: the given derivative, or differences that cross no kink."""
+    """φ' at the points u: the given derivative, or differences that cross no kink.
+
+    A ValueError is raised of a φ that jumps: its derivative is none.
+    """
+    check_continuous(activation)
     if activation.derivative is not None:
         return np.asarray(activation.derivative(u), dtype=float)
     reach = np.full(u.shape, np.inf)
@@ -179,6 +185,9 @@ def spread_moments(
     slopes = homogeneous_slopes(activation)
     if slopes is not None:
         return _homogeneous_moments(slopes, q, offset)
+    closed = _closed_dual(activation)
+    if closed is not None:
+        return _closed_moments(closed, q, offset)
     rule = gaussian_rule(q, activation.kinks)
     origin = float(activation.function(np.zeros(1))[0])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -209,11 +218,35 @@ def _homogeneous_moments(
     )
 
 
+def _closed_dual(activation: Activation) -> ClosedDual | None:
+    """Dual of φ from which its moments follow in closed form, if it has such."""
+    dual = activation.dual
+    closed = isinstance(dual, ClosedDual) and dual.means is not None
+    return dual if closed else None  # type: ignore[return-value]
+
+
+def _closed_moments(
+    dual: ClosedDual, q: np.ndarray, offset: float | None
+) -> SpreadMoments:
+    """Closed form of `spread_moments` by a dual on its diagonal."""
+    mean, _, bend = dual.means(q)  # type: ignore[misc]
+    shift = mean if offset is None else np.full_like(mean, offset)
+    growth = 2.0 * dual.curvature(q, q, q)[0] + dual(q, q, q, True)
+    return SpreadMoments(
+        value=dual(q, q, q) + shift * (shift - 2.0 * mean),
+        slope=np.where(q > 0, growth - shift * bend, 0.0),
+        mean=mean,
+    )
+
+
 def mean_squared_derivative(activation: Activation, q: np.ndarray) -> np.ndarray:
     """E[φ'(√q ξ)²] at variances q, shape (n,)."""
     slopes = homogeneous_slopes(activation)
     if slopes is not None:
         return np.full(q.shape, slopes.squared)
+    closed = _closed_dual(activation)
+    if closed is not None:
+        return closed(q, q, q, True)
     rule = gaussian_rule(q, activation.kinks)
     return rule.mean(differentiate(activation, rule.u) ** 2)
 
@@ -222,6 +255,10 @@ def squared_derivative_growth(activation: Activation, q: np.ndarray) -> np.ndarr
     """Derivative of E[φ'(√q ξ)²] in log q, shape (n,), by Stein's identity."""
     if homogeneous_slopes(activation) is not None:
         return np.zeros(q.shape)
+    closed = _closed_dual(activation)
+    if closed is not None:
+        _, slope, bend = closed.curvature(q, q, q)
+        return q * (2.0 * slope + bend)
     rule = gaussian_rule(q, activation.kinks)
     squared = differentiate(activation, rule.u) ** 2
     return 0.5 * rule.mean((rule.x * rule.x - 1.0) * squared)
@@ -232,10 +269,28 @@ def mean_growth(activation: Activation, q: np.ndarray) -> np.ndarray:
     slopes = homogeneous_slopes(activation)
     if slopes is not None:
         return 0.5 * slopes.mean * np.sqrt(q)
+    closed = _closed_dual(activation)
+    if closed is not None:
+        return 0.5 * q * closed.means(q)[2]  # type: ignore[misc]
     rule = gaussian_rule(q, activation.kinks)
     phi = np.asarray(activation.function(rule.u), dtype=float)
     origin = float(activation.function(np.zeros(1))[0])
     return 0.5 * rule.mean((rule.x * rule.x - 1.0) * (phi - origin))
+
+
+def mean_derivatives(
+    activation: Activation, q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """E φ'(√q ξ) and E φ''(√q ξ), each (n,), by Stein's identities."""
+    closed = _closed_dual(activation)
+    if closed is not None:
+        return closed.means(q)[1:]  # type: ignore[misc]
+    rule = gaussian_rule(q, activation.kinks)
+    values = np.asarray(activation.function(rule.u), dtype=float)
+    values = values - float(activation.function(np.zeros(1))[0])
+    first = rule.mean(rule.x * values) / np.sqrt(q)
+    second = rule.mean((rule.x**2 - 1.0) * values) / q
+    return first, second
 
 
 # The trapezoidal rule with this step resolves he_k up to k = 4096 (frequency 2√k)
@@ -244,19 +299,34 @@ _TRAPEZOID_STEP = 1.0 / 64.0
 _TRAPEZOID_LIMIT = 14.0
 
 
+# Rows of Hermite functions that are held at once where there may be thousands.
+_HERMITE_BLOCK = 256
+
+
+def hermite_blocks(
+    x: np.ndarray, n_terms: int, start: np.ndarray | float = 1.0
+) -> Iterator[np.ndarray]:
+    """Yield the rows of `hermite_terms` in blocks, which are overwritten."""
+    block = np.empty((_HERMITE_BLOCK, x.size))
+    before, last = np.zeros(x.size), np.broadcast_to(start, x.shape)
+    for first in range(0, n_terms, _HERMITE_BLOCK):
+        rows = block[: min(_HERMITE_BLOCK, n_terms - first)]
+        for k, row in enumerate(rows, first):
+            if k > 0:
+                # he_k = (x he_{k−1} − √(k−1) he_{k−2})/√k.
+                following = x * last
+                following -= np.sqrt(k - 1.0) * before
+                following /= np.sqrt(k)
+                before, last = last, following
+            row[:] = last
+        yield rows
+
+
 def hermite_terms(
     x: np.ndarray, n_terms: int, start: np.ndarray | float = 1.0
 ) -> np.ndarray:
     """he_k(x) · start for k < n_terms, he_k orthonormal; shape (n_terms, len(x))."""
-    out = np.empty((n_terms, x.size))
-    out[:1] = start
-    out[1:2] = x * out[:1]
-    for k in range(1, n_terms - 1):
-        # he_{k+1} = (x he_k − √k he_{k−1})/√(k + 1).
-        row = np.multiply(x, out[k], out=out[k + 1])
-        row -= np.sqrt(k) * out[k - 1]
-        row /= np.sqrt(k + 1.0)
-    return out
+    return np.concatenate([rows.copy() for rows in hermite_blocks(x, n_terms, start)])
 
 
 def hermite_functions(x: np.ndarray, n_terms: int) -> np.ndarray:
@@ -267,7 +337,7 @@ def hermite_functions(x: np.ndarray, n_terms: int) -> np.ndarray:
     return hermite_terms(x, n_terms, np.exp(-0.25 * x * x))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=6)
 def _trapezoid_basis(n_terms: int) -> tuple[np.ndarray, np.ndarray]:
     n_half = int(_TRAPEZOID_LIMIT / _TRAPEZOID_STEP)
     x = _TRAPEZOID_STEP * np.arange(-n_half, n_half + 1)
@@ -283,6 +353,7 @@ def hermite_coefficients(
 ) -> np.ndarray:
     """E[f(√q ξ) he_k(ξ)] for k < n_terms and variances q (n,); shape (n, n_terms).
 
+    f may return several functions along a leading axis, which the result has then too.
     Smooth f: trapezoidal rule. With kinks: composite Gauss–Legendre with panels fine
     enough for the oscillation of he_k.
     """
@@ -292,13 +363,13 @@ def hermite_coefficients(
         return np.asarray(function(root * x), dtype=float) @ basis
     n_panels = int(8 + 2 * np.sqrt(n_terms))
     uniform = np.linspace(-_TRAPEZOID_LIMIT, _TRAPEZOID_LIMIT, 2 * n_panels + 1)
-    rows = []
-    for scale in root[:, 0]:
-        splits = np.array(kinks) / max(scale, 1e-300)
-        inside = splits[np.abs(splits) < _TRAPEZOID_LIMIT]
-        breaks = np.union1d(np.union1d(uniform, graded_breaks(scale)), inside)
-        x, weights = composite_rule(breaks)
-        weights = weights * np.exp(-0.25 * x * x) / _ROOT_TWO_PI
-        values = np.asarray(function(scale * x), dtype=float)
-        rows.append(hermite_functions(x, n_terms) @ (weights * values))
-    return np.array(rows)
+    # One rule for all variances, with the kinks of each.
+    splits = np.divide.outer(kinks, np.maximum(root[:, 0], 1e-300)).ravel()
+    inside = splits[np.abs(splits) < _TRAPEZOID_LIMIT]
+    graded = graded_breaks(float(root.max(initial=1.0)))
+    x, weights = composite_rule(np.unique(np.concatenate([uniform, graded, inside])))
+    weights = weights * np.exp(-0.25 * x * x) / _ROOT_TWO_PI
+    values = weights * np.asarray(function(root * x), dtype=float)
+    # The factor is that of `hermite_functions`.
+    blocks = hermite_blocks(x, n_terms, np.exp(-0.25 * x * x))
+    return np.concatenate([values @ rows.T for rows in blocks], axis=-1)

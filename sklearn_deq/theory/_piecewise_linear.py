@@ -27,6 +27,8 @@ _NODES = ((24, 0.97), (40, 0.99), (96, 1.0))
 _SHARES = np.array([0.03, 0.11, 0.21, 0.29, 0.42, 0.5, 0.61, 0.73, 0.85, 0.94])
 _DISTANCES = np.array([0.01, 0.1, 0.3, 0.7, 1.3, 2.1, 3.7, 6.1, 29.0, 1e3])
 _ROUNDING = 1e-13
+# Instead of infinity.
+_STEEP = 1e30
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ class PiecewiseLinearDual:
         rho = correlation(q1, q2, c)
         mean1, slope1 = self._single(root1)
         mean2, slope2 = self._single(root2)
-        value = slope1 * slope2 + 0.0 * rho
-        if not derivative:
-            value = mean1 * mean2 + value * c
         pairs = self._pairs()
         kinks = [(_ratio(k1, root1), _ratio(k2, root2)) for k1, k2 in pairs]
-        weight = 1.0 if derivative else root1 * root2
-        return value + weight * _plackett(kinks, list(pairs.values()), rho, derivative)
+        value = slope1 * slope2 + 0.0 * rho
+        if derivative:
+            for (a, b), product in zip(kinks, pairs.values(), strict=True):
+                independent = special("ndtr", -a) * special("ndtr", -b)
+                value = value + product * (orthant(a, b, rho) - independent)
+            return value
+        value = mean1 * mean2 + value * c
+        return value + root1 * root2 * _plackett(kinks, list(pairs.values()), rho)
 
     def _pairs(self) -> dict[tuple[float, float], float]:
         """Products of jumps at pairs of kinks; (a, b) and (−a, −b) are one pair."""
@@ -75,18 +80,48 @@ class PiecewiseLinearDual:
                 pairs[pair] = pairs.get(pair, 0.0) + jump1 * jump2
         return pairs
 
-    def _single(self, root: Array) -> tuple[Array, Array]:
-        """E φ(√q ξ) and E φ'(√q ξ)."""
-        xp = array_namespace(root)
-        mean = self.intercept + 0.0 * root
-        slope = self.left_slope + 0.0 * root
+    def log_partials(
+        self, q1: Array, q2: Array, angle: Array
+    ) -> tuple[Array, Array, Array]:
+        """Derivatives in log q1 and the angle: see `_dual_partials`.
+
+        u φ''(u) and φ''(u) are point masses at the kinks of u, where v has a normal
+        distribution of mean ρ √(q2/q1) u and variance q2 sin²θ.
+        """
+        xp = array_namespace(angle)
+        root1, root2 = xp.sqrt(q1), xp.sqrt(q2)
+        rho, sine = xp.cos(angle), xp.sin(angle)
+        value = slope = turn = 0.0 * (root1 + root2 + angle)
         for kink, jump in zip(self.kinks, self.jumps, strict=True):
-            z = _ratio(kink, root)
+            a = _ratio(kink, root1)
+            mass = 0.5 * jump * density(a)
+            mean, steepness = self._single(root2 * sine, rho * root2 * a)
+            value = value + mass * root1 * mean
+            slope = slope + mass * a * steepness
+            for other, change in zip(self.kinks, self.jumps, strict=True):
+                b = _ratio(other, root2)
+                part = deviations(a - b * rho, sine)
+                both = xp.exp(-0.5 * (part * part + b * b))
+                turn = turn - jump * change / (2 * math.pi) * both
+        c = root1 * root2 * rho
+        return value + 0.5 * c * self(q1, q2, c, derivative=True), slope, turn
+
+    def _single(self, root: Array, shift: Array | float = 0.0) -> tuple[Array, Array]:
+        """E φ(w) and E φ'(w) for a normal w of standard deviation root, mean shift."""
+        mean = self.intercept + self.left_slope * shift + 0.0 * root
+        slope = self.left_slope + 0.0 * mean
+        for kink, jump in zip(self.kinks, self.jumps, strict=True):
+            rest = kink - shift + 0.0 * root
+            z = deviations(rest, root)
             above = special("ndtr", -z)
-            density = xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-            mean = mean + jump * (root * density - kink * above)
+            mean = mean + jump * (root * density(z) - rest * above)
             slope = slope + jump * above
         return mean, slope
+
+
+def density(z: Array) -> Array:
+    """Standard normal density."""
+    return array_namespace(z).exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
 def piecewise_linear_dual(activation: Activation) -> PiecewiseLinearDual | None:
@@ -141,22 +176,47 @@ _remembered_dual = lru_cache(maxsize=128)(_find_dual)
 
 
 def _ratio(kink: float, root: Array) -> Array:
-    """kink/√q, limited where q vanishes: out of reach either way."""
-    if kink == 0.0:
-        return 0.0 * root
-    return kink / array_namespace(root).clip(root, min=abs(kink) * 1e-6)
+    """kink/√q, limited where q vanishes."""
+    return deviations(kink + 0.0 * root, root)
+
+
+def deviations(rest: Array, root: Array) -> Array:
+    """rest/root, at most 1e6, which is out of a normal variable's reach; 0 for 0/0."""
+    xp = array_namespace(rest, root)
+    size = xp.abs(rest)
+    least = xp.where(size > 0, 1e-6 * size, xp.ones_like(size))
+    return rest / xp.maximum(root, least)
+
+
+def orthant(a: Array, b: Array, rho: Array) -> Array:
+    """P(x > a, z > b) for standard normal x and z of correlation ρ.
+
+    By Owen's T function [Owen 1956], which is good to rounding up to |ρ| = 1.
+    """
+    xp = array_namespace(rho)
+    sine = xp.sqrt((1.0 - rho) * (1.0 + rho))
+    a, b = a + 0.0 * rho, b + 0.0 * rho
+    # Instead of 0 as a divisor.
+    least = xp.ones_like(a * b) * (1e8 * xp.finfo(rho.dtype).smallest_normal)
+    total = 0.5 * (special("ndtr", -a) + special("ndtr", -b))
+    for own, other in ((a, b), (b, a)):
+        # (other/own − ρ)/sin θ, also where own or sin θ is 0.
+        across, along = other - rho * own, own * sine
+        signed = xp.where(own < 0, -least, least)
+        along = xp.where(xp.abs(along) < least, signed, along)
+        steepness = xp.clip(across / along, -_STEEP, _STEEP)
+        total = total - special("owens_t", own, steepness)
+    apart = (a * b < 0) | ((a * b == 0) & (a + b < 0))
+    found = xp.where(apart, total - 0.5, total)
+    return xp.where((a == 0) & (b == 0), 0.25 + xp.asin(rho) / (2 * math.pi), found)
 
 
 def _plackett(
-    kinks: list[tuple[Array, Array]],
-    products: list[float],
-    rho: Array,
-    derivative: bool,
+    kinks: list[tuple[Array, Array]], products: list[float], rho: Array
 ) -> Array:
-    """Sum of ∫ of the bivariate normal density at (a, b) over correlations from 0 to ρ.
+    """Sum of ∫ (ρ − t) n(a, b; t) dt from 0 to ρ, n the bivariate normal density.
 
-    With t = sin ψ the integrand exp(−(a² − 2ab sin ψ + b²)/(2 cos²ψ))/2π is bounded;
-    without ``derivative`` it is weighted by ρ − sin ψ.
+    With t = sin ψ the integrand exp(−(a² − 2ab sin ψ + b²)/(2 cos²ψ))/2π is bounded.
     """
     xp = array_namespace(rho)
     end = xp.asin(rho)
@@ -167,21 +227,17 @@ def _plackett(
             bent.append((a, b, b * b, product))
             total = total + 0.0 * (a + b)
             continue
-        if derivative:
-            both = end
-        else:
-            both = rho * end + xp.sqrt((1.0 - rho) * (1.0 + rho)) - 1.0
+        both = rho * end + xp.sqrt((1.0 - rho) * (1.0 + rho)) - 1.0
         total = total + product / (2 * math.pi) * both
     for node, weight in _rule(rho) if bent else ():
         psi = node * end
         sine, inverse = xp.sin(psi), 1.0 / xp.cos(psi)
-        density = 0.0 * total
+        bump = 0.0 * total
         for a, b, square, product in bent:
             # (a − b sin ψ)² + b² cos²ψ, a sum of squares: no cancellation near π/2.
             part = (a - b * sine) * inverse
-            density = density + product * xp.exp(-0.5 * (part * part + square))
-        share = weight / (2 * math.pi) * end
-        total = total + (share if derivative else share * (rho - sine)) * density
+            bump = bump + product * xp.exp(-0.5 * (part * part + square))
+        total = total + weight / (2 * math.pi) * end * (rho - sine) * bump
     return total
 
 

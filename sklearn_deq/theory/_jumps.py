@@ -1,0 +1,106 @@
+"""Jumps of φ and its derivatives at the declared kinks."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._chebyshev import (
+    chebyshev_coefficients,
+    chebyshev_nodes,
+    last_coefficients,
+)
+
+# Derivatives that are looked at.
+MOST_ORDERS = 4
+# One-sided interpolation beside a kink: nodes, and widths of the interval.
+_NODES = 16
+_WIDTHS = 0.5 ** np.arange(1, 15)
+_CONVERGED = 1e-14
+# A jump this many times its rounding error counts.
+_SIGNIFICANT = 100.0
+# Smaller jumps of φ itself may be the error of one-sided values.
+_JUMP = 1e-6
+
+
+def kink_jumps(activation: Activation) -> np.ndarray:
+    """Jumps of φ and its first derivatives at its declared kinks.
+
+    Parameters
+    ----------
+    activation : Activation
+        φ, analytic on both sides of each kink.
+
+    Returns
+    -------
+    ndarray of shape (n_kinks, 1 + MOST_ORDERS)
+        From right minus left, order 0 first; 0 where it may be rounding.
+    """
+    try:
+        return _remembered_jumps(activation)
+    except TypeError:
+        # An activation that cannot be hashed.
+        return _find_jumps(activation)
+
+
+def check_continuous(activation: Activation) -> None:
+    """Raise a ValueError where φ jumps: E φ'² does not exist."""
+    if not activation.kinks:
+        return
+    jumps = kink_jumps(activation)[:, 0]
+    if np.any(np.abs(jumps) > _JUMP):
+        where = int(np.abs(jumps).argmax())
+        raise ValueError(
+            f"{activation} jumps by {jumps[where]:.3g} at {activation.kinks[where]:.4g}"
+            ": its derivative has no second moment, so that no DEQ with it is stable "
+            "and no tangent kernel exists. Choose a continuous activation."
+        )
+
+
+def _find_jumps(activation: Activation) -> np.ndarray:
+    kinks = np.array(activation.kinks)
+    gaps = np.diff(kinks, prepend=-np.inf, append=np.inf)
+    found = []
+    for kink, before, after in zip(kinks, gaps[:-1], gaps[1:], strict=True):
+        left, left_error = _one_sided(activation, kink, -min(1.0, before))
+        right, right_error = _one_sided(activation, kink, min(1.0, after))
+        jump, error = right - left, left_error + right_error
+        found.append(np.where(np.abs(jump) > _SIGNIFICANT * error, jump, 0.0))
+    return np.array(found).reshape(-1, 1 + MOST_ORDERS)
+
+
+_remembered_jumps = lru_cache(maxsize=128)(_find_jumps)
+
+
+def _one_sided(
+    activation: Activation, kink: float, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """φ and its derivatives at a kink from one side, with their rounding errors."""
+    orders = np.arange(1 + MOST_ORDERS)
+    t = chebyshev_nodes(_NODES)
+    for width in reach * _WIDTHS:
+        # t = −1 is the kink.
+        points = kink + 0.5 * width * (1.0 + t)
+        with np.errstate(all="ignore"):
+            values = np.asarray(activation.function(points), dtype=float)
+        size = np.abs(values).max()
+        if last_coefficients(values) <= _CONVERGED:
+            break
+    series = chebyshev_coefficients(values)
+    ends = [chebyshev.chebval(-1.0, chebyshev.chebder(series, m)) for m in orders]
+    scale = (2.0 / width) ** orders
+    # Of T_n the derivative of order m at the end is Π_{i<m} (n² − i²)/(2i + 1).
+    growth = [
+        math.prod((_NODES**2 - i * i) / (2 * i + 1) for i in range(m)) for m in orders
+    ]
+    error = (
+        np.finfo(float).eps
+        * max(size, abs(kink), 1e-300)
+        * np.array(growth)
+        * np.abs(scale)
+    )
+    return np.array(ends) * scale, error
