@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,15 +183,20 @@ def _units(
 def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """Factor and shift of a fitted preprocessing that treats each feature alone."""
     probes = np.random.default_rng(0).standard_normal((4, n_features))
-    shift = preprocessing.transform(np.zeros((1, n_features)))
-    factor = preprocessing.transform(np.ones((1, n_features))) - shift
-    found = np.asarray(preprocessing.transform(probes))
+    with warnings.catch_warnings():
+        # A scaler fitted on a data frame would like the probes to have its names.
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        shift, ones, found = (
+            np.asarray(preprocessing.transform(rows))
+            for rows in (np.zeros((1, n_features)), np.ones((1, n_features)), probes)
+        )
+    factor = ones - shift
     if found.shape != probes.shape or not np.allclose(found, probes * factor + shift):
         raise ValueError(
             "preprocessing must be fitted, and scale and shift each feature by itself, "
             f"as StandardScaler does; got {preprocessing!r}."
         )
-    return np.asarray(factor), np.asarray(shift)
+    return factor, shift
 
 
 def build_network(
