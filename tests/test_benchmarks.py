@@ -45,6 +45,24 @@ def run(arguments, folder):
     )
 
 
+def test_two_runs_are_compared(tmp_path):
+    def write(name, **ratios):
+        records = [{"work": k, "against": "x", "ratio": v} for k, v in ratios.items()]
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"records": [*records, {"error": 1.0}]}))
+        return path
+
+    before = write("before", same=1.0, slower=1.0, faster=2.0, gone=1.0)
+    after = write("after", same=1.1, slower=1.3, faster=1.0, new=1.0)
+    command = [sys.executable, BENCHMARKS / "compare.py"]
+    done = subprocess.run([*command, before, after], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "WORSE   +30.0%  1.000 → 1.300  slower against x" in done.stdout
+    assert "3 rows compared, 1 worse by over 15%" in done.stdout
+    done = subprocess.run([*command, before, before], capture_output=True, text=True)
+    assert done.returncode == 0
+
+
 # Speaks as benchmarks/neural_tangents_server.py does, without neural-tangents.
 STAND_IN = """#!{python}
 import sys

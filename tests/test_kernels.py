@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
@@ -40,7 +40,6 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(X=SAMPLES, params=SETTINGS)
 def test_gram_matrix_properties(X, params):
     K = deq_kernel(X, **params)
@@ -57,7 +56,6 @@ def test_gram_matrix_properties(X, params):
     assert_allclose(deq_kernel(X, X, **params), K, atol=1e-7 * top)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(X=SAMPLES, seed=st.integers(0, 100))
 def test_rotation_invariance(X, seed):
     p = X.shape[1]
