@@ -93,7 +93,8 @@ def explicit_equivalent(
             f"or what ends in one; got {estimator!r}."
         )
     elif kernel not in (None, network.kernel):
-        network = clone(network).set_params(kernel=kernel)
+        tau0 = getattr(network, "tau0_", network.tau0)
+        network = clone(network).set_params(kernel=kernel, tau0=tau0)
     return network, _transformed(X, steps)
 
 
