@@ -10,6 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_deq import estimators
 from sklearn_deq.estimators._base import final_step
 
+# How the kernels are called in titles and labels.
+KERNEL_NAMES = {"ck": "CK", "ntk": "NTK", "ntk_recurrent": "NTK of readout and A"}
+
 
 class Display:
     """Base of the displays: where each was drawn.
