@@ -123,6 +123,7 @@ class ConvergenceDisplay(Display):
         ax.axhline(self.tol, color="0.5", ls="--", label="tolerance")
         title = "Equilibria" if self.solver is None else f"Equilibria, {self.solver}"
         ax.set(xlabel="iteration", ylabel="relative residual", title=title)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False)
         return self
 

@@ -119,6 +119,7 @@ class TrainingDisplay(Display):
         if self.validation_loss is not None:
             lines += _draw(ax, self.validation_loss, "held out", "C1")
         ax.set(xlabel="epoch", ylabel="loss", yscale="log")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         self.stability_ax_ = None
         found = {
             label: (self.solver_history or {}).get(name, [])
@@ -131,7 +132,16 @@ class TrainingDisplay(Display):
             for number, (label, values) in enumerate(found.items()):
                 lines += _draw(self.stability_ax_, values, label, f"C{number + 2}")
             self.stability_ax_.set(ylabel="stable below 1", ylim=(0, None))
-        ax.legend(handles=lines, frameon=False)
+        # Above the axes: inside it would hide behind the curves of the right one.
+        ax.legend(
+            handles=lines,
+            frameon=False,
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.0),
+            ncols=len(lines),
+            borderaxespad=0.0,
+            columnspacing=1.0,
+        )
         return self
 
 
