@@ -145,14 +145,7 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         if tau0 is None:
             tau0 = np.sqrt(np.average(s, weights=sample_weight))
         tau0 = float(tau0)
-        moments = equilibrium_moments(
-            get_activation(self.activation),
-            self.recurrent_variance,
-            self.input_variance,
-            bias_variance=self.bias_variance,
-            tau0=tau0,
-            center=self.center,
-        )
+        moments = self._moments(tau0)
         equilibrium_variance(moments, s)
         # Zero rows have no direction: no kernel is made for their norm.
         norms = np.sqrt(s[s > 0]) if s.any() else np.ones(1)
@@ -161,6 +154,17 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset
         return moments
+
+    def _moments(self, tau0: float) -> EquilibriumMoments:
+        """The wide DEQ of these parameters, for data of this size."""
+        return equilibrium_moments(
+            get_activation(self.activation),
+            self.recurrent_variance,
+            self.input_variance,
+            bias_variance=self.bias_variance,
+            tau0=tau0,
+            center=self.center,
+        )
 
     @contextmanager
     def _solver_warnings_as_sklearn(self) -> Iterator[None]:

@@ -13,7 +13,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
-from sklearn_deq.estimators._match_report import KernelErrors, MatchReport
+from sklearn_deq.estimators._match_report import (
+    KernelErrors,
+    MatchReport,
+    wide_kernels,
+)
 from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._onnx import build_network, probabilities, save
 from sklearn_deq.estimators._targets import (
@@ -21,7 +25,6 @@ from sklearn_deq.estimators._targets import (
     NetworkRegressorMixin,
 )
 from sklearn_deq.estimators._training import as_tensor
-from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
@@ -90,33 +93,14 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         -----
         Works before `fit` as well: the matching is then solved for the size of X.
         """
-        fitted = hasattr(self, "match_")
-        model = self if fitted else clone(self)
-        X = validate_data(model, X, reset=not fitted, dtype=[np.float64, np.float32])
-        if len(X) > max_samples:
-            rng = check_random_state(random_state)
-            X = X[rng.permutation(len(X))[:max_samples]]
-        rows = model._prepare_input(X)
         with self._solver_warnings_as_sklearn():
-            if not fitted:
-                model.match_ = model._match(model._solve_equilibrium(rows))
-            settings = {"kernel": self.kernel, "dtype": "float64"}
-            exact = deq_kernel(
-                rows,
-                activation=self.activation,
-                recurrent_variance=self.recurrent_variance,
-                input_variance=self.input_variance,
-                bias_variance=self.bias_variance,
-                tau0=model.tau0_,
-                center=self.center,
-                **settings,
-            )
-            match = model.match_
-            found = explicit_kernel(
-                rows, layers=match.layers, multipliers=match.multipliers, **settings
-            )
+            model, X = self._matched_on(X)
+            if len(X) > max_samples:
+                rng = check_random_state(random_state)
+                X = X[rng.permutation(len(X))[:max_samples]]
+            exact, found = wide_kernels(model, model._prepare_input(X))
         finite = None
-        if fitted:
+        if model is self:
             finite = KernelErrors.between(self._finite_kernel(X), exact)
         return MatchReport(
             n_samples=len(X),
@@ -125,6 +109,16 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             infinite=KernelErrors.between(found, exact),
             finite=finite,
         )
+
+    def _matched_on(self, X: Any) -> tuple[ExplicitNetworkEstimator, np.ndarray]:
+        """Itself, or a clone matched for X if it is not fitted; and X as floats."""
+        model = self if hasattr(self, "match_") else clone(self)
+        unfitted = model is not self
+        X = validate_data(model, X, reset=unfitted, dtype=[np.float64, np.float32])
+        if unfitted:
+            moments = model._solve_equilibrium(model._prepare_input(X))
+            model.match_ = model._match(moments)
+        return model, X
 
     def _finite_kernel(self, X: np.ndarray) -> np.ndarray:
         """Kernel of this network on X, of the kind that was matched."""
