@@ -24,12 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper")
     parser.add_argument("names", nargs="+", choices=(*NAMES, "all"), metavar="NAME")
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument(
-        "--quick", action="store_true", help="seconds, to see that it runs"
-    )
-    size.add_argument(
-        "--full", action="store_true", help="what the documentation shows"
-    )
+    size.add_argument("--quick", action="store_true", help="to see that it runs")
+    size.add_argument("--full", action="store_true", help="as in the documentation")
     parser.add_argument("--data-home", type=Path, help="folder with IDX or CIFAR files")
     parser.add_argument("--output", type=Path, default=Path("out/paper"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

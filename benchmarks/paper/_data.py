@@ -15,7 +15,7 @@ Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def mixture(n_features: int, seed: int, n_samples: int | None = None) -> np.ndarray:
-    """Rows of the paper's mixture: means 8 e_a, covariances (1 + 8a/√p) I, n = 0.8 p."""
+    """Rows of the paper's mixture: means 8 e_a, covariances (1 + 8a/√p) I."""
     n = n_samples or int(0.8 * n_features)
     X, _ = make_gaussian_mixture(
         n, n_features, mean_scale=8.0, covariance_scale=8.0, random_state=seed

@@ -1,7 +1,7 @@
 """An experiment is a list of cells, each computed by itself, and a report on them all.
 
-What a cell gives is kept in a file as soon as it is there: a run that was stopped goes on
-where it was. Cells are spread over the cores, one thread each.
+What a cell gives is kept in a file as soon as it is there: a run that was stopped goes
+on where it was. Cells are spread over the cores, one thread each.
 """
 
 from __future__ import annotations

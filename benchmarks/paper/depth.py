@@ -35,7 +35,7 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def compute(cell: Cell, data_home: Path | None) -> Row:
-    """The verdict; the best residual of every family by depth; the kernels' distance."""
+    """The verdict, the best residual by depth, and the distance of the kernels."""
     variance = cell["variance"]
     verdict = minimal_depth(
         cell["activation"], variance, 1 - variance, kernel=cell["kernel"]
