@@ -10,7 +10,17 @@ from pathlib import Path
 
 from benchmarks.paper._experiment import Experiment, run
 
-NAMES = ("spectra", "size", "data", "depth")
+NAMES = (
+    "spectra",
+    "size",
+    "accuracy",
+    "cost",
+    "data",
+    "depth",
+    "dynamics",
+    "regularisation",
+    "sequence",
+)
 
 
 def experiment(name: str) -> Experiment:
