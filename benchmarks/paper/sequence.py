@@ -94,14 +94,14 @@ def _adding(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pendulum(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A damped, driven pendulum one second ahead, from the 3.2 seconds before."""
-    steps, window, ahead = 4000, 32, 10
+    """A damped, driven pendulum half a second ahead, from the 3.2 seconds before."""
+    steps, window, ahead = 4000, 32, 5
     drive = np.repeat(rng.standard_normal(steps // 10 + 1), 10)
     times = np.arange(steps) * 0.1
 
     def motion(t: float, state: np.ndarray) -> list[float]:
         torque = drive[min(int(t / 0.1), steps - 1)]
-        return [state[1], -0.3 * state[1] - 9.81 * np.sin(state[0]) + 4.0 * torque]
+        return [state[1], -0.3 * state[1] - 9.81 * np.sin(state[0]) + 1.5 * torque]
 
     path = solve_ivp(
         motion, (0.0, times[-1]), [0.5, 0.0], t_eval=times, max_step=0.05, rtol=1e-6
