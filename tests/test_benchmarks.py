@@ -141,3 +141,54 @@ def test_without_neural_tangents_it_says_so_at_once(tmp_path):
     done = run(["bench_speed.py", *arguments], tmp_path)
     assert done.returncode == 2
     assert "run make bench" in done.stderr
+
+
+PAPER = [
+    "spectra",
+    "size",
+    "accuracy",
+    "cost",
+    "data",
+    "depth",
+    "dynamics",
+    "regularisation",
+    "sequence",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER)
+def test_an_experiment_of_the_paper_runs(name, tmp_path):
+    done = experiment(name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / f"{name}-quick.json").read_text())
+    assert content["summary"]
+    assert (tmp_path / f"{name}-quick.png").read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / f"{name}-quick.csv").read_text().splitlines()
+    assert len(lines) == len(content["summary"]) + 1
+
+
+def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):
+    assert experiment("depth", tmp_path).returncode == 0
+    kept = tmp_path / "depth-quick.jsonl"
+    lines = kept.read_text().strip().splitlines()
+    # A line that was being written when the run was stopped, and one that is not there.
+    changed = json.loads(lines[0])
+    changed["row"]["reason"] = "kept"
+    kept.write_text(json.dumps(changed) + "\n" + lines[1][:20])
+    assert experiment("depth", tmp_path).returncode == 0
+    rows = json.loads((tmp_path / "depth-quick.json").read_text())["rows"]
+    assert rows[0]["reason"] == "kept"
+    written = kept.read_text().splitlines()[-1]
+    assert json.loads(written) == json.loads(lines[1])
+    assert rows[1] == {**json.loads(lines[1])["cell"], **json.loads(lines[1])["row"]}
+
+
+def experiment(name, folder):
+    command = [sys.executable, "-m", "benchmarks.paper", name, "--quick"]
+    return subprocess.run(
+        [*command, "--jobs", "1", "--output", folder],
+        capture_output=True,
+        text=True,
+        cwd=BENCHMARKS.parent,
+    )

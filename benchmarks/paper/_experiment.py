@@ -73,7 +73,8 @@ def run(
             total=len(cells), initial=len(cells) - len(missing), desc=experiment.name
         )
         for cell, row in _computed(experiment, missing, data_home, jobs):
-            file.write(json.dumps({"cell": cell, "row": row}) + "\n")
+            # On a line of its own, whatever a run that was stopped left behind.
+            file.write("\n" + json.dumps({"cell": cell, "row": row}))
             file.flush()
             found[_key(cell)] = {**cell, **row}
             progress.update()
@@ -121,7 +122,7 @@ def _read(path: Path) -> Iterator[tuple[str, Row]]:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
-            # The last line of a run that was stopped.
+            # Empty, or what was being written when a run was stopped.
             continue
         yield _key(entry["cell"]), {**entry["cell"], **entry["row"]}
 
