@@ -75,8 +75,8 @@ for solver in SOLVERS:
 # row is solved by itself and leaves the work when it is done, so that results do not
 # depend on who else is in the batch. Here rows z = c cos z, whose slope at the solution
 # is negative: iterates jump from side to side of it, more slowly closer for larger c,
-# and from c = 1.3 on, where ``|f'| > 1``, the plain iteration does not converge. Now half
-# steps help, as do the others.
+# and from c = 1.3 on, where ``|f'| > 1``, the plain iteration does not converge. Now
+# half steps help, as do the others.
 
 factors = torch.linspace(0.1, 1.6, 61, dtype=torch.float64)[:, None]
 

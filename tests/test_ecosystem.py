@@ -1,5 +1,6 @@
 """What surrounds an estimator: data frames, parallel backends, routing, processes."""
 
+import inspect
 import multiprocessing
 import pickle
 
@@ -148,6 +149,14 @@ def test_pictures_of_estimators(model, iris):
     html = make_pipeline(StandardScaler(), model)._repr_html_()
     assert type(model).__name__ in html
     assert "fitted" in clone(model).fit(*iris)._repr_html_()
+
+
+@pytest.mark.parametrize("model", [*MODELS, *TRANSFORMERS, DEQKernel()], ids=_name)
+def test_signatures_show_the_parameters(model):
+    # They once were (*args, **params), in help and in documentation.
+    parameters = inspect.signature(type(model)).parameters
+    assert set(parameters) == set(model.get_params(deep=False))
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
 
 
 @pytest.mark.parametrize("model", MODELS, ids=_name)

@@ -69,6 +69,12 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
 class RefusesUnknownParameters:
     """Mixin: an unknown keyword is refused with a suggestion."""
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Show the parameters in help and documentation, not those of `__new__`."""
+        super().__init_subclass__(**more)
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
     def __new__(cls, *args: Any, **params: Any) -> Any:
         """Refuse unknown parameters with a suggestion; `__init__` does the rest."""
         valid = inspect.signature(cls.__init__).parameters
