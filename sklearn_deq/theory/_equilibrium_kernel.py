@@ -61,7 +61,7 @@ def equilibrium_kernel(
     >>> pair.entries(state, state, np.array([0.3])).round(6)
     array([0.069495])
     """
-    if not isinstance(kernel, str):
+    if isinstance(kernel, list | tuple | np.ndarray) and len(kernel):
         return stack_kernels([equilibrium_kernel(moments, name) for name in kernel])
     check_kernel(kernel)
 
