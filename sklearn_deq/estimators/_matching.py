@@ -15,6 +15,7 @@ from sklearn_deq.estimators._explicit import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
+from sklearn_deq.theory._checks import did_you_mean
 from sklearn_deq.theory._equilibrium import normalize_rows
 
 _EQUIVALENTS = {

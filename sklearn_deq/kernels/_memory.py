@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path, PurePosixPath
 
@@ -35,7 +36,9 @@ def memory_budget(max_memory: float | None) -> float:
     return float(max_memory)
 
 
-def check_memory(held: Mapping[str, int], max_memory: float | None, remedy: str) -> None:
+def check_memory(
+    held: Mapping[str, int], max_memory: float | None, remedy: str
+) -> None:
     """Raise a MemoryError if more than the budget would be held.
 
     Parameters
@@ -50,7 +53,9 @@ def check_memory(held: Mapping[str, int], max_memory: float | None, remedy: str)
     budget, total = memory_budget(max_memory), sum(held.values())
     if total <= budget:
         return
-    parts = list(held) if len(held) == 1 else [f"{k}: {_gib(v)}" for k, v in held.items()]
+    parts = (
+        list(held) if len(held) == 1 else [f"{k}: {_gib(v)}" for k, v in held.items()]
+    )
     origin = "half of the machine's memory" if max_memory is None else "max_memory"
     raise MemoryError(
         f"This needs {_gib(total)} ({'; '.join(parts)}), over the budget of "
@@ -65,11 +70,9 @@ def _gib(size: float) -> str:
 def available_memory() -> int:
     """Bytes of the machine's memory, or of the container's if that is less."""
     sizes = list(_group_limits())
-    try:
+    # Unless this is no Unix, or one that does not say.
+    with suppress(AttributeError, OSError, ValueError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        # Not a Unix, or one that does not say.
-        pass
     return min((size for size in sizes if size > 0), default=_UNKNOWN)
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that all rooms share, with what is allowed and the likely typo."""
+"""Checks of arguments that all rooms share: what is allowed, and the likely typo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_flag(name: str, value: Any) -> None:
 
 def check_nonnegative(name: str, value: Any) -> None:
     """Raise a ValueError unless the value is a number, finite and not negative."""
-    if not (isinstance(value, Real) and np.isfinite(value) and value >= 0):
+    if not (isinstance(value, Real) and 0.0 <= float(value) < np.inf):
         raise ValueError(
             f"{name} must be a finite number that is not negative, got {value!r}."
         )

@@ -109,7 +109,7 @@ class EquilibriumMoments:
         return (*self.beta_recurrent, self.kappa2_recurrent)
 
 
-def check_kernel(kernel: str) -> None:
+def check_kernel(kernel: Any) -> None:
     """Raise a ValueError unless kernel is one of the three."""
     if not (isinstance(kernel, str) and kernel in KERNELS):
         hint = did_you_mean(kernel, KERNELS) if isinstance(kernel, str) else ""
@@ -327,13 +327,13 @@ def _check_stability(
     # NaN, from a variance without fixed point, fails every comparison.
     conditions = [
         (
-            "q = σ_a² E[(φ − b)²] + σ_b² s + σ_c² has a finite solution",
+            "there is no fixed point q = σ_a² E[(φ − b)²] + σ_b² s + σ_c²",
             np.where(np.isnan(slope), np.inf, 0.0),
         ),
-        ("σ_a² E[((φ − b)²)'']/2 < 1 (a stable norm)", slope),
-        ("χ = σ_a² E[φ'²] < 1 (a stable equilibrium)", chi),
+        ("the condition σ_a² E[((φ − b)²)'']/2 < 1 (a stable norm) fails", slope),
+        ("the condition χ = σ_a² E[φ'²] < 1 (a stable equilibrium) fails", chi),
     ]
-    for condition, values in conditions:
+    for failure, values in conditions:
         bad = ~(values < 1.0)
         if not np.any(bad):
             continue
@@ -342,7 +342,7 @@ def _check_stability(
         found += [f"{int(bad.sum())} of {bad.size} rows"] if bad.size > 1 else []
         reasons = f" ({', '.join(found)})" if found else ""
         raise ValueError(
-            f"Unstable DEQ {where}: the condition {condition} fails{reasons} "
+            f"Unstable DEQ {where}: {failure}{reasons} "
             f"with recurrent_variance={recurrent_variance:.4g}, "
             f"input_variance={input_variance:.4g}, "
             f"bias_variance={bias_variance:.4g}. Lower recurrent_variance, or choose "

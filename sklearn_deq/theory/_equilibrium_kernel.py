@@ -61,7 +61,9 @@ def equilibrium_kernel(
     >>> pair.entries(state, state, np.array([0.3])).round(6)
     array([0.069495])
     """
-    if isinstance(kernel, list | tuple | np.ndarray) and len(kernel):
+    if not isinstance(kernel, str):
+        if not (isinstance(kernel, list | tuple | np.ndarray) and len(kernel)):
+            check_kernel(kernel)
         return stack_kernels([equilibrium_kernel(moments, name) for name in kernel])
     check_kernel(kernel)
 
