@@ -147,14 +147,23 @@ def test_messages(X):
         DEQKernelTransformer(
             n_components=5, approximation="random_features", kernel="ntk"
         ).fit(X)
+    with pytest.raises(ValueError, match="too small for random features"):
+        DEQKernelTransformer(n_components=5, approximation="random_features").fit(
+            1e-160 * X
+        )
     with pytest.raises(ValueError, match="n_components"):
         DEQKernelTransformer(n_components=0).fit(X)
     with pytest.raises(ValueError, match="approximation"):
         DEQKernelTransformer(approximation="fourier").fit(X)
-    with pytest.raises(MemoryError, match="max_memory"):
-        DEQKernelTransformer(
-            n_components=5, approximation="random_features", max_memory=100
-        ).fit_transform(X)
+
+
+def test_random_features_of_tiny_rows(X):
+    """Just above the size that is refused they are those of the same rows, scaled."""
+    model = DEQKernelTransformer(
+        n_components=5, approximation="random_features", random_state=0
+    )
+    features, tiny = (model.fit_transform(scale * X) for scale in (1.0, 1e-115))
+    assert_allclose(tiny, 1e-115 * features, rtol=1e-6, atol=1e-121)
 
 
 @pytest.mark.parametrize("approximation", APPROXIMATIONS)

@@ -27,7 +27,7 @@ from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 
 # Squares of a network's slopes, which go like the inverse size of the data, overflow
 # below this.
-_LEAST_SIZE = 1e-100
+_LEAST_SIZE = 1e-120
 # Rows of new samples that are transformed at once.
 _BLOCK = 2048
 
@@ -226,8 +226,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         assert self.n_components is not None
         if 0.0 < self.tau0_ < _LEAST_SIZE:
             raise ValueError(
-                f"X is too small for random features: √(mean |x|²/p) is {self.tau0_:.1e}. "
-                "Scale X, or set normalize=True."
+                "X is too small for random features: √(mean |x|²/p) is "
+                f"{self.tau0_:.1e}. Scale X, or set normalize=True."
             )
         self.match_ = solve_match(
             moments, kernel=self.kernel, norms=self._norms, trainable="readout"

@@ -75,9 +75,8 @@ def gram(
             )
         right = Samples.build(Y, normalize)
     shape = len(left.squares), len(right.squares)
-    diagonal = kernel.diagonal(left.squares)
     # A leading axis of outputs, if the kernel has one.
-    out_shape = (*diagonal.shape[:-1], *shape)
+    out_shape = (*kernel.diagonal(left.squares[:1]).shape[:-1], *shape)
     what = f"a kernel matrix of shape {out_shape} in {out_dtype}"
     single = "use dtype='float32', " if out_dtype == np.float64 else ""
     check_memory(
@@ -97,7 +96,7 @@ def gram(
     _for_each(fill, _blocks(shape, place, symmetric=Y is None), place)
     if Y is None:
         each = np.arange(shape[0])
-        out[..., each, each] = diagonal
+        out[..., each, each] = kernel.diagonal(left.squares)
     return out
 
 

@@ -72,7 +72,8 @@ def available_memory() -> int:
     sizes = list(_group_limits())
     # Unless this is no Unix, or one that does not say.
     with suppress(AttributeError, OSError, ValueError):
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        sizes.append(abs(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES"))
+    # It says −1 where it does not know.
     return min((size for size in sizes if size > 0), default=_UNKNOWN)
 
 

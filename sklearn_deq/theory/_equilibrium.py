@@ -338,7 +338,7 @@ def _check_stability(
         if not np.any(bad):
             continue
         worst = float(values[bad].max())
-        found = [f"it reaches {worst:.4g}"] if np.isfinite(worst) else []
+        found = [f"up to {worst:.4g}"] if np.isfinite(worst) else []
         found += [f"{int(bad.sum())} of {bad.size} rows"] if bad.size > 1 else []
         reasons = f" ({', '.join(found)})" if found else ""
         raise ValueError(
