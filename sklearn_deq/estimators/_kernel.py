@@ -27,7 +27,7 @@ from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 
 # Squares of a network's slopes, which go like the inverse size of the data, overflow
 # below this.
-_LEAST_SIZE = 1e-120
+_LEAST_SIZE = 1e-100
 # Rows of new samples that are transformed at once.
 _BLOCK = 2048
 
