@@ -1,6 +1,7 @@
 """The memory budget: its default, and what every estimator says that it holds."""
 
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -178,6 +179,26 @@ def test_nystroem_counts_matrices_and_features(X):
         model.transform(np.repeat(X, 10, axis=0))
     with pytest.raises(MemoryError, match=r"4 matrices of shape \(20, 20\)"):
         model.set_params(max_memory=4 * 8 * 400 - 1).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("model", "declared"),
+    [
+        (DEQKernelTransformer(n_components=1000, random_state=0), 4.0),
+        (DEQKernelRidgeCV(cv=KFold(4), **RIDGE), 1 + 2 * 0.75**2),
+    ],
+    ids=["nystroem", "ridge"],
+)
+def test_what_is_declared_is_what_numpy_allocates(model, declared, rng):
+    X = rng.standard_normal((1000, 4))
+    tracemalloc.start()
+    try:
+        model.fit(X, X[:, 0])
+        peak = tracemalloc.get_traced_memory()[1] / (8 * 1000**2)
+    finally:
+        tracemalloc.stop()
+    # Temporaries are blocks of fixed size, a tenth of a Gram matrix here.
+    assert declared <= peak < declared + 0.2
 
 
 @pytest.mark.parametrize("budget", [-1, 0, np.nan, "1GB", True])
