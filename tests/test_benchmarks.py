@@ -16,7 +16,7 @@ if not BENCHMARKS.exists():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["bench_speed.py", "--only", "gram", "varying", "ridge", "memory"],
+        ["bench_speed.py", "--only", "gram", "varying", "ridge", "memory", "search"],
         ["bench_kernels.py"],
         ["bench_mnist.py"],
         ["bench_finite_width.py", "--figure", "figure.png"],

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, ClassVar
@@ -30,16 +29,11 @@ from sklearn_deq.theory import (
     equilibrium_variance,
     get_activation,
 )
+from sklearn_deq.theory._checks import did_you_mean
 from sklearn_deq.theory._equilibrium import normalize_rows
 
 # Squares of the data, and of states that are as large, must stay far from overflow.
 _HEADROOM = 1e-8
-
-
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return a hint at the closest valid name, or an empty string."""
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def final_step(estimator: Any) -> tuple[Any, list[Any]]:
@@ -86,6 +80,30 @@ class RefusesUnknownParameters:
                 )
         return super().__new__(cls)
 
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters; unknown ones are refused with a suggestion.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters of the estimator or kernel.
+
+        Returns
+        -------
+        self : object
+            The estimator or kernel.
+        """
+        valid = self.get_params(deep=True)  # type: ignore[attr-defined]
+        for name in params:
+            # No parameter is an estimator, so that a__b is unknown as well.
+            if name not in valid:
+                hint = did_you_mean(name, valid)
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {self}.{hint} Valid "
+                    f"parameters are: {sorted(valid)!r}."
+                )
+        return super().set_params(**params)  # type: ignore[misc]
+
 
 class DEQParameters(RefusesUnknownParameters, BaseEstimator):
     """Base of all estimators: the parameters that define a wide DEQ."""
@@ -101,30 +119,6 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         "device": [str],
         "dtype": [None, StrOptions({"float32", "float64"})],
     }
-
-    def set_params(self, **params: Any) -> DEQParameters:
-        """Set parameters; unknown ones are refused with a suggestion.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters of the estimator.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        valid = self.get_params(deep=True)
-        for name in params:
-            # No parameter is an estimator, so that a__b is unknown as well.
-            if name not in valid:
-                hint = did_you_mean(name, valid)
-                raise ValueError(
-                    f"Invalid parameter {name!r} for estimator {self}.{hint} Valid "
-                    f"parameters are: {sorted(valid)!r}."
-                )
-        return super().set_params(**params)
 
     def _check_data(self, X: Any, *, reset: bool) -> np.ndarray:
         """X in the dtype to compute in: that of `dtype`, else its own float dtype."""

@@ -9,12 +9,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from sklearn_deq.estimators._base import did_you_mean, final_step
+from sklearn_deq.estimators._base import final_step
 from sklearn_deq.estimators._equilibrium import DEQClassifier, DEQRegressor
 from sklearn_deq.estimators._explicit import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
+from sklearn_deq.theory._checks import did_you_mean
 from sklearn_deq.theory._equilibrium import normalize_rows
 
 _EQUIVALENTS = {
