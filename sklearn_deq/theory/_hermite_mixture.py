@@ -60,6 +60,11 @@ class HermiteMixture:
 
     kinds: tuple[HermiteFunction, ...]
 
+    @property
+    def conditioned(self) -> bool:
+        """Whether the norm of the sample matters, beside x."""
+        return True
+
     @cached_property
     def groups(self) -> tuple[HermiteFunction, ...]:
         """The function of each group of units; groups are of one size, one to one."""
