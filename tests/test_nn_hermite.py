@@ -96,7 +96,7 @@ def test_table_of_norms_that_vary_is_the_series(name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-13), ("float32", 3e-6)])
+@pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-13), ("float32", 3e-5)])
 def test_tensors_have_the_values_of_numpy(kind, dtype, atol):
     (layer,) = make(kind)
     (activation,) = layer_activations([layer])
@@ -106,10 +106,11 @@ def test_tensors_have_the_values_of_numpy(kind, dtype, atol):
     found = activation(*tensors)
     assert found.dtype == tensors[0].dtype
     expected, slopes = function(x, norms), function.derivative(x, norms)
-    # x/r is up to ten, its rounding is that of the values.
+    # x/r is up to ten, where the powers of cubics nearly cancel; few are.
     assert_allclose(found, expected, atol=atol)
+    assert np.sqrt(np.mean((found.numpy() - expected) ** 2)) < 0.03 * atol
     # Slopes are those of cells 1e-3 of x/r wide: rounding may find the next one.
-    atol = 10 * atol if dtype == "float64" else 1e-3
+    atol = 10 * atol if dtype == "float64" else 2e-3
     assert_allclose(activation.derivative(*tensors), slopes, atol=atol)
 
 

@@ -187,7 +187,8 @@ class NormSeries:
         """Return the layer with as many kinds of units as it needs."""
         scale = np.multiply.outer(self.sizes, self.sizes)
         weights = _COSINE ** np.arange(_TERMS)
-        for n_kinds in range(1, _MOST_KINDS):
+        # There are as many groups of units as the next power of two.
+        for n_kinds in (1, 2, 4):
             roots = self._roots(n_kinds)
             missing = np.abs(self.pairs - np.einsum("jak,jbk->abk", roots, roots))
             if (missing @ weights / scale).max() <= _TOLERANCE:
