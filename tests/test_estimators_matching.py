@@ -112,6 +112,19 @@ def test_refusals():
             match_deq(other)
     with pytest.raises(ValueError, match="contains NaN"):
         match_deq(DEQClassifier(), [[np.nan]])
+    with pytest.raises(ValueError, match=r"'architecture' parameter.*Got 'hermit'"):
+        match_deq(DEQClassifier(), architecture="hermit")
+    with pytest.raises(ValueError, match=r"'kernel' parameter.*Got 'nkt'"):
+        match_deq(DEQClassifier(), kernel="nkt")
+    with pytest.raises(ValueError, match="max_samples == 0, must be >= 1"):
+        match_deq(DEQClassifier()).match_report([[1.0]], max_samples=0)
+
+
+def test_x_of_another_width(iris):
+    X, y = iris
+    deq = DEQClassifier(**SMALL).fit(X, y)
+    with pytest.raises(ValueError, match="X has 2 features, but DEQClassifier"):
+        match_deq(deq, X[:, :2])
 
 
 def test_the_equivalent_learns_as_well_as_the_deq(digits):

@@ -309,6 +309,22 @@ def test_auto_takes_two_layers_where_one_is_not_within_tolerance():
     assert (match.architecture, match.depth) == ("leaky_relu", 2)
 
 
+@pytest.mark.parametrize(
+    "norms", [(2.0, 1.0), (0.0, 1.0), (np.nan, 1.0), (1.0, np.inf), (1.0,), 1.0]
+)
+def test_norms_that_are_none(norms):
+    with pytest.raises(ValueError, match="norms must be the smallest and the largest"):
+        solve_match(equilibrium_moments("tanh"), norms=norms)
+
+
+def test_what_limits_a_layer_is_said():
+    """The tail of ReLU's NTK with a weak recurrence; see docs/matching.md."""
+    moments = equilibrium_moments("relu", 0.01, 0.99)
+    with pytest.warns(MatchWarning, match=r"recurrent_variance below 0\.05") as caught:
+        solve_match(moments, kernel="ntk", architecture="hermite")
+    assert caught[0].filename == __file__
+
+
 def test_a_kinked_activation_of_ones_own():
     """A hard tanh: its series follows from its Hermite coefficients."""
     clip = Activation(lambda x: np.clip(x, -1, 1), kinks=(-1.0, 1.0))

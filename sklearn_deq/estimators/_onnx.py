@@ -178,6 +178,10 @@ def _units(
 
 def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """Factor and shift of a fitted preprocessing that treats each feature alone."""
+    if isinstance(preprocessing, type) or not hasattr(preprocessing, "transform"):
+        raise ValueError(
+            f"preprocessing must be a fitted transformer, got {preprocessing!r}."
+        )
     probes = np.random.default_rng(0).standard_normal((4, n_features))
     shift = preprocessing.transform(np.zeros((1, n_features)))
     factor = preprocessing.transform(np.ones((1, n_features))) - shift

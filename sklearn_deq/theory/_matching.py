@@ -152,8 +152,8 @@ def solve_match(
     Raises
     ------
     ValueError
-        For an unknown kernel or architecture, a DEQ with bias or without centring (but
-        by "hermite"), or one that ignores its input (σ_b² = 0).
+        For an unknown kernel or architecture, norms that are none, a DEQ with bias or
+        without centring (but by "hermite"), or one that ignores its input (σ_b² = 0).
 
     Warns
     -----
@@ -192,7 +192,8 @@ def solve_match(
         )
     if trainable not in ("all", "readout"):
         raise ValueError(f"trainable must be 'all' or 'readout', got {trainable!r}.")
-    _check_input(moments)
+    check_sees_input(moments)
+    norms = _check_norms(norms)
     spread = norms[1] / norms[0] - 1.0 if norms else np.inf
     alone = not moments.equations_hold or (kernel != "ck" and trainable == "readout")
     # Homogeneous functions serve any norms, and others those that were measured.
@@ -256,6 +257,18 @@ def _match_hermite(
     )
 
 
+def _check_norms(norms: tuple[float, float] | None) -> tuple[float, float] | None:
+    if norms is None:
+        return None
+    ends = np.asarray(norms, dtype=float)
+    if ends.shape != (2,) or not 0.0 < ends[0] <= ends[1] < np.inf:
+        raise ValueError(
+            "norms must be the smallest and the largest √s_ii of the data, positive "
+            f"and in this order, got {norms!r}."
+        )
+    return float(ends[0]), float(ends[1])
+
+
 def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> str:
     """For which norms a Hermite layer is made."""
     if is_homogeneous(moments):
@@ -266,7 +279,8 @@ def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> st
     return f"at norms from {low:.3g} to {high:.3g}"
 
 
-def _check_input(moments: EquilibriumMoments) -> None:
+def check_sees_input(moments: EquilibriumMoments) -> None:
+    """Refuse a DEQ whose states do not depend on its input."""
     if moments.input_variance * moments.tau0 == 0.0:
         raise ValueError(
             "A DEQ that does not see its input has no explicit equivalent: "
@@ -281,7 +295,7 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
             "The four matching equations hold for centred activations without bias: "
             f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
             "Set center=True and bias_variance=0, or architecture='hermite', which is "
-            "exact for data of one norm (normalize=True)."
+            "made for the norms of the data, and exact if they are equal."
         )
     if kernel != "ck" and trainable == "readout":
         raise ValueError(
