@@ -1,11 +1,11 @@
 """Which explicit network stands in for which DEQ, and how well on images.
 
 Ten activations, four variances (σ_b² = 1 − σ_a²) and three kernels: the architecture
-that "auto" chooses of those that solve the equations, with its residual and the error of
-its exact kernel on images whose norms vary, beside that of one Hermite layer conditioned on the
-norm; and the error of a Hermite layer on the same images on a sphere, where it is
-exact. Errors of matrices are relative, in operator norm; those of entries relative to
-the diagonal.
+that "auto" chooses of those that solve the equations, with its residual and the error
+of its exact kernel on images whose norms vary, beside that of one Hermite layer
+conditioned on the norm; and the error of a Hermite layer on the same images on a
+sphere, where it is exact. Errors of matrices are relative, in operator norm; those of
+entries relative to the diagonal.
 """
 
 from __future__ import annotations
