@@ -55,7 +55,7 @@ class HermiteMixture:
     >>> moments = equilibrium_moments("tanh")
     >>> match = solve_match(moments, architecture="hermite", norms=(0.8, 1.2))
     >>> match.layers[0].activation.function
-    HermiteMixture(3 kinds of units, norms 0.8 to 1.2)
+    HermiteMixture(4 kinds of units, norms 0.8 to 1.2)
     """
 
     kinds: tuple[HermiteFunction, ...]
