@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_deq._compat import StrOptions, fit_context
@@ -93,6 +94,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         -----
         Works before `fit` as well: the matching is then solved for the size of X.
         """
+        check_scalar(max_samples, "max_samples", Integral, min_val=1)
         with self._solver_warnings_as_sklearn():
             model, X = self._matched_on(X)
             if len(X) > max_samples:
@@ -207,8 +209,9 @@ class ExplicitEquivalentClassifier(
     architecture : str, default="auto"
         "auto" (the shallowest that matches on these data), "hard_tanh" (one hidden
         layer), "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match),
-        or "hermite": one hidden layer made for this kernel, exact where all samples
-        have one norm (``normalize=True``), whatever the activation and the bias.
+        or "hermite": one hidden layer made for this kernel and the norms of the
+        training rows, exact where they are one (``normalize=True``), whatever the
+        activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.
@@ -417,8 +420,9 @@ class ExplicitEquivalentRegressor(
     architecture : str, default="auto"
         "auto" (the shallowest that matches on these data), "hard_tanh" (one hidden
         layer), "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match),
-        or "hermite": one hidden layer made for this kernel, exact where all samples
-        have one norm (``normalize=True``), whatever the activation and the bias.
+        or "hermite": one hidden layer made for this kernel and the norms of the
+        training rows, exact where they are one (``normalize=True``), whatever the
+        activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.
