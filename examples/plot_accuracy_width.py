@@ -40,7 +40,7 @@ display = AccuracyWidthDisplay.from_estimators(
     {name: make_pipeline(StandardScaler(), model) for name, model in models.items()},
     X,
     y,
-    widths=[16, 64, 256, 1024],
+    widths=[16, 64, 256, 512],
     cv=StratifiedShuffleSplit(3, test_size=0.3, random_state=0),
 )
 for name, scores in display.scores.items():
