@@ -69,7 +69,7 @@ for params in (
 # is their kernels that agree.
 
 explicit = match_deq(deq)
-KernelMatchDisplay.from_estimator(explicit, Z_train)
+display = KernelMatchDisplay.from_estimator(explicit, Z_train)
 
 # %%
 # What ``match_deq`` returns is configured, not fitted: it learns from the data itself,

@@ -59,7 +59,7 @@ for name in names:
 axes[3].axhline(1.0, color="black", lw=0.8, ls=":")
 axes[3].set(title="CK: one layer needs 1", xlabel="recurrent_variance σ_a²")
 axes[3].set_ylabel("α3 / (2 α2)")
-axes[3].legend(fontsize="small")
+_ = axes[3].legend(fontsize="small")
 
 # %%
 # Two layers are enough everywhere here. Where all samples have one norm the question

@@ -39,8 +39,8 @@ print(f"DEQ: test accuracy {model.score(X_test, y_test):.3f}")
 # right the solver reaches it for every test image, to the tolerance asked for.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-TrainingDisplay.from_estimator(model, ax=left)
-ConvergenceDisplay.from_estimator(model, X_test, ax=right)
+training = TrainingDisplay.from_estimator(model, ax=left)
+convergence = ConvergenceDisplay.from_estimator(model, X_test, ax=right)
 
 # %%
 # Its explicit equivalent

@@ -42,7 +42,7 @@ for row, variance in zip(axes, (0.2, 1.2), strict=True):
         ax.get_legend().remove()
     for ax in row[1:]:
         ax.set_ylabel("")
-axes[0, 0].legend(frameon=False)
+_ = axes[0, 0].legend(frameon=False)
 
 # %%
 # At σ_a² = 0.2 nothing beats the plain iteration. At 1.2 it takes twice as many steps
@@ -75,8 +75,8 @@ for solver in SOLVERS:
 # row is solved by itself and leaves the work when it is done, so that results do not
 # depend on who else is in the batch. Here rows z = c cos z, whose slope at the solution
 # is negative: iterates jump from side to side of it, more slowly closer for larger c,
-# and from c = 1.3 on, where ``|f'| > 1``, the plain iteration does not converge. Now
-# half steps help, as do the others.
+# and from c = 1.3 on, where the slope is steeper than −1, the plain iteration does not
+# converge. Now half steps help, as do the others.
 
 factors = torch.linspace(0.1, 1.6, 61, dtype=torch.float64)[:, None]
 

@@ -24,8 +24,8 @@ from sklearn_deq.kernels import deq_kernel
 X, y = make_gaussian_mixture(800, 1000, n_classes=3, random_state=0)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
-SpectrumDisplay.from_estimator(DEQClassifier(), X, ax=left)
-SpectrumDisplay.from_estimator(DEQClassifier(), X, kernel="ntk", ax=right)
+ck = SpectrumDisplay.from_estimator(DEQClassifier(), X, ax=left)
+ntk = SpectrumDisplay.from_estimator(DEQClassifier(), X, kernel="ntk", ax=right)
 
 # %%
 # Bulk and outliers agree, for the CK (of networks whose readout is trained) and the NTK

@@ -40,6 +40,11 @@ class ConvergenceDisplay(Display):
     --------
     TrainingDisplay : Losses, and what became of stability, epoch by epoch.
 
+    Notes
+    -----
+    The equilibria are solved for anew, in the precision of the weights throughout; the
+    solves of a network may begin in a lower one.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
