@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
+RELEASE_STAMP := $(VENV)/.installed-release
 NT_VENV := .venv-neural-tangents
 NT_STAMP := $(NT_VENV)/.installed
 TD_FOLDER := .venv-torchdeq
@@ -11,7 +13,7 @@ TD_STAMP := $(TD_FOLDER)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-.PHONY: install demo test test-slow lint format bench clean
+.PHONY: install demo test test-slow coverage lint format docs bench dist audit clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): a few minutes, once."
@@ -32,6 +34,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
 
+# Doctests and all tests, the slow ones too; branches count.
+coverage: $(STAMP)
+	$(PYTEST) -m "not gpu" --cov --cov-report=term-missing:skip-covered
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +47,30 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
+# The site, in out/site: every example is run. A warning is an error.
+docs: $(DOCS_STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m sphinx -b html -W --keep-going -q docs out/site
+	@echo "The site is in out/site/index.html."
+
+$(RELEASE_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[release]"
+	touch $@
+
+# Wheel and source archive, checked; `make dist` uploads nothing.
+dist: $(RELEASE_STAMP)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# Known vulnerabilities of what is installed.
+audit: $(RELEASE_STAMP)
+	$(BIN)/pip-audit --skip-editable
 
 # neural-tangents needs older jax and numpy: an environment of its own.
 $(NT_STAMP): benchmarks/requirements-neural-tangents.txt
@@ -57,4 +87,4 @@ bench: $(STAMP) $(NT_STAMP) $(TD_STAMP)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(NT_VENV) $(TD_FOLDER) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(NT_VENV) $(TD_FOLDER) out build dist docs/auto_examples docs/generated .pytest_cache .ruff_cache .mypy_cache .hypothesis

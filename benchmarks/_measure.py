@@ -8,14 +8,13 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import eigsh
 from threadpoolctl import threadpool_info
 
 SEED = 0
@@ -31,6 +30,13 @@ def seconds(work: Work, device: str = "cpu") -> float:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def processor_seconds(work: Work) -> float:
+    """Processor time of one call, in all threads: what neighbours do counts less."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def median_seconds(work: Work, repeats: int, device: str = "cpu") -> float:
@@ -138,40 +144,3 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"circumstances": circumstances(device) | more, "records": records}
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def operator_norm(K: np.ndarray) -> float:
-    """Largest absolute eigenvalue of a symmetric matrix, to four digits."""
-    start = np.ones(len(K))
-    return float(abs(eigsh(K, k=1, which="LM", v0=start, tol=1e-4)[0][0]))
-
-
-def replace_table(
-    page: Path,
-    script: Path,
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    notes: Sequence[str],
-) -> None:
-    """Write a table and notes in Markdown between the marks that a page has for them.
-
-    Parameters
-    ----------
-    page : Path
-        A file with the line ``<!-- table of SCRIPT -->`` and, below,
-        ``<!-- end of table -->``.
-    script : Path
-        The benchmark, by whose name the marks go.
-    header, rows, notes : sequences
-        Of the columns, the lines, and what is listed below.
-    """
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *(f"- {note}" for note in notes)]
-    start, end = f"<!-- table of {script.name} -->\n", "<!-- end of table -->"
-    before, mark, rest = page.read_text(encoding="utf-8").partition(start)
-    _, closed, after = rest.partition(end)
-    if not mark or not closed:
-        raise ValueError(f"{page} has no {start.strip()} with {end} after it.")
-    content = before + start + "\n".join(lines) + "\n" + end + after
-    page.write_text(content, encoding="utf-8")

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from _images import add_data_home, load_images
-from _measure import SEED, operator_norm, parser, replace_table, save
+from _measure import SEED, parser, save
+from _tables import add_markdown, relative_distance, replace_table
 
 from sklearn_deq.datasets import make_gaussian_mixture
 from sklearn_deq.exceptions import MatchWarning
@@ -45,7 +46,7 @@ def rows(X: np.ndarray, data: str) -> Iterator[dict[str, Any]]:
                     norms=ends if architecture == "hermite" else None,
                 )
                 found = explicit_kernel(X, layers=match.layers)
-                errors[architecture] = operator_norm(found - K) / operator_norm(K)
+                errors[architecture] = relative_distance(found, K)
                 depths[architecture] = match.depth
             single = min(errors[a] for a in NAMES if depths[a] == 1)
             best = min(errors.values())
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the benchmark; returns its records."""
     arguments = parser(__doc__, "bench_architectures")
     add_data_home(arguments)
-    arguments.add_argument("--markdown", type=Path, help="page whose table is replaced")
+    add_markdown(arguments)
     options = arguments.parse_args(argv)
     X, _, data = load_images(options.data_home)
     n, p = (60, 100) if options.fast else (2000, 1000)

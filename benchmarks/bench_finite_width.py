@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from _images import add_data_home, load_images
-from _measure import operator_norm, parser, save
+from _measure import parser, save
+from _tables import relative_distance
 
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
@@ -53,7 +54,7 @@ def distance(body: torch.nn.Module, X: torch.Tensor, K: np.ndarray) -> float:
     """Relative distance of the kernel of the features from K."""
     with torch.inference_mode():
         Z = body(X).double().numpy()
-    return operator_norm(Z @ Z.T - K) / operator_norm(K)
+    return relative_distance(Z @ Z.T, K)
 
 
 def draw(records: list[dict[str, Any]], data: str, path: Path) -> None:

@@ -1,13 +1,15 @@
 """Predictions of the matched one-layer network against those of the DEQ.
 
 Both with random weights and a convex readout (trainable="readout"), at the same width:
-accuracy over seeds, and the time of `predict` in turns, for a DEQ that solves in the
-precision that suits the machine (bfloat16 where its units are fast) and for one that
-computes in float32 alone, as the explicit network does.
+accuracy over seeds, and the processor time of `predict` in turns, for a DEQ that solves
+in the precision that suits the machine (bfloat16 where its units are fast) and for one
+that computes in float32 alone, as the explicit network does. Then the networks between
+which "auto" decides where norms vary, and the product with the input weights alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from _images import add_data_home, load_images
-from _measure import compare, parser, save, seconds
+from _measure import compare, parser, processor_seconds, save
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_deq import DEQClassifier, ExplicitEquivalentClassifier, match_deq
@@ -66,8 +68,10 @@ def times(train: Data, X: np.ndarray, width: int, repeats: int) -> Iterator[Any]
         for precision in ("auto", "full"):
             deq._body.precision = precision
             found = compare(
-                lambda explicit=explicit: seconds(lambda: explicit.predict(X)),
-                lambda deq=deq: seconds(lambda: deq.predict(X)),
+                lambda explicit=explicit: processor_seconds(
+                    lambda: explicit.predict(X)
+                ),
+                lambda deq=deq: processor_seconds(lambda: deq.predict(X)),
                 repeats,
             )
             low, high = found["ratio_range"]
@@ -80,6 +84,47 @@ def times(train: Data, X: np.ndarray, width: int, repeats: int) -> Iterator[Any]
             )
             settings = {"recurrent_variance": variance, "precision": precision}
             yield {**settings, **found}
+
+
+def choices(train: Data, X: np.ndarray, repeats: int) -> Iterator[Any]:
+    """Times of `predict` of networks for norms that vary, at several sizes."""
+    some = train[0][:1000], train[1][:1000]
+    for activation, width, batch in itertools.product(
+        ("relu", "gelu"), (512, 1024), (128, 2000)
+    ):
+        rows = X[:batch]
+        for architecture in ("hermite", "leaky_relu", "rounded"):
+            if (architecture, activation) in (
+                ("leaky_relu", "gelu"),
+                ("rounded", "relu"),
+            ):
+                continue
+            model = ExplicitEquivalentClassifier(
+                activation=activation,
+                width=width,
+                architecture=architecture,
+                trainable="readout",
+                weight_decay=1e-2,
+                random_state=0,
+            ).fit(*some)
+            weight = np.ones((width, rows.shape[1]), dtype=rows.dtype)
+            found = compare(
+                lambda model=model, rows=rows: processor_seconds(
+                    lambda: model.predict(rows)
+                ),
+                lambda rows=rows, weight=weight: processor_seconds(
+                    lambda: rows @ weight.T
+                ),
+                repeats,
+            )
+            print(
+                f"{activation}, width {width}, {len(rows)} rows, {architecture} "
+                f"({model.match_.depth}): {1e3 * found['seconds']:.1f} ms, the first "
+                f"product {1e3 * found['seconds_other']:.1f} ms",
+                flush=True,
+            )
+            settings = {"activation": activation, "width": width, "rows": len(rows)}
+            yield {**settings, "architecture": architecture, **found}
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -106,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         error = np.std(scores, ddof=1) / np.sqrt(n_seeds) if n_seeds > 1 else np.nan
         print(f"{name}: {np.mean(scores):.4f} ± {error:.4f} ({n_seeds} seeds)")
     records += times(train, test[0], width, 3 if options.fast else 15)
+    records += choices(train, test[0], 3 if options.fast else 15)
     save(options.output, records, data=data, width=width)
     return records
 

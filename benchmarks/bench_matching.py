@@ -1,11 +1,11 @@
 """Which explicit network stands in for which DEQ, and how well on images.
 
 Ten activations, four variances (σ_b² = 1 − σ_a²) and three kernels: the architecture
-that "auto" chooses where norms vary, with its residual and the error of its exact
-kernel on images whose norms vary, beside that of one Hermite layer conditioned on the
-norm; and the error of a Hermite layer on the same images on a sphere, where it is
-exact. Errors of matrices are relative, in operator norm; those of entries relative to
-the diagonal.
+that "auto" chooses of those that solve the equations, with its residual and the error
+of its exact kernel on images whose norms vary, beside that of one Hermite layer
+conditioned on the norm; and the error of a Hermite layer on the same images on a
+sphere, where it is exact. Errors of matrices are relative, in operator norm; those of
+entries relative to the diagonal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 from _images import add_data_home, load_images
-from _measure import operator_norm, parser, replace_table, save
+from _measure import parser, save
+from _tables import add_markdown, relative_distance, replace_table
 
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
@@ -44,7 +45,7 @@ def relative_error(
         kernel=kernel,
         multipliers=match.multipliers,
     )
-    return operator_norm(found - K) / operator_norm(K)
+    return relative_distance(found, K)
 
 
 def rows(X: np.ndarray, name: str, va: float) -> Iterator[dict[str, Any]]:
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the benchmark; returns its records."""
     arguments = parser(__doc__, "bench_matching")
     add_data_home(arguments)
-    arguments.add_argument("--markdown", type=Path, help="page whose table is replaced")
+    add_markdown(arguments)
     options = arguments.parse_args(argv)
     X, _, data = load_images(options.data_home)
     n = 100 if options.fast else 2000

@@ -13,6 +13,8 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn_deq import DEQKernel
 
 ALPHAS = (1e-3, 1e-2, 3e-2)
+# Of 2,000 MNIST images, after training on 8,000.
+TARGET = 0.970
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -26,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     n_train = len(X) * 4 // 5
     X = X - X[:n_train].mean(axis=0)
     targets = np.eye(10)[y[:n_train]]
+    # Fewer images, and others, are no test of it.
+    judged = options.data_home is not None and not options.fast
     records = []
     for alpha in ALPHAS:
         model = KernelRidge(kernel=DEQKernel(normalize=True), alpha=alpha)
@@ -36,8 +40,19 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             f"alpha={alpha}: accuracy {accuracy:.4f}, fit {took:.1f} s"
         )
         records.append(
-            {"alpha": alpha, "accuracy": float(accuracy), "fit_seconds": took}
+            {
+                "alpha": alpha,
+                "accuracy": float(accuracy),
+                "target": TARGET if judged else None,
+                "fit_seconds": took,
+            }
         )
+    best = max(record["accuracy"] for record in records)
+    verdict = "reached" if best >= TARGET else "NOT REACHED"
+    print(
+        f"best accuracy {best:.4f}, target on MNIST >= {TARGET:.3f}: "
+        f"{verdict if judged else 'not judged by these data'}"
+    )
     save(options.output, records, data=data)
     return records
 

@@ -1,7 +1,10 @@
-"""The main job on the handwritten digits of scikit-learn: `make demo`.
+"""
+The main job on the handwritten digits
+======================================
 
-Trains a DEQ, matches and trains its explicit equivalent, fits kernel ridge on the exact
-DEQ kernel, prints one table and draws the spectra of the two kernels and the table.
+``make demo`` trains a DEQ, matches and trains its explicit equivalent, fits kernel
+ridge on the exact DEQ kernel, prints one table and draws the spectra of the two kernels
+and the table.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from sklearn.svm import SVC
 from tqdm import tqdm
 
 from sklearn_deq import DEQClassifier, DEQKernelTransformer, match_deq
+from sklearn_deq.inspection import SpectrumDisplay
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 
 
@@ -99,13 +103,9 @@ def draw(path, exact, matched, rows):
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(12, 4.2), width_ratios=(1, 1.35), layout="constrained"
     )
-    for K, label, style in ((exact, "DEQ", "-"), (matched, "explicit", "--")):
-        eigenvalues = np.linalg.eigvalsh(K)[::-1]
-        left.loglog(
-            np.arange(1, len(K) + 1), eigenvalues, style, lw=2, label=f"{label} kernel"
-        )
-    left.set(xlabel="rank", ylabel="eigenvalue", title="Spectra of the exact CKs")
-    left.legend(frameon=False)
+    kernels = {"DEQ": exact, "explicit": matched}
+    SpectrumDisplay.from_kernels(kernels, kernel="ck", ax=left)
+    left.set_title("Spectra of the exact CKs")
     right.axis("off")
     cells = [
         [
@@ -149,7 +149,7 @@ def report(rows, match):
 
 def main(argv=None):
     """Run the demo; returns the rows of the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--fast", action="store_true", help="a tenth of the work")
     parser.add_argument("--output", type=Path, default=Path("out/demo.png"))
     options = parser.parse_args(argv)

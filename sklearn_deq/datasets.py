@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import math
 import zlib
 from numbers import Integral, Real
@@ -159,13 +161,15 @@ def _check_mixture(
         )
 
 
-def load_idx(path: str | Path) -> np.ndarray:
+def load_idx(path: str | Path, *, sha256: str | None = None) -> np.ndarray:
     """Read an array from a file in IDX format, plain or gzipped.
 
     Parameters
     ----------
     path : str or Path
         The file, such as MNIST's ``t10k-images-idx3-ubyte.gz``.
+    sha256 : str, default=None
+        Checksum that the file must have, in hexadecimal; None: it is not checked.
 
     Returns
     -------
@@ -175,7 +179,8 @@ def load_idx(path: str | Path) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the file is not in IDX format, or is shorter or longer than it says.
+        If the file has another checksum, is not in IDX format, or is shorter or longer
+        than it says; no more than it says is unpacked.
 
     Examples
     --------
@@ -190,25 +195,48 @@ def load_idx(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
+    if sha256 is not None:
+        found = hashlib.sha256(content).hexdigest()
+        if found != sha256.lower():
             raise ValueError(
-                f"{path} is a damaged or truncated gzip file: {error}"
-            ) from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
-        raise ValueError(f"{path} is not in IDX format: its first bytes are wrong.")
-    dtype = np.dtype(_IDX_TYPES[content[2]])
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise ValueError(f"{path} is truncated: its header is incomplete.")
-    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
-    expected = math.prod(shape) * dtype.itemsize
-    if len(content) - start != expected:
+                f"{path} has SHA-256 {found}, expected {sha256}: it is damaged, or "
+                "another file."
+            )
+    stream: io.BufferedIOBase = io.BytesIO(content)
+    if content[:2] == b"\x1f\x8b":
+        stream = gzip.GzipFile(fileobj=stream)
+    try:
+        return _read_idx(path, stream)
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(
-            f"{path} is damaged: {expected} bytes of data announced, "
-            f"{len(content) - start} found."
+            f"{path} is a damaged or truncated gzip file: {error}"
+        ) from error
+
+
+def _read_idx(path: Path, stream: io.BufferedIOBase) -> np.ndarray:
+    start = _read(stream, 4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES:
+        raise ValueError(f"{path} is not in IDX format: its first bytes are wrong.")
+    dtype = np.dtype(_IDX_TYPES[start[2]])
+    lengths = _read(stream, 4 * start[3])
+    if len(lengths) < 4 * start[3]:
+        raise ValueError(f"{path} is truncated: its header is incomplete.")
+    shape = tuple(np.frombuffer(lengths, ">u4").tolist())
+    expected = math.prod(shape) * dtype.itemsize
+    # One byte more than there should be tells, too.
+    data = _read(stream, expected + 1)
+    if len(data) != expected:
+        found = str(len(data)) if len(data) < expected else "more"
+        raise ValueError(
+            f"{path} is damaged: {expected} bytes of data announced, {found} found."
         )
-    data = np.frombuffer(content[start:], dtype).reshape(shape)
-    return data.astype(dtype.newbyteorder("="))
+    values = np.frombuffer(data, dtype).reshape(shape)
+    return values.astype(dtype.newbyteorder("="))
+
+
+def _read(stream: io.BufferedIOBase, size: int) -> bytes:
+    """At most size bytes, in pieces: no header makes us allocate what is not there."""
+    data = bytearray()
+    while piece := stream.read(min(2**20, size - len(data))):
+        data += piece
+    return bytes(data)

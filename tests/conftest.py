@@ -1,7 +1,8 @@
 """Fixtures shared by the tests.
 
 SKLEARN_DEQ_TEST_SEED chooses the seed of `global_random_seed`: tests that use it must
-pass with any in [0, 99].
+pass with any in [0, 99]. HYPOTHESIS_PROFILE=long draws many more examples, and new ones
+each time.
 """
 
 import json
@@ -10,12 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 # Figures are only written to files; chosen before anything imports matplotlib.
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=500, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "theory.json").read_text())
 

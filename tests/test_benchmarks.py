@@ -16,7 +16,7 @@ if not BENCHMARKS.exists():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["bench_speed.py", "--only", "gram", "varying", "ridge", "memory"],
+        ["bench_speed.py", "--only", "gram", "varying", "ridge", "memory", "search"],
         ["bench_kernels.py"],
         ["bench_mnist.py"],
         ["bench_finite_width.py", "--figure", "figure.png"],
@@ -43,6 +43,24 @@ def run(arguments, folder):
         text=True,
         cwd=folder,
     )
+
+
+def test_two_runs_are_compared(tmp_path):
+    def write(name, **ratios):
+        records = [{"work": k, "against": "x", "ratio": v} for k, v in ratios.items()]
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"records": [*records, {"error": 1.0}]}))
+        return path
+
+    before = write("before", same=1.0, slower=1.0, faster=2.0, gone=1.0)
+    after = write("after", same=1.1, slower=1.3, faster=1.0, new=1.0)
+    command = [sys.executable, BENCHMARKS / "compare.py"]
+    done = subprocess.run([*command, before, after], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "WORSE   +30.0%  1.000 → 1.300  slower against x" in done.stdout
+    assert "3 rows compared, 1 worse by over 15%" in done.stdout
+    done = subprocess.run([*command, before, before], capture_output=True, text=True)
+    assert done.returncode == 0
 
 
 # Speaks as benchmarks/neural_tangents_server.py does, without neural-tangents.
@@ -123,3 +141,54 @@ def test_without_neural_tangents_it_says_so_at_once(tmp_path):
     done = run(["bench_speed.py", *arguments], tmp_path)
     assert done.returncode == 2
     assert "run make bench" in done.stderr
+
+
+PAPER = [
+    "spectra",
+    "size",
+    "accuracy",
+    "cost",
+    "data",
+    "depth",
+    "dynamics",
+    "regularisation",
+    "sequence",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER)
+def test_an_experiment_of_the_paper_runs(name, tmp_path):
+    done = experiment(name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / f"{name}-quick.json").read_text())
+    assert content["summary"]
+    assert (tmp_path / f"{name}-quick.png").read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / f"{name}-quick.csv").read_text().splitlines()
+    assert len(lines) == len(content["summary"]) + 1
+
+
+def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):
+    assert experiment("depth", tmp_path).returncode == 0
+    kept = tmp_path / "depth-quick.jsonl"
+    lines = kept.read_text().strip().splitlines()
+    # A line that was being written when the run was stopped, and one that is not there.
+    changed = json.loads(lines[0])
+    changed["row"]["reason"] = "kept"
+    kept.write_text(json.dumps(changed) + "\n" + lines[1][:20])
+    assert experiment("depth", tmp_path).returncode == 0
+    rows = json.loads((tmp_path / "depth-quick.json").read_text())["rows"]
+    assert rows[0]["reason"] == "kept"
+    written = kept.read_text().splitlines()[-1]
+    assert json.loads(written) == json.loads(lines[1])
+    assert rows[1] == {**json.loads(lines[1])["cell"], **json.loads(lines[1])["row"]}
+
+
+def experiment(name, folder):
+    command = [sys.executable, "-m", "benchmarks.paper", name, "--quick"]
+    return subprocess.run(
+        [*command, "--jobs", "1", "--output", folder],
+        capture_output=True,
+        text=True,
+        cwd=BENCHMARKS.parent,
+    )

@@ -1,7 +1,9 @@
 """The Gaussian mixture, and IDX files."""
 
 import gzip
+import hashlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -104,10 +106,10 @@ GOOD = _idx(8, np.arange(12, dtype="u1").reshape(3, 4))
         (GOOD[:2] + b"\x0a" + GOOD[3:], "not in IDX format"),
         (GOOD[:7], "its header is incomplete"),
         (GOOD[:-1], "12 bytes of data announced, 11 found"),
-        (GOOD + b"\0", "12 bytes of data announced, 13 found"),
+        (GOOD + b"\0", "12 bytes of data announced, more found"),
         (gzip.compress(GOOD, mtime=0)[:-9], "damaged or truncated gzip file"),
         (
-            gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 20,
+            gzip.compress(GOOD, mtime=0)[:-8] + b"\xff" * 8,
             "damaged or truncated gzip file",
         ),
     ],
@@ -122,3 +124,30 @@ def test_idx_says_what_is_wrong_with_a_file(content, message, tmp_path):
 def test_idx_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_idx(tmp_path / "none")
+
+
+def test_idx_checksum(tmp_path):
+    path = tmp_path / "array"
+    path.write_bytes(GOOD)
+    found = hashlib.sha256(GOOD).hexdigest()
+    assert_array_equal(load_idx(path, sha256=found.upper()), load_idx(path))
+    with pytest.raises(ValueError, match=f"SHA-256 {found}, expected 0123"):
+        load_idx(path, sha256="0123")
+
+
+def test_idx_unpacks_no_more_than_is_announced(tmp_path):
+    path = tmp_path / "bomb"
+    path.write_bytes(gzip.compress(GOOD + bytes(2**26), mtime=0))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="12 bytes of data announced, more found"):
+        load_idx(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**23
+
+
+def test_idx_header_that_announces_too_much(tmp_path):
+    path = tmp_path / "huge"
+    path.write_bytes(bytes([0, 0, 14, 3]) + b"\xff" * 12 + bytes(5))
+    with pytest.raises(ValueError, match="announced, 5 found"):
+        load_idx(path)

@@ -144,17 +144,32 @@ def test_messages(X):
     with pytest.warns(UserWarning, match="more than the 60 samples"):
         assert few.fit_transform(X).shape == (60, 60)
     with pytest.warns(MatchWarning, match="normalize=True"):
+        # Norms of a range from which the NTK of a kinked activation is made worst.
         DEQKernelTransformer(
-            n_components=5, approximation="random_features", kernel="ntk"
-        ).fit(X)
+            n_components=5,
+            approximation="random_features",
+            kernel="ntk",
+            recurrent_variance=0.8,
+        ).fit(X * np.geomspace(0.05, 2.0, len(X))[:, None])
+    with pytest.raises(ValueError, match="too small for random features"):
+        DEQKernelTransformer(n_components=5, approximation="random_features").fit(
+            1e-160 * X
+        )
     with pytest.raises(ValueError, match="n_components"):
         DEQKernelTransformer(n_components=0).fit(X)
     with pytest.raises(ValueError, match="approximation"):
         DEQKernelTransformer(approximation="fourier").fit(X)
-    with pytest.raises(MemoryError, match="max_memory"):
-        DEQKernelTransformer(
-            n_components=5, approximation="random_features", max_memory=100
-        ).fit_transform(X)
+
+
+def test_random_features_of_tiny_rows(X):
+    """Just above the size that is refused; the ReLU is homogeneous."""
+    scale = 1e-99
+    model = DEQKernelTransformer(
+        n_components=4096, approximation="random_features", random_state=0
+    )
+    features = model.fit_transform(scale * X) / scale
+    K = deq_kernel(X, tau0=model.tau0_ / scale)
+    assert relative_error(features @ features.T, K) < 0.2
 
 
 @pytest.mark.parametrize("approximation", APPROXIMATIONS)

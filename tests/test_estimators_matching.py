@@ -69,9 +69,9 @@ def test_size_of_a_fitted_deq_is_taken_over(iris):
     deq = DEQClassifier(**SMALL).fit(X, y)
     explicit = match_deq(deq)
     assert explicit.tau0 == deq.tau0_
-    explicit.fit(X, y)
+    explicit.set_params(architecture="leaky_relu").fit(X, y)
     moments = equilibrium_moments("relu", tau0=deq.tau0_)
-    assert explicit.match_ == solve_match(moments)
+    assert explicit.match_ == solve_match(moments, architecture="leaky_relu")
     assert explicit.offset_ == deq.offset_
 
 
@@ -112,6 +112,19 @@ def test_refusals():
             match_deq(other)
     with pytest.raises(ValueError, match="contains NaN"):
         match_deq(DEQClassifier(), [[np.nan]])
+    with pytest.raises(ValueError, match=r"'architecture' parameter.*Got 'hermit'"):
+        match_deq(DEQClassifier(), architecture="hermit")
+    with pytest.raises(ValueError, match=r"'kernel' parameter.*Got 'nkt'"):
+        match_deq(DEQClassifier(), kernel="nkt")
+    with pytest.raises(ValueError, match="max_samples == 0, must be >= 1"):
+        match_deq(DEQClassifier()).match_report([[1.0]], max_samples=0)
+
+
+def test_x_of_another_width(iris):
+    X, y = iris
+    deq = DEQClassifier(**SMALL).fit(X, y)
+    with pytest.raises(ValueError, match="X has 2 features, but DEQClassifier"):
+        match_deq(deq, X[:, :2])
 
 
 def test_the_equivalent_learns_as_well_as_the_deq(digits):
@@ -152,6 +165,14 @@ def test_match_report(iris):
     assert "this network" in str(report)
     few = model.match_report(X, max_samples=20)
     assert few.n_samples == 20
+
+
+def test_match_report_measures_all_samples(iris):
+    """What is not fitted is matched as `fit` would, not for the subset compared."""
+    model = ExplicitEquivalentClassifier(activation="tanh")
+    few, all_ = (model.match_report(iris[0], max_samples=n) for n in (10, 150))
+    assert few.match.target == all_.match.target
+    assert (few.n_samples, all_.n_samples) == (10, 150)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
@@ -230,8 +251,11 @@ def test_readout_alone_has_the_tangent_kernel(iris):
 
 def test_auto_measures_the_norms(iris):
     X, y = StandardScaler().fit_transform(iris[0]), iris[1]
-    model = ExplicitEquivalentClassifier(width=16, max_epochs=1)
-    assert model.fit(X, y).match_.depth == 2
+    model = ExplicitEquivalentClassifier(activation="gelu", width=16, max_epochs=1)
+    match = model.fit(X, y).match_
+    norms = np.sqrt(np.mean(X**2, axis=1))
+    assert match.architecture == "hermite"
+    assert f"norms from {norms.min():.3g} to {norms.max():.3g}" in match.reason
     model.set_params(normalize=True)
     assert model.fit(X, y).match_.architecture == "hermite"
     # A zero row has no norm to be matched.

@@ -86,6 +86,16 @@ def test_zero_rows_stay_zero(tmp_path):
     assert_allclose(found, model.predict_proba(X), atol=1e-5)
 
 
+def test_scaler_fitted_on_a_data_frame(tmp_path):
+    # It once warned that the probes of the export had no names.
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    scaler = StandardScaler().fit(X)
+    model = ExplicitEquivalentClassifier(**SMALL).fit(scaler.transform(X), y)
+    model.export_onnx(tmp_path / "model.onnx", preprocessing=scaler)
+    expected = model.predict_proba(scaler.transform(X))
+    assert_allclose(run(tmp_path / "model.onnx", X.to_numpy()), expected, atol=1e-5)
+
+
 def test_messages(tmp_path):
     X, y = load_iris(return_X_y=True)
     model = ExplicitEquivalentClassifier(**SMALL)

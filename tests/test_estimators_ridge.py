@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import accuracy_score, get_scorer, log_loss, mean_squared_error
 from sklearn.model_selection import (
     GridSearchCV,
+    GroupKFold,
     KFold,
     LeaveOneGroupOut,
     LeaveOneOut,
@@ -207,6 +208,60 @@ def test_scoring_of_a_regressor(regression, scoring):
 def test_scoring_of_a_classifier(classes, scoring, cv):
     model = DEQKernelRidgeClassifierCV(scoring=scoring, cv=cv, **ONE)
     assert np.isfinite(model.fit(*classes).cv_results_["mean_test_score"]).all()
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("cv", [GroupKFold(3), LeaveOneGroupOut()], ids=str)
+def test_groups_are_held_out_together(classes, estimator, cv, rng):
+    X, y = classes[0][:40], classes[1][:40]
+    y = X[:, 0] if estimator is DEQKernelRidgeCV else y
+    groups = rng.integers(0, 5, 40)
+    model = estimator(cv=cv, **ONE).fit(X, y, groups=groups)
+    listed = estimator(cv=list(cv.split(X, y, groups)), **ONE).fit(X, y)
+    for name in ("mean_test_score", "split2_test_score"):
+        assert_array_equal(model.cv_results_[name], listed.cv_results_[name])
+    piped = make_pipeline(StandardScaler(), estimator(cv=cv, **ONE))
+    name = estimator.__name__.lower()
+    piped.fit(X, y, **{f"{name}__groups": groups}).predict(X)
+    with pytest.raises(ValueError, match="'groups' parameter should not be None"):
+        estimator(cv=cv).fit(X, y)
+    with pytest.raises(ValueError, match=r"give cv=GroupKFold\(\)"):
+        estimator().fit(X, y, groups=groups)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        estimator(cv=cv).fit(X, y, groups=groups[:-1])
+
+
+def _largest_error(model, values, y):
+    return -np.abs(model.predict(values) - y).max()
+
+
+@pytest.mark.parametrize("scoring", ["neg_max_error", _largest_error])
+def test_weights_need_a_scorer_that_takes_them(regression, scoring):
+    X, Y, weight = regression
+    model = DEQKernelRidgeCV(scoring=scoring, **ONE)
+    assert model.fit(X, Y[:, 0]).best_score_ < 0
+    with pytest.raises(ValueError, match="takes no sample_weight: choose one"):
+        model.fit(X, Y[:, 0], weight)
+
+
+def test_class_weights_need_a_scorer_that_takes_them(classes):
+    model = DEQKernelRidgeClassifierCV(
+        scoring="adjusted_rand_score", class_weight="balanced", **ONE
+    )
+    with pytest.raises(ValueError, match=r"sample_weight \(and class_weight\)"):
+        model.fit(*classes)
+
+
+def test_a_scorer_of_ones_own_may_take_weights(regression):
+    X, Y, weight = regression
+
+    def weighted(model, values, y, sample_weight=None):
+        errors = (model.predict(values) - y) ** 2
+        return -np.average(errors, weights=sample_weight)
+
+    own = DEQKernelRidgeCV(scoring=weighted, **ONE).fit(X, Y[:, 0], weight)
+    default = DEQKernelRidgeCV(**ONE).fit(X, Y[:, 0], weight)
+    assert_allclose(own.best_score_, default.best_score_)
 
 
 def test_scoring_may_be_a_function(regression):

@@ -181,9 +181,53 @@ def test_messages():
         DEQKernel(recurent_variance=0.1)
     with pytest.raises(ValueError, match="faster than linearly"):
         _ = DEQKernel(activation=Activation(np.exp)).bounds
+    with pytest.raises(ValueError, match="Did you mean 'recurrent_variance'"):
+        DEQKernel().set_params(recurent_variance=0.1)
     assert DEQKernel(
         recurrent_variance=1.5, recurrent_variance_bounds=(0.1, 1.9)
     ).bounds.size
+
+
+@pytest.mark.parametrize("kernel", [("ck", "ntk"), ["ck"], (), None, "NTK"])
+def test_one_kernel_only(kernel, X):
+    """Several would be a matrix of three axes."""
+    for evaluate in (
+        lambda kernel: kernel(X),
+        lambda kernel: kernel.diag(X),
+        lambda kernel: kernel(X, eval_gradient=True),
+    ):
+        with pytest.raises(ValueError, match="kernel must be one of 'ck', 'ntk'"):
+            evaluate(DEQKernel(kernel=kernel))
+
+
+BAD_BOUNDS = [
+    *["fixd", None, ("a", "b"), (0.1,), (0.1, 0.2, 0.3)],
+    *[(0, 0.9), (-1, 1), (1, 0.1), (0.1, np.nan)],
+]
+
+
+@pytest.mark.parametrize("bounds", BAD_BOUNDS, ids=str)
+@pytest.mark.parametrize("name", VARIANCES)
+def test_bounds_are_checked(name, bounds):
+    kernel = DEQKernel(**{f"{name}_bounds": bounds})
+    message = rf"{name}_bounds must be \(low, high\) with 0 < low <= high, or 'fixed'"
+    for attribute in ("bounds", "theta", "hyperparameters"):
+        with pytest.raises(ValueError, match=message):
+            getattr(kernel, attribute)
+
+
+@pytest.mark.parametrize("bounds", [[0.1, 0.9], [(0.1, 0.9)], np.array([[0.1, 0.9]])])
+def test_bounds_as_scikit_learn_takes_them(bounds):
+    kernel = DEQKernel(recurrent_variance_bounds=bounds, input_variance_bounds="fixed")
+    assert_allclose(np.exp(kernel.bounds), [[0.1, 0.9]])
+
+
+@pytest.mark.parametrize("value", ["0.2", None, -0.1, np.nan])
+def test_variances_are_checked_before_their_logarithms(value):
+    kernel = DEQKernel(recurrent_variance=value)
+    for attribute in ("bounds", "theta"):
+        with pytest.raises(ValueError, match="recurrent_variance must be a finite"):
+            getattr(kernel, attribute)
 
 
 @pytest.mark.filterwarnings("ignore:The optimal value found")
@@ -226,8 +270,12 @@ def test_other_estimators(iris):
     precomputed = KernelRidge(kernel="precomputed", alpha=0.1).fit(deq_kernel(X), y)
     assert_allclose(ridge.predict(X), precomputed.predict(deq_kernel(X)), atol=1e-8)
     assert SVC(kernel=DEQKernel(), C=10).fit(X, y).score(X, y) > 0.95
-    assert Nystroem(DEQKernel(), n_components=20).fit_transform(X).shape == (150, 20)
-    assert KernelPCA(3, kernel=DEQKernel()).fit_transform(X).shape == (150, 3)
+    # With all samples it leaves out the part of the spectrum below 1e-12.
+    features = Nystroem(DEQKernel(), n_components=150).fit_transform(X)
+    assert_allclose(features @ features.T, deq_kernel(X), atol=1e-6)
+    components = KernelPCA(3, kernel=DEQKernel()).fit_transform(X)
+    theirs = KernelPCA(3, kernel="precomputed").fit_transform(deq_kernel(X))
+    assert_allclose(np.abs(components), np.abs(theirs), atol=1e-8)
     search = GridSearchCV(
         SVC(kernel=DEQKernel()), {"kernel__recurrent_variance": [0.1, 0.5]}
     ).fit(X, y)

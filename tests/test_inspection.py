@@ -107,6 +107,17 @@ def test_stability_has_an_axis_of_its_own():
     assert len(display.ax_.get_legend().get_texts()) == 2
 
 
+def test_no_curve_hides_the_legend():
+    """Inside it lay behind the curves of the right axis; epochs are whole numbers."""
+    history = {"chi": [0.2, 0.3, 0.3], "spectral_bound": [0.9, 0.9, 0.9]}
+    display = TrainingDisplay(loss=[2.0, 1.0, 0.5], solver_history=history).plot()
+    display.figure_.canvas.draw()
+    legend = display.ax_.get_legend().get_window_extent()
+    assert legend.y0 >= display.ax_.get_window_extent().y1 - 1
+    ticks = display.ax_.get_xticks()
+    assert_array_equal(ticks, np.round(ticks))
+
+
 def test_given_axes_are_used(iris):
     X, y = iris
     deq = DEQClassifier(**SMALL).fit(X, y)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
@@ -40,7 +40,6 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(X=SAMPLES, params=SETTINGS)
 def test_gram_matrix_properties(X, params):
     K = deq_kernel(X, **params)
@@ -57,7 +56,58 @@ def test_gram_matrix_properties(X, params):
     assert_allclose(deq_kernel(X, X, **params), K, atol=1e-7 * top)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+# What has no closed form is tabulated for a range of norms, and a table is remembered:
+# few norms keep these quick. The kink is one of a user's own function.
+DIRECTIONS = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 7), st.just(3)),
+    elements=st.floats(-4, 4).map(lambda x: round(x, 3)),
+)
+NORMS = st.lists(st.sampled_from([0.97, 1.0, 1.03]), min_size=7, max_size=7)
+
+
+def _kinked(x):
+    return np.maximum(x, 0.0) + 0.3 * np.tanh(x)
+
+
+def _kinked_derivative(x):
+    return (x > 0) + 0.3 / np.cosh(x) ** 2
+
+
+KINKED = Activation(_kinked, _kinked_derivative, kinks=(0.0,), name="kinked")
+TABULATED = st.fixed_dictionaries(
+    {
+        "kernel": st.sampled_from(KERNELS),
+        "bias_variance": st.sampled_from([0.0, 0.05]),
+        "center": st.booleans(),
+    }
+)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "silu", "elu", KINKED], ids=str)
+@given(X=DIRECTIONS, norms=NORMS, params=TABULATED)
+def test_properties_of_tabulated_kernels(activation, X, norms, params):
+    lengths = np.sqrt(np.mean(X**2, axis=1, keepdims=True))
+    X = X / np.where(lengths > 0, lengths, 1.0) * np.array(norms)[: len(X), None]
+    # Zero rows have a norm of their own.
+    X = np.vstack([X[lengths[:, 0] > 0], np.ones((1, 3)), -np.ones((1, 3))])
+    params = params | {"activation": activation}
+    K = deq_kernel(X, **params)
+    diagonal = deq_kernel_diag(X, **params)
+    top = K.max()
+    assert_array_equal(K, K.T)
+    assert_array_equal(np.diag(K), diagonal)
+    # A kinked NTK falls off like the angle: a ulp of ρ near 1 moves it by 1e-8.
+    kinked = activation in ("elu", KINKED) and params["kernel"] != "ck"
+    rounding = 1e-7 if kinked else 1e-11
+    bound = np.sqrt(np.outer(diagonal, diagonal))
+    assert (np.abs(K) <= bound * (1 + rounding)).all()
+    assert np.linalg.eigvalsh(K)[0] >= -len(X) * rounding * top
+    assert_allclose(deq_kernel(X, X[::-1], **params)[:, ::-1], K, atol=rounding * top)
+    Q, _ = np.linalg.qr(np.arange(9.0).reshape(3, 3) % 4 + np.eye(3))
+    assert_allclose(deq_kernel(X @ Q, **params), K, atol=rounding * top)
+
+
 @given(X=SAMPLES, seed=st.integers(0, 100))
 def test_rotation_invariance(X, seed):
     p = X.shape[1]
@@ -222,14 +272,6 @@ def test_several_kernels_at_once(activation, normalize, rng):
         deq_kernel(X, kernel=("ck", "rbf"))
 
 
-def test_budget_is_checked_before_anything_is_allocated():
-    X = np.ones((100_000, 1))
-    with pytest.raises(MemoryError, match=r"74\.5 GiB.*n_components"):
-        deq_kernel(X, max_memory=1e9)
-    with pytest.raises(MemoryError, match="max_memory"):
-        deq_kernel(X[:10], max_memory=10)
-
-
 @pytest.mark.parametrize(
     ("X", "message"),
     [
@@ -251,7 +293,16 @@ def test_bad_samples(X, message):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"kernel": "rbf"}, "kernel must be one of"),
+        ({"kernel": "rbf"}, "kernel must be one of 'ck', 'ntk', 'ntk_recurrent'"),
+        ({"kernel": "ntk_recurent"}, "Did you mean 'ntk_recurrent'"),
+        ({"kernel": "NTK"}, "Did you mean 'ntk'"),
+        ({"kernel": None}, "kernel must be one of .* got None"),
+        ({"kernel": ()}, r"kernel must be one of .* got \(\)"),
+        ({"kernel": ("ck", 3)}, "kernel must be one of .* got 3"),
+        ({"normalize": "False"}, "normalize must be True or False, got 'False'"),
+        ({"center": "False"}, "center must be True or False, got 'False'"),
+        ({"center": 1}, "center must be True or False, got 1"),
+        ({"dtype": "single precision"}, "dtype must be 'float32'"),
         ({"activation": "rleu"}, "Did you mean 'relu'"),
         ({"recurrent_variance": 2.5}, "Unstable DEQ"),
         ({"bias_variance": -1}, "bias_variance"),
@@ -263,6 +314,10 @@ def test_bad_samples(X, message):
 def test_bad_parameters(params, message):
     with pytest.raises(ValueError, match=message):
         deq_kernel(np.ones((2, 3)), **params)
+    params.pop("Y", None)
+    if params:
+        with pytest.raises(ValueError, match=message):
+            deq_kernel_diag(np.ones((2, 3)), **params)
 
 
 @pytest.mark.gpu

@@ -25,7 +25,10 @@ ROOMS = {
         {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
         {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm", "onnx"},
     ),
-    "inspection": ({"estimators", "nn"}, {"numpy", "sklearn", "torch", "matplotlib"}),
+    "inspection": (
+        {"estimators", "nn", "theory"},
+        {"numpy", "sklearn", "torch", "matplotlib", "joblib"},
+    ),
     "datasets": ({"_compat", "exceptions"}, {"numpy", "sklearn"}),
 }
 # Importing the others must not load skorch.

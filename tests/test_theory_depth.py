@@ -120,3 +120,8 @@ def test_one_layer_has_the_ratios_of_the_notes():
     found = explicit_moments([relu], multipliers=[rate, 1.0])
     assert_allclose(found.alpha[2], 2 * found.alpha[1], rtol=1e-12)
     assert_allclose(found.beta[2], (2 + 4 * rate) * found.beta[1], rtol=1e-12)
+
+
+def test_a_deq_that_does_not_see_its_input():
+    with pytest.raises(ValueError, match="does not see its input"):
+        minimal_depth("relu", 0.2, 0.0)

@@ -1,5 +1,7 @@
 """τ*, stability, exact kernels and high-dimensional equivalents."""
 
+import re
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -51,6 +53,26 @@ def test_unstable_settings_are_refused(activation, sa, sb, condition):
     with pytest.raises(ValueError, match=condition) as info:
         equilibrium_moments(activation, sa, sb)
     assert f"recurrent_variance={sa:.4g}" in str(info.value)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("variance", [1.2, 1.9, 2.5, 20.0])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_what_is_said_of_an_unstable_setting_is_true(name, variance, center):
+    """The value that is named fails the condition, which is that of some rows only."""
+    try:
+        m = equilibrium_moments(name, variance, center=center)
+        equilibrium_variance(m, [0.02, 0.5, 1.0, 2.0, 5.0])
+    except ValueError as error:
+        message = str(error)
+        assert f"recurrent_variance={variance:.4g}" in message
+        named = re.search(r"up to ([\d.e+]+)", message)
+        assert (named is None) == ("no fixed point" in message)
+        assert named is None or float(named[1]) >= 1.0
+        assert ("< 1 (a stable" in message) == (named is not None)
+    else:
+        # Both slopes are at most one below the limit that holds for all norms.
+        assert m.chi < 1.0
 
 
 def test_tanh_at_four_has_the_documented_values():

@@ -238,8 +238,7 @@ def test_a_mixture_has_the_kernel_of_its_kinds(rng):
         equilibrium_moments("relu"), architecture="hermite", norms=(0.8, 1.6)
     )
     mixture = match.layers[0].activation.function
-    assert len(mixture.kinds) == 3
-    assert len(mixture.groups) == 4
+    assert len(mixture.kinds) == len(mixture.groups) == 4
     for norm in (0.8, 1.3):
         kinds = [kind.at(norm).coefficients(40) for kind in mixture.kinds]
         groups = [group.at(norm).coefficients(40) for group in mixture.groups]
@@ -280,6 +279,50 @@ def test_auto_takes_it_where_norms_are_equal():
     assert solve_match(biased, norms=(1.0, 1.0)).residual < 1e-10
     with pytest.raises(ValueError, match="architecture='hermite'"):
         solve_match(biased)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "architecture", "depth"),
+    [
+        # Of one layer what meets the equations comes first.
+        ("tanh", "ck", "hard_tanh", 1),
+        ("relu", "ntk", "piecewise_linear", 1),
+        # Else one layer comes before two.
+        ("relu", "ck", "hermite", 1),
+        ("gelu", "ck", "hermite", 1),
+    ],
+)
+def test_auto_takes_the_shallowest_for_norms_that_vary(
+    name, kernel, architecture, depth
+):
+    moments = equilibrium_moments(name)
+    match = solve_match(moments, kernel=kernel, norms=(0.7, 1.5))
+    assert (match.architecture, match.depth) == (architecture, depth)
+    assert match.converged
+    # Who wants the kernel itself is told of it.
+    assert "'hermite'" in match.reason or "norms from 0.7 to 1.5" in match.reason
+
+
+def test_auto_takes_two_layers_where_one_is_not_within_tolerance():
+    """Thirty-fold norms of a kinked activation, and a tolerance that is small."""
+    match = solve_match(equilibrium_moments("relu"), norms=(0.1, 3.0), tol=1e-8)
+    assert (match.architecture, match.depth) == ("leaky_relu", 2)
+
+
+@pytest.mark.parametrize(
+    "norms", [(2.0, 1.0), (0.0, 1.0), (np.nan, 1.0), (1.0, np.inf), (1.0,), 1.0]
+)
+def test_norms_that_are_none(norms):
+    with pytest.raises(ValueError, match="norms must be the smallest and the largest"):
+        solve_match(equilibrium_moments("tanh"), norms=norms)
+
+
+def test_what_limits_a_layer_is_said():
+    """The tail of ReLU's NTK with a weak recurrence; see docs/matching.md."""
+    moments = equilibrium_moments("relu", 0.01, 0.99)
+    with pytest.warns(MatchWarning, match=r"recurrent_variance below 0\.05") as caught:
+        solve_match(moments, kernel="ntk", architecture="hermite")
+    assert caught[0].filename == __file__
 
 
 def test_a_kinked_activation_of_ones_own():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, ClassVar
@@ -30,16 +29,11 @@ from sklearn_deq.theory import (
     equilibrium_variance,
     get_activation,
 )
+from sklearn_deq.theory._checks import did_you_mean
 from sklearn_deq.theory._equilibrium import normalize_rows
 
 # Squares of the data, and of states that are as large, must stay far from overflow.
 _HEADROOM = 1e-8
-
-
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return a hint at the closest valid name, or an empty string."""
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def final_step(estimator: Any) -> tuple[Any, list[Any]]:
@@ -69,6 +63,12 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
 class RefusesUnknownParameters:
     """Mixin: an unknown keyword is refused with a suggestion."""
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Show the parameters in help and documentation, not those of `__new__`."""
+        super().__init_subclass__(**more)
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
     def __new__(cls, *args: Any, **params: Any) -> Any:
         """Refuse unknown parameters with a suggestion; `__init__` does the rest."""
         valid = inspect.signature(cls.__init__).parameters
@@ -79,6 +79,30 @@ class RefusesUnknownParameters:
                     f"{did_you_mean(name, valid)}"
                 )
         return super().__new__(cls)
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters; unknown ones are refused with a suggestion.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters of the estimator or kernel.
+
+        Returns
+        -------
+        self : object
+            The estimator or kernel.
+        """
+        valid = self.get_params(deep=True)  # type: ignore[attr-defined]
+        for name in params:
+            # No parameter is an estimator, so that a__b is unknown as well.
+            if name not in valid:
+                hint = did_you_mean(name, valid)
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {self}.{hint} Valid "
+                    f"parameters are: {sorted(valid)!r}."
+                )
+        return super().set_params(**params)  # type: ignore[misc]
 
 
 class DEQParameters(RefusesUnknownParameters, BaseEstimator):
@@ -95,30 +119,6 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         "device": [str],
         "dtype": [None, StrOptions({"float32", "float64"})],
     }
-
-    def set_params(self, **params: Any) -> DEQParameters:
-        """Set parameters; unknown ones are refused with a suggestion.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters of the estimator.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        valid = self.get_params(deep=True)
-        for name in params:
-            # No parameter is an estimator, so that a__b is unknown as well.
-            if name not in valid:
-                hint = did_you_mean(name, valid)
-                raise ValueError(
-                    f"Invalid parameter {name!r} for estimator {self}.{hint} Valid "
-                    f"parameters are: {sorted(valid)!r}."
-                )
-        return super().set_params(**params)
 
     def _check_data(self, X: Any, *, reset: bool) -> np.ndarray:
         """X in the dtype to compute in: that of `dtype`, else its own float dtype."""
@@ -145,14 +145,7 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         if tau0 is None:
             tau0 = np.sqrt(np.average(s, weights=sample_weight))
         tau0 = float(tau0)
-        moments = equilibrium_moments(
-            get_activation(self.activation),
-            self.recurrent_variance,
-            self.input_variance,
-            bias_variance=self.bias_variance,
-            tau0=tau0,
-            center=self.center,
-        )
+        moments = self._moments(tau0)
         equilibrium_variance(moments, s)
         # Zero rows have no direction: no kernel is made for their norm.
         norms = np.sqrt(s[s > 0]) if s.any() else np.ones(1)
@@ -161,6 +154,17 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset
         return moments
+
+    def _moments(self, tau0: float) -> EquilibriumMoments:
+        """The wide DEQ of these parameters, for data of this size."""
+        return equilibrium_moments(
+            get_activation(self.activation),
+            self.recurrent_variance,
+            self.input_variance,
+            bias_variance=self.bias_variance,
+            tau0=tau0,
+            center=self.center,
+        )
 
     @contextmanager
     def _solver_warnings_as_sklearn(self) -> Iterator[None]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
-from sklearn_deq.estimators._match_report import KernelErrors, MatchReport
+from sklearn_deq.estimators._match_report import (
+    KernelErrors,
+    MatchReport,
+    wide_kernels,
+)
 from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._onnx import build_network, probabilities, save
 from sklearn_deq.estimators._targets import (
@@ -21,7 +26,6 @@ from sklearn_deq.estimators._targets import (
     NetworkRegressorMixin,
 )
 from sklearn_deq.estimators._training import as_tensor
-from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
@@ -90,33 +94,15 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         -----
         Works before `fit` as well: the matching is then solved for the size of X.
         """
-        fitted = hasattr(self, "match_")
-        model = self if fitted else clone(self)
-        X = validate_data(model, X, reset=not fitted, dtype=[np.float64, np.float32])
-        if len(X) > max_samples:
-            rng = check_random_state(random_state)
-            X = X[rng.permutation(len(X))[:max_samples]]
-        rows = model._prepare_input(X)
+        check_scalar(max_samples, "max_samples", Integral, min_val=1)
         with self._solver_warnings_as_sklearn():
-            if not fitted:
-                model.match_ = model._match(model._solve_equilibrium(rows))
-            settings = {"kernel": self.kernel, "dtype": "float64"}
-            exact = deq_kernel(
-                rows,
-                activation=self.activation,
-                recurrent_variance=self.recurrent_variance,
-                input_variance=self.input_variance,
-                bias_variance=self.bias_variance,
-                tau0=model.tau0_,
-                center=self.center,
-                **settings,
-            )
-            match = model.match_
-            found = explicit_kernel(
-                rows, layers=match.layers, multipliers=match.multipliers, **settings
-            )
+            model, X = self._matched_on(X)
+            if len(X) > max_samples:
+                rng = check_random_state(random_state)
+                X = X[rng.permutation(len(X))[:max_samples]]
+            exact, found = wide_kernels(model, model._prepare_input(X))
         finite = None
-        if fitted:
+        if model is self:
             finite = KernelErrors.between(self._finite_kernel(X), exact)
         return MatchReport(
             n_samples=len(X),
@@ -125,6 +111,16 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             infinite=KernelErrors.between(found, exact),
             finite=finite,
         )
+
+    def _matched_on(self, X: Any) -> tuple[ExplicitNetworkEstimator, np.ndarray]:
+        """Itself, or a clone matched for X if it is not fitted; and X as floats."""
+        model = self if hasattr(self, "match_") else clone(self)
+        unfitted = model is not self
+        X = validate_data(model, X, reset=unfitted, dtype=[np.float64, np.float32])
+        if unfitted:
+            moments = model._solve_equilibrium(model._prepare_input(X))
+            model.match_ = model._match(moments)
+        return model, X
 
     def _finite_kernel(self, X: np.ndarray) -> np.ndarray:
         """Kernel of this network on X, of the kind that was matched."""
@@ -213,8 +209,9 @@ class ExplicitEquivalentClassifier(
     architecture : str, default="auto"
         "auto" (the shallowest that matches on these data), "hard_tanh" (one hidden
         layer), "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match),
-        or "hermite": one hidden layer made for this kernel, exact where all samples
-        have one norm (``normalize=True``), whatever the activation and the bias.
+        or "hermite": one hidden layer made for this kernel and the norms of the
+        training rows, exact where they are one (``normalize=True``), whatever the
+        activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.
@@ -423,8 +420,9 @@ class ExplicitEquivalentRegressor(
     architecture : str, default="auto"
         "auto" (the shallowest that matches on these data), "hard_tanh" (one hidden
         layer), "leaky_relu" (two), "piecewise_linear" or "rounded" (as few as match),
-        or "hermite": one hidden layer made for this kernel, exact where all samples
-        have one norm (``normalize=True``), whatever the activation and the bias.
+        or "hermite": one hidden layer made for this kernel and the norms of the
+        training rows, exact where they are one (``normalize=True``), whatever the
+        activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
         problem.

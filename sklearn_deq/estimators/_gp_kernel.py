@@ -11,6 +11,8 @@ from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 from sklearn_deq.estimators._base import RefusesUnknownParameters
 from sklearn_deq.kernels import deq_kernel, deq_kernel_diag, deq_kernel_gradient
 from sklearn_deq.theory import Activation, get_activation, lipschitz_constant
+from sklearn_deq.theory._checks import check_nonnegative
+from sklearn_deq.theory._equilibrium import check_kernel
 
 Bounds = tuple[float, float] | str
 
@@ -57,7 +59,8 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
     dtype : {"float32", "float64"}, default=None
         Of the result; None: that of X.
     max_memory : float, default=None
-        Budget of a kernel matrix in bytes; None: half of the machine's memory.
+        Budget in bytes of what a call returns, the gradient included; None: half of
+        the memory of the machine or its container.
 
     See Also
     --------
@@ -68,6 +71,10 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
     -----
     Gradients are taken with respect to the logarithms of the variances, by the implicit
     function theorem, at fixed τ0.
+
+    `SpectralClustering` needs affinities that are not negative: the CK with
+    ``center=False`` and an activation that is not negative (ReLU, sigmoid, softplus).
+    Centred, the kernel is negative between samples that point away from each other.
 
     References
     ----------
@@ -83,6 +90,14 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
     >>> X, y = load_iris(return_X_y=True)
     >>> SVC(kernel=DEQKernel(), C=10).fit(scale(X), y).score(scale(X), y) > 0.95
     True
+
+    Clusters, from affinities that are not negative:
+
+    >>> from sklearn.cluster import SpectralClustering
+    >>> model = SpectralClustering(
+    ...     3, affinity=DEQKernel(center=False), random_state=0)
+    >>> sorted(set(model.fit_predict(scale(X)).tolist()))
+    [0, 1, 2]
     """
 
     def __init__(
@@ -125,17 +140,35 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
         if isinstance(bounds, str) and bounds == "auto":
             steepest = lipschitz_constant(get_activation(self.activation))
             bounds = (_LEAST, _MARGIN / steepest**2)
-        return Hyperparameter("recurrent_variance", "numeric", bounds)
+        return self._hyperparameter("recurrent_variance", bounds, "'fixed' or 'auto'")
 
     @property
     def hyperparameter_input_variance(self) -> Hyperparameter:
         """σ_b² as a hyperparameter."""
-        return Hyperparameter("input_variance", "numeric", self.input_variance_bounds)
+        return self._hyperparameter("input_variance", self.input_variance_bounds)
 
     @property
     def hyperparameter_bias_variance(self) -> Hyperparameter:
         """σ_c² as a hyperparameter."""
-        return Hyperparameter("bias_variance", "numeric", self.bias_variance_bounds)
+        return self._hyperparameter("bias_variance", self.bias_variance_bounds)
+
+    def _hyperparameter(
+        self, name: str, bounds: Bounds, words: str = "'fixed'"
+    ) -> Hyperparameter:
+        """Check a variance and its bounds, which sklearn takes as they come."""
+        check_nonnegative(name, getattr(self, name))
+        if isinstance(bounds, str) and bounds == "fixed":
+            return Hyperparameter(name, "numeric", bounds)
+        try:
+            low, high = np.array(bounds, dtype=float).ravel()
+        except (TypeError, ValueError):
+            low, high = np.nan, np.nan
+        if not 0.0 < low <= high:
+            raise ValueError(
+                f"{name}_bounds must be (low, high) with 0 < low <= high, or {words}, "
+                f"got {bounds!r}."
+            )
+        return Hyperparameter(name, "numeric", (low, high))
 
     @property
     def _free(self) -> tuple[str, ...]:
@@ -230,6 +263,8 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
 
     @property
     def _settings(self) -> dict[str, Any]:
+        # Several kernels would make a matrix of three axes, which no estimator takes.
+        check_kernel(self.kernel)
         names = (
             "kernel",
             "activation",

@@ -19,11 +19,15 @@ from sklearn_deq.estimators._base import (
     FeaturesMixin,
 )
 from sklearn_deq.kernels import deq_kernel
-from sklearn_deq.kernels._samples import check_memory, resolve_device
+from sklearn_deq.kernels._memory import array_bytes, check_memory
+from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.linear import nystroem_map
 from sklearn_deq.nn import draw_weights, explicit_features, layer_activations
 from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 
+# Squares of a network's slopes, which go like the inverse size of the data, overflow
+# below this.
+_LEAST_SIZE = 1e-100
 # Rows of new samples that are transformed at once.
 _BLOCK = 2048
 
@@ -66,7 +70,9 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     dtype : {"float32", "float64"}, default=None
         Of the result; None: that of X.
     max_memory : float, default=None
-        Budget of the output in bytes; None: half of the machine's memory.
+        Budget in bytes of what is held at once: the output, and in `fit` the weights of
+        "random_features" or the matrices of "nystroem"; None: half of the memory of
+        the machine or its container.
     random_state : int, RandomState or None, default=None
         Of the subset, or of the network's weights.
 
@@ -206,6 +212,11 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             )
         self.component_indices_ = rng.permutation(len(X))[:size]
         self.X_fit_ = X[self.component_indices_]
+        # The Gram matrix, eigenvectors and two products of them, in `nystroem_map`.
+        square = array_bytes((size, size))
+        self._check_memory(
+            {f"4 matrices of shape ({size}, {size}) in float64": 4 * square}
+        )
         K = self._kernel(self.X_fit_, None, dtype="float64")
         self.normalization_ = nystroem_map(K).astype(X.dtype)
         self._n_features_out = size
@@ -213,15 +224,28 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     def _fit_network(self, X: np.ndarray, moments: EquilibriumMoments) -> None:
         """Match an explicit network to the DEQ, and draw its weights."""
         assert self.n_components is not None
+        if 0.0 < self.tau0_ < _LEAST_SIZE:
+            raise ValueError(
+                "X is too small for random features: √(mean |x|²/p) is "
+                f"{self.tau0_:.1e}. Scale X, or set normalize=True."
+            )
         self.match_ = solve_match(
             moments, kernel=self.kernel, norms=self._norms, trainable="readout"
         )
         seed = check_random_state(self.random_state).randint(2**31)
         widths = [self.n_components] * len(self.match_.layers)
+        shapes = list(zip(widths, [X.shape[1], *widths], strict=False))
+        # They are drawn in float64 and kept in the dtype of X.
+        dtypes = {np.dtype(np.float64), X.dtype}
+        size = sum(array_bytes(s, dtype) for s in shapes for dtype in dtypes)
+        drawn = ", ".join(map(str, shapes))
+        self._check_memory({f"the network's weights of shapes {drawn}": size})
         weights = draw_weights(
             X.shape[1], widths, torch.Generator().manual_seed(int(seed))
         )
-        self.weights_ = [weight.numpy().astype(X.dtype) for weight in weights]
+        self.weights_ = [
+            weight.numpy().astype(X.dtype, copy=False) for weight in weights
+        ]
         self._n_features_out = self.n_components
 
     def transform(self, X: Any) -> np.ndarray:
@@ -243,7 +267,16 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             if self.n_components is None:
                 return self._kernel(X, self.X_fit_)
             shape = len(X), self._n_features_out
-            check_memory(shape, X.dtype, self.max_memory)
+            block = array_bytes((min(len(X), _BLOCK), shape[1]), X.dtype)
+            self._check_memory(
+                {
+                    f"features of shape {shape} in {X.dtype}": array_bytes(
+                        shape, X.dtype
+                    ),
+                    "two blocks of them": 2 * block,
+                },
+                "transform fewer rows at a time",
+            )
             features = np.empty(shape, dtype=X.dtype)
             block_features = self._feature_map()
             for start in range(0, len(X), _BLOCK):
@@ -271,6 +304,11 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             return self.transform(X)
         with self._solver_warnings_as_sklearn():
             return self._kernel(self.X_fit_, None)
+
+    def _check_memory(self, held: dict[str, int], *ways: str) -> None:
+        """Compare what low-rank features hold with the budget."""
+        ways = ("Raise max_memory", *ways, "lower n_components")
+        check_memory(held, self.max_memory, f"{', or '.join(ways)}.")
 
     def _feature_map(self) -> Callable[[np.ndarray], np.ndarray]:
         """What makes the features of a block of rows."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import eigvalsh
 
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import MatchResult
 
 
@@ -51,6 +53,26 @@ class KernelErrors:
             f"operator norm {self.operator:.2e}, Frobenius {self.frobenius:.2e}, "
             f"largest entry {self.largest:.2e}"
         )
+
+
+def wide_kernels(explicit: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The DEQ's kernel on rows, and a matched network's of infinite width."""
+    settings = {"kernel": explicit.kernel, "dtype": "float64"}
+    exact = deq_kernel(
+        rows,
+        activation=explicit.activation,
+        recurrent_variance=explicit.recurrent_variance,
+        input_variance=explicit.input_variance,
+        bias_variance=explicit.bias_variance,
+        tau0=explicit.tau0_,
+        center=explicit.center,
+        **settings,
+    )
+    match = explicit.match_
+    found = explicit_kernel(
+        rows, layers=match.layers, multipliers=match.multipliers, **settings
+    )
+    return exact, found
 
 
 def _operator_norm(K: np.ndarray) -> float:

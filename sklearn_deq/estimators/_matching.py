@@ -9,12 +9,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from sklearn_deq.estimators._base import did_you_mean, final_step
+from sklearn_deq.estimators._base import final_step
 from sklearn_deq.estimators._equilibrium import DEQClassifier, DEQRegressor
 from sklearn_deq.estimators._explicit import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
+from sklearn_deq.theory._checks import did_you_mean
 from sklearn_deq.theory._equilibrium import normalize_rows
 
 _EQUIVALENTS = {
@@ -60,6 +61,8 @@ def match_deq(
     ------
     TypeError
         If the estimator ends in no DEQ, or a parameter is unknown.
+    ValueError
+        If a parameter has no valid value, or X not the features of a fitted DEQ.
     NotFittedError
         If X is given together with a pipeline that is not fitted.
 
@@ -92,10 +95,12 @@ def match_deq(
     if hasattr(deq, "tau0_"):
         shared["tau0"] = deq.tau0_
     if X is not None:
-        shared["tau0"] = _size(X, steps, normalize=deq.normalize)
-    return equivalent(
+        shared["tau0"] = _size(X, steps, deq)
+    explicit = equivalent(
         **{**shared, "kernel": kernel, "architecture": architecture, **params}
     )
+    explicit._validate_params()
+    return explicit
 
 
 def _find_deq(estimator: Any) -> tuple[Any, list[Any]]:
@@ -109,7 +114,7 @@ def _find_deq(estimator: Any) -> tuple[Any, list[Any]]:
     return deq, steps
 
 
-def _size(X: Any, steps: list[Any], *, normalize: bool) -> float:
+def _size(X: Any, steps: list[Any], deq: Any) -> float:
     """√(mean |x|²/p) of X as the DEQ sees it."""
     for step in steps:
         try:
@@ -121,6 +126,12 @@ def _size(X: Any, steps: list[Any], *, normalize: bool) -> float:
             ) from error
         X = step.transform(X)
     X = check_array(X, dtype=np.float64)
-    if normalize:
+    expected = getattr(deq, "n_features_in_", X.shape[1])
+    if X.shape[1] != expected:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but {type(deq).__name__} is expecting "
+            f"{expected} features as input."
+        )
+    if deq.normalize:
         X = normalize_rows(X)
     return float(np.sqrt(np.mean(X**2)))

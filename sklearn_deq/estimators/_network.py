@@ -335,9 +335,15 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         return X.astype(self._working_dtype(), copy=False)
 
     def _features(self, X: Any) -> np.ndarray:
+        return self._evaluate(X)
+
+    def _evaluate(
+        self, X: Any, readout: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Features of new samples, or what a readout makes of them."""
         X = self._check_input(X)
         with self._solver_warnings_as_sklearn():
-            return in_blocks(self._body, X)
+            return in_blocks(self._body, X, readout)
 
     def _torch_dtype(self) -> torch.dtype:
         return next(self._body.parameters()).dtype
@@ -347,10 +353,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Outputs of the readout, shape (n, n_outputs)."""
-        features = self._features(X)
-        coef, intercept = self._readout()
-        outputs = features @ coef.T + intercept
-        return outputs.astype(features.dtype, copy=False)
+        check_is_fitted(self)
+        return self._evaluate(X, self._readout())
 
     def _readout(self) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (n_outputs, width) and intercept of the readout."""

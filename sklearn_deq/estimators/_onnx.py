@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,21 +99,18 @@ def _hermite(graph: _Graph, sigma: HermiteFunction, x: str, inputs: str) -> str:
 
 def _weights(graph: _Graph, sigma: HermiteFunction, size: str) -> list[str]:
     """`HermiteFunction.weights` at the norms, each of shape (n, 1)."""
-    low, high, series = sigma.weight_series()
+    low, high = sigma.ends
+    count = sigma.table.shape[1]
     place = graph.apply("Asinh", graph.scaled(4.0, size))
     # In float32: the middle first, and what rounding leaves outside the range put back.
     place = graph.apply("Sub", place, graph.constant(0.5 * (high + low)))
     place = graph.scaled(2.0 / (high - low), place)
     place = graph.apply("Clip", place, graph.constant(-1.0), graph.constant(1.0))
     terms = [graph.apply("Add", graph.scaled(0.0, place), graph.constant(1.0)), place]
-    for _ in range(len(series) - 2):
+    for _ in range(count - 2):
         twice = graph.scaled(2.0, graph.apply("Mul", place, terms[-1]))
         terms.append(graph.apply("Sub", twice, terms[-2]))
-    basis = graph.apply("Concat", *terms[: len(series)], axis=1)
-    return [
-        graph.apply("MatMul", basis, graph.constant(column[:, None]))
-        for column in series.T
-    ]
+    return terms[:count]
 
 
 def _lines(graph: _Graph, sigma: HermiteFunction, t: str) -> list[str]:
@@ -181,16 +179,25 @@ def _units(
 
 def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """Factor and shift of a fitted preprocessing that treats each feature alone."""
+    if isinstance(preprocessing, type) or not hasattr(preprocessing, "transform"):
+        raise ValueError(
+            f"preprocessing must be a fitted transformer, got {preprocessing!r}."
+        )
     probes = np.random.default_rng(0).standard_normal((4, n_features))
-    shift = preprocessing.transform(np.zeros((1, n_features)))
-    factor = preprocessing.transform(np.ones((1, n_features))) - shift
-    found = np.asarray(preprocessing.transform(probes))
+    with warnings.catch_warnings():
+        # A scaler fitted on a data frame would like the probes to have its names.
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        shift, ones, found = (
+            np.asarray(preprocessing.transform(rows))
+            for rows in (np.zeros((1, n_features)), np.ones((1, n_features)), probes)
+        )
+    factor = ones - shift
     if found.shape != probes.shape or not np.allclose(found, probes * factor + shift):
         raise ValueError(
             "preprocessing must be fitted, and scale and shift each feature by itself, "
             f"as StandardScaler does; got {preprocessing!r}."
         )
-    return np.asarray(factor), np.asarray(shift)
+    return factor, shift
 
 
 def build_network(

@@ -48,7 +48,7 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         Whether there is an intercept, which is not penalised.
     cv : int, splitter or iterable, default=None
         None: closed-form leave-one-out; else what `sklearn.model_selection.check_cv`
-        takes.
+        takes, with the ``groups`` given to `fit`.
     scoring : str or callable, default=None
         scikit-learn's scorer of the held-out predictions; None:
         "neg_mean_squared_error".
@@ -61,8 +61,8 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     dtype : {"float32", "float64"}, default=None
         Of ``X_fit_`` and the results; None: that of X. The computation is float64.
     max_memory : float, default=None
-        Budget of a kernel matrix in bytes, of which the search holds two; None: half
-        of the machine's memory.
+        Budget in bytes of what the search holds, in all jobs together; None: half of
+        the memory of the machine or its container.
 
     Attributes
     ----------
@@ -177,7 +177,9 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self.max_memory = max_memory
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DEQKernelRidgeCV:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None
+    ) -> DEQKernelRidgeCV:
         """Choose a kernel and a penalty, and fit them to all samples.
 
         Parameters
@@ -188,13 +190,15 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
             Targets.
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the samples in τ0, the fit and the scores.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the samples, for a ``cv`` that keeps them together.
 
         Returns
         -------
         self : object
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight)
+        return self._fit(X, y, sample_weight, groups)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict targets.
@@ -253,7 +257,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Whether there is an intercept, which is not penalised.
     cv : int, splitter or iterable, default=None
         None: closed-form leave-one-out; else what `sklearn.model_selection.check_cv`
-        takes.
+        takes, with the ``groups`` given to `fit`.
     scoring : str or callable, default=None
         scikit-learn's scorer of the held-out decision values; None:
         "accuracy".
@@ -269,8 +273,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     dtype : {"float32", "float64"}, default=None
         Of ``X_fit_`` and the results; None: that of X. The computation is float64.
     max_memory : float, default=None
-        Budget of a kernel matrix in bytes, of which the search holds two; None: half
-        of the machine's memory.
+        Budget in bytes of what the search holds, in all jobs together; None: half of
+        the memory of the machine or its container.
 
     Attributes
     ----------
@@ -405,7 +409,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None
+        self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None
     ) -> DEQKernelRidgeClassifierCV:
         """Choose a kernel and a penalty, and fit them to all samples.
 
@@ -417,13 +421,15 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
             Class labels.
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the samples in τ0, the fit and the scores.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the samples, for a ``cv`` that keeps them together.
 
         Returns
         -------
         self : object
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight)
+        return self._fit(X, y, sample_weight, groups)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Evaluate the ridge regression.

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
+from joblib import effective_n_jobs
 from scipy.stats import rankdata
 from sklearn.base import (
     BaseEstimator,
@@ -28,12 +29,14 @@ from sklearn_deq._compat import (
     Interval,
     StrOptions,
     check_sample_weight,
+    takes_sample_weight,
     validate_parameter_constraints,
 )
 from sklearn_deq.estimators._base import DEQParameters
 from sklearn_deq.estimators._kernel import DEQKernelTransformer
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel
+from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
 from sklearn_deq.linear import (
     class_probabilities,
     fit_temperature,
@@ -158,7 +161,7 @@ class RidgeProblem:
         Whether there is an intercept.
     scorer : callable
         scikit-learn's scorer.
-    tau0, device, max_memory
+    tau0, device
         Parameters of the estimator.
     """
 
@@ -175,7 +178,6 @@ class RidgeProblem:
     scorer: Callable[..., float]
     tau0: float | None
     device: str
-    max_memory: float | None
 
     def equilibrium(self, params: dict[str, Any]) -> DEQKernelTransformer:
         """Estimator that has τ0 and the other constants of a kernel on these data."""
@@ -191,8 +193,25 @@ class RidgeProblem:
             tau0=tau0,
             device=self.device,
             dtype="float64",
-            max_memory=self.max_memory,
+            # `held` is what was compared with the budget.
+            max_memory=np.inf,
         )
+
+    def held(self) -> dict[str, int]:
+        """Return what the evaluation of one kernel holds at once, in bytes."""
+        n, n_columns = self.targets.shape
+        n_predicted = sum(map(len, self.held_out_rows()))
+        shape = len(self.alphas), n_predicted, n_columns
+        predictions = {f"predictions of shape {shape}": array_bytes(shape)}
+        if self.splits is None:
+            name = f"a Gram matrix of shape ({n}, {n}) and its eigenvectors"
+            return {name: 2 * array_bytes((n, n))} | predictions
+        sizes = [(len(train), len(test)) for train, test in self.splits]
+        most = max(array_bytes((train, max(2 * train, test))) for train, test in sizes)
+        return {
+            f"a Gram matrix of shape ({n}, {n})": array_bytes((n, n)),
+            "that of the largest training split and its eigenvectors": most,
+        } | predictions
 
     def evaluate(self, params: dict[str, Any]) -> _Outcome:
         """Score all alphas with one kernel."""
@@ -283,11 +302,12 @@ class KernelRidgeCV(DEQParameters):
         "verbose": ["verbose"],
     }
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> KernelRidgeCV:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> KernelRidgeCV:
         """Validate, score the grid, and fit the best to all samples."""
         alphas = np.array(self._choices("alphas", [_POSITIVE]), dtype=np.float64)
         kernels = self._kernels()
-        problem = self._problem(X, y, sample_weight, alphas)
+        problem = self._problem(X, y, sample_weight, groups, alphas)
+        self._check_memory(problem, len(kernels))
         outcomes = self._search(problem, kernels)
         self._choose(kernels, alphas, outcomes)
         with self._solver_warnings_as_sklearn():
@@ -325,7 +345,7 @@ class KernelRidgeCV(DEQParameters):
         ]
 
     def _problem(
-        self, X: Any, y: Any, sample_weight: Any, alphas: np.ndarray
+        self, X: Any, y: Any, sample_weight: Any, groups: Any, alphas: np.ndarray
     ) -> RidgeProblem:
         """Validate the data; rows of zero weight are left out for good."""
         X, y = validate_data(
@@ -342,26 +362,60 @@ class KernelRidgeCV(DEQParameters):
         splits = None
         if self.cv is not None:
             splitter = check_cv(self.cv, y, classifier=is_classifier(self))
-            splits = _checked_splits(splitter.split(X, y), weight, len(X))
+            splits = _checked_splits(splitter.split(X, y, groups), weight, len(X))
+        elif groups is not None:
+            raise ValueError(
+                "groups are for splitters that heed them, but cv=None leaves out one "
+                "sample at a time: give cv=GroupKFold() or cv=LeaveOneGroupOut()."
+            )
         if weight is not None:
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
         targets = self._set_targets(y)
+        full_weight = self._full_weight(y, weight)
         return RidgeProblem(
             X=X,
             y=y,
             classes=self.classes_ if is_classifier(self) else None,
             targets=targets,
             single=y.ndim == 1 and targets.shape[1] == 1,
-            weight=self._full_weight(y, weight),
+            weight=full_weight,
             sample_weight=weight,
             splits=splits,
             alphas=alphas,
             fit_intercept=bool(self.fit_intercept),
-            scorer=check_scoring(self, self.scoring or self._default_scoring),
+            scorer=self._scorer(weighted=full_weight is not None),
             tau0=self.tau0,
             device=self.device,
-            max_memory=self.max_memory,
+        )
+
+    def _scorer(self, *, weighted: bool) -> Callable[..., float]:
+        """scikit-learn's scorer, which must take weights if there are any."""
+        scorer: Callable[..., float] = check_scoring(
+            self, self.scoring or self._default_scoring
+        )
+        if weighted and not takes_sample_weight(scorer):
+            raise ValueError(
+                f"scoring={self.scoring!r} takes no sample_weight: choose one that "
+                "does, or leave out sample_weight (and class_weight)."
+            )
+        return scorer
+
+    def _check_memory(self, problem: RidgeProblem, n_kernels: int) -> None:
+        """Compare what the search holds with the budget."""
+        n_jobs = min(effective_n_jobs(self.n_jobs), n_kernels)
+        held, ways = problem.held(), ["Raise max_memory"]
+        if n_jobs > 1:
+            held = {f"in {n_jobs} jobs: {k}": n_jobs * v for k, v in held.items()}
+            ways += ["set n_jobs=1"]
+        if self.cv is not None:
+            ways += ["set cv=None"]
+        ridge = "RidgeClassifierCV" if is_classifier(self) else "RidgeCV"
+        check_memory(
+            held,
+            self.max_memory,
+            f"{', '.join(ways)}, fit fewer samples, or approximate: "
+            f"make_pipeline(DEQKernelTransformer(n_components=...), {ridge}()).",
         )
 
     def _prepare_input(self, X: np.ndarray) -> np.ndarray:
@@ -471,7 +525,8 @@ class KernelRidgeCV(DEQParameters):
         check_is_fitted(self)
         X = self._check_data(X, reset=False)
         values = np.empty((len(X), *self.dual_coef_.shape[1:]), self.X_fit_.dtype)
-        step = max(1, _BLOCK_BYTES // (8 * len(self.X_fit_)))
+        size = min(_BLOCK_BYTES, memory_budget(self.max_memory))
+        step = max(1, int(size) // (8 * len(self.X_fit_)))
         with self._solver_warnings_as_sklearn():
             for start in range(0, len(X), step):
                 K = self._kernel(X[start : start + step])
@@ -487,7 +542,7 @@ class KernelRidgeCV(DEQParameters):
             tau0=self.tau0_,
             device=self.device,
             dtype="float64",
-            max_memory=self.max_memory,
+            max_memory=np.inf,
         )
 
     def _set_targets(self, y: np.ndarray) -> np.ndarray:

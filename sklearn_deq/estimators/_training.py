@@ -454,13 +454,36 @@ def as_tensor(X: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.require(X, requirements=["C", "W", "A"]))
 
 
-def in_blocks(module: nn.Module, X: np.ndarray) -> np.ndarray:
-    """Evaluate a module on the rows of X, some at a time, without a graph."""
-    module.eval()
-    device = next(module.parameters()).device
+def in_blocks(
+    body: nn.Module,
+    X: np.ndarray,
+    readout: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Evaluate a body on the rows of X, some at a time, without a graph.
+
+    Parameters
+    ----------
+    body : nn.Module
+        From rows to features.
+    X : ndarray of shape (n, n_features)
+        The rows.
+    readout : tuple of ndarrays (n_outputs, m) and (n_outputs,), default=None
+        Coefficients and intercept that follow; None: the features are asked for.
+
+    Returns
+    -------
+    ndarray of shape (n, m) or (n, n_outputs)
+        In the dtype of the body.
+    """
+    body.eval()
+    weight = next(body.parameters())
+    layer = [torch.as_tensor(part).to(weight) for part in readout or ()]
+    blocks = []
     with torch.inference_mode():
-        blocks = [
-            module(as_tensor(X[start : start + BLOCK]).to(device)).cpu().numpy()
-            for start in range(0, X.shape[0], BLOCK)
-        ]
-    return np.concatenate(blocks)
+        for start in range(0, X.shape[0], BLOCK):
+            found = body(as_tensor(X[start : start + BLOCK]).to(weight.device))
+            if layer:
+                # Here and not in NumPy, whose threads would contend with torch's.
+                found = nn.functional.linear(found, *layer)
+            blocks.append(found.cpu().numpy())
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 
-from sklearn_deq.estimators._base import final_step
-from sklearn_deq.inspection._axes import axes_for
+from sklearn_deq.inspection._base import Display, fitted_network
 from sklearn_deq.nn import EquilibriumLayer, fixed_point
 
 # Quantiles of the samples between which the band is drawn.
 _BAND = (0.05, 0.95)
 
 
-class ConvergenceDisplay:
+class ConvergenceDisplay(Display):
     """Relative residuals of a DEQ's equilibria, iteration by iteration.
 
     Parameters
@@ -41,6 +39,11 @@ class ConvergenceDisplay:
     See Also
     --------
     TrainingDisplay : Losses, and what became of stability, epoch by epoch.
+
+    Notes
+    -----
+    The equilibria are solved for anew, in the precision of the weights throughout; the
+    solves of a network may begin in a lower one.
 
     Examples
     --------
@@ -88,16 +91,13 @@ class ConvergenceDisplay:
         TypeError
             If it has no equilibria.
         """
-        deq, steps = final_step(estimator)
-        check_is_fitted(deq)
+        deq, X = fitted_network(estimator, X)
         layer = getattr(deq, "_body", None)
         if not isinstance(layer, EquilibriumLayer):
             raise TypeError(
                 "ConvergenceDisplay needs a DEQClassifier or DEQRegressor, or what "
                 f"ends in one; got {estimator!r}."
             )
-        for step in steps:
-            X = step.transform(X)
         rows = torch.tensor(deq._check_input(X), device=layer.input_weight.device)
         display = cls(
             residuals=_residuals(layer, rows), tol=layer.tol, solver=layer.solver
@@ -117,7 +117,7 @@ class ConvergenceDisplay:
         self : object
             With ``ax_``, ``figure_`` and ``line_``.
         """
-        ax = axes_for("ConvergenceDisplay.plot", ax)
+        ax = self._draw_on(ax)
         iterations = np.arange(1, self.residuals.shape[1] + 1)
         low, high = np.quantile(self.residuals, _BAND, axis=0)
         median, worst = np.median(self.residuals, axis=0), self.residuals.max(axis=0)
@@ -128,8 +128,8 @@ class ConvergenceDisplay:
         ax.axhline(self.tol, color="0.5", ls="--", label="tolerance")
         title = "Equilibria" if self.solver is None else f"Equilibria, {self.solver}"
         ax.set(xlabel="iteration", ylabel="relative residual", title=title)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False)
-        self.ax_, self.figure_ = ax, ax.figure
         return self
 
 

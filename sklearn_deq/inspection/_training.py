@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from sklearn_deq.estimators._base import final_step
-from sklearn_deq.inspection._axes import axes_for
+from sklearn_deq.inspection._base import Display, fitted_network
 
 # What of `solver_history_` is drawn, and how it is called.
 _STABILITY = {"chi": "χ", "spectral_bound": "spectral bound"}
 
 
-class TrainingDisplay:
+class TrainingDisplay(Display):
     """Losses of a network's training, and how stable its equilibria stayed.
 
     Parameters
@@ -88,8 +86,7 @@ class TrainingDisplay:
         ValueError
             If it was not trained by epochs.
         """
-        network, _ = final_step(estimator)
-        check_is_fitted(network)
+        network, _ = fitted_network(estimator)
         net = getattr(network, "net_", None)
         if net is None:
             raise ValueError(
@@ -117,11 +114,12 @@ class TrainingDisplay:
         self : object
             With ``ax_``, ``stability_ax_`` and ``figure_``.
         """
-        ax = axes_for("TrainingDisplay.plot", ax)
+        ax = self._draw_on(ax)
         lines = [*_draw(ax, self.loss, "training", "C0")]
         if self.validation_loss is not None:
             lines += _draw(ax, self.validation_loss, "held out", "C1")
         ax.set(xlabel="epoch", ylabel="loss", yscale="log")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         self.stability_ax_ = None
         found = {
             label: (self.solver_history or {}).get(name, [])
@@ -134,8 +132,16 @@ class TrainingDisplay:
             for number, (label, values) in enumerate(found.items()):
                 lines += _draw(self.stability_ax_, values, label, f"C{number + 2}")
             self.stability_ax_.set(ylabel="stable below 1", ylim=(0, None))
-        ax.legend(handles=lines, frameon=False)
-        self.ax_, self.figure_ = ax, ax.figure
+        # Above the axes: inside it would hide behind the curves of the right one.
+        ax.legend(
+            handles=lines,
+            frameon=False,
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.0),
+            ncols=len(lines),
+            borderaxespad=0.0,
+            columnspacing=1.0,
+        )
         return self
 
 

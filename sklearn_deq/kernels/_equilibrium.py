@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 
 from sklearn_deq.kernels._gram import gram
-from sklearn_deq.kernels._samples import Samples, check_range, check_samples
+from sklearn_deq.kernels._samples import (
+    Samples,
+    check_range,
+    check_samples,
+    output_dtype,
+)
 from sklearn_deq.theory import Activation, equilibrium_kernel, equilibrium_moments
 from sklearn_deq.theory._equilibrium_gradient import VARIANCES, equilibrium_gradient
+
+# Ways out where memory is short, for the functions and for the estimators on them.
+_LOW_RANK = "approximate the kernel by features: DEQKernelTransformer(n_components=...)"
+_FEWER = "differentiate in fewer variances (in DEQKernel: ..._bounds='fixed')"
 
 
 def deq_kernel(
@@ -60,7 +69,8 @@ def deq_kernel(
     dtype : {"float32", "float64"} or None, default=None
         Of the result; None: that of X. The computation is float64 either way.
     max_memory : float or None, default=None
-        Budget for the result in bytes; None: half of the machine's memory.
+        Budget for the result in bytes; None: half of the memory of the
+        machine or its container.
 
     Returns
     -------
@@ -115,6 +125,7 @@ def deq_kernel(
         device=device,
         dtype=dtype,
         max_memory=max_memory,
+        remedy=_LOW_RANK,
     )
 
 
@@ -196,6 +207,7 @@ def deq_kernel_gradient(
         device=device,
         dtype=dtype,
         max_memory=max_memory,
+        remedy=_FEWER,
     )
     return both[0], np.moveaxis(both[1:], 0, -1)
 
@@ -242,6 +254,7 @@ def deq_kernel_diag(
     array([0.2926, 0.7817])
     """
     X = check_samples(X)
+    out_dtype = output_dtype(X, dtype)
     moments = equilibrium_moments(
         activation,
         recurrent_variance,
@@ -252,6 +265,5 @@ def deq_kernel_diag(
     )
     squares = Samples.build(X, normalize).squares
     diagonal = equilibrium_kernel(moments, kernel).diagonal(squares)
-    out_dtype = np.dtype(X.dtype if dtype is None else dtype)
     check_range(diagonal, out_dtype)
     return diagonal.astype(out_dtype)

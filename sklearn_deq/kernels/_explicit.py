@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sklearn_deq.kernels._gram import gram
-from sklearn_deq.kernels._samples import Samples, check_samples
+from sklearn_deq.kernels._samples import Samples, check_samples, output_dtype
 from sklearn_deq.theory import ExplicitLayer, explicit_pair_kernel
 
 
@@ -43,7 +43,8 @@ def explicit_kernel(
     dtype : {"float32", "float64"} or None, default=None
         Of the result; None: that of X.
     max_memory : float or None, default=None
-        Budget for the result in bytes; None: half of the machine's memory.
+        Budget for the result in bytes; None: half of the memory of the
+        machine or its container.
     multipliers : sequence of float, default=None
         Learning-rate multipliers of the hidden layers and the readout, for the tangent
         kernel, such as ``MatchResult.multipliers``; None: all 1.
@@ -83,6 +84,7 @@ def explicit_kernel(
         device=device,
         dtype=dtype,
         max_memory=max_memory,
+        remedy="evaluate it for fewer rows at a time",
     )
 
 
@@ -123,6 +125,7 @@ def explicit_kernel_diag(
     array([0.2926])
     """
     X = check_samples(X)
+    out_dtype = output_dtype(X, dtype)
     squares = Samples.build(X, normalize).squares
     diagonal = explicit_pair_kernel(tuple(layers), kernel).diagonal(squares)
-    return diagonal.astype(X.dtype if dtype is None else dtype)
+    return diagonal.astype(out_dtype)

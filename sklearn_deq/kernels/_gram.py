@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sklearn_deq.kernels._memory import array_bytes, check_memory
 from sklearn_deq.kernels._samples import (
     Samples,
-    check_memory,
     check_range,
     check_samples,
+    output_dtype,
     resolve_device,
 )
 from sklearn_deq.kernels._tables import fastest
@@ -42,6 +43,7 @@ def gram(
     device: str,
     dtype: str | np.dtype | None,
     max_memory: float | None,
+    remedy: str,
 ) -> np.ndarray:
     """Kernel matrix of X against Y (None: against itself, by symmetry).
 
@@ -53,6 +55,8 @@ def gram(
         Samples; Y may be None.
     normalize, device, dtype, max_memory
         As in `sklearn_deq.kernels.deq_kernel`.
+    remedy : str
+        What to do where memory is short, beside raising max_memory.
 
     Returns
     -------
@@ -60,9 +64,7 @@ def gram(
         The kernel matrix.
     """
     X = check_samples(X)
-    out_dtype = np.dtype(X.dtype if dtype is None else dtype)
-    if out_dtype not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
+    out_dtype = output_dtype(X, dtype)
     place = resolve_device(device)
     left = right = Samples.build(X, normalize)
     if Y is not None:
@@ -74,11 +76,17 @@ def gram(
             )
         right = Samples.build(Y, normalize)
     shape = len(left.squares), len(right.squares)
+    # A leading axis of outputs, if the kernel has one.
+    out_shape = (*kernel.diagonal(left.squares[:1]).shape[:-1], *shape)
+    what = f"a kernel matrix of shape {out_shape} in {out_dtype}"
+    single = "use dtype='float32', " if out_dtype == np.float64 else ""
+    check_memory(
+        {what: array_bytes(out_shape, out_dtype)},
+        max_memory,
+        f"Raise max_memory, {single}or {remedy}.",
+    )
     diagonal = kernel.diagonal(left.squares)
     check_range(diagonal, out_dtype)
-    # A leading axis of outputs, if the kernel has one.
-    out_shape = (*diagonal.shape[:-1], *shape)
-    check_memory(out_shape, out_dtype, max_memory)
     if Y is not None:
         check_range(kernel.diagonal(right.squares), out_dtype)
     squares = np.concatenate([left.squares, right.squares])

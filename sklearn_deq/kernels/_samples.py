@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 
-# Share of the machine's memory that a Gram matrix may take by default.
-_MEMORY_SHARE = 0.5
+from sklearn_deq.theory._checks import check_flag
+
 # Squared norms below this, or above its inverse, have lost digits or will.
 _SMALL = 1e-200
 
@@ -72,6 +70,7 @@ class Samples:
         Samples
             The same rows.
         """
+        check_flag("normalize", normalize)
         with np.errstate(over="ignore"):
             lengths = np.einsum("ij,ij->i", X, X, dtype=np.float64)
         if normalize and not np.all((lengths > _SMALL) & (lengths < 1.0 / _SMALL)):
@@ -96,32 +95,17 @@ def _moderate(X: np.ndarray) -> np.ndarray:
     return np.divide(X, peaks, out=np.zeros_like(X), where=peaks > 0)
 
 
-def check_memory(
-    shape: tuple[int, ...], dtype: np.dtype, max_memory: float | None
-) -> None:
-    """Raise a MemoryError before an allocation over the budget.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the Gram matrix.
-    dtype : dtype
-        Its dtype.
-    max_memory : float or None
-        Budget in bytes; None: half of the machine's memory.
-    """
-    budget = max_memory
-    if budget is None:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        budget = _MEMORY_SHARE * total
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size > budget:
-        raise MemoryError(
-            f"A kernel matrix of shape {shape} and dtype {np.dtype(dtype)} takes "
-            f"{size / 2**30:.3g} GiB, over the budget of {budget / 2**30:.3g} GiB. "
-            "Raise max_memory, use dtype='float32', or use a low-rank approximation: "
-            "DEQKernelTransformer with n_components."
+def output_dtype(X: np.ndarray, dtype: str | np.dtype | None) -> np.dtype:
+    """Return the dtype of a result: that given, or of the samples if it is None."""
+    try:
+        result = np.dtype(X.dtype if dtype is None else dtype)
+    except TypeError:
+        result = None
+    if result not in (np.float32, np.float64):
+        raise ValueError(
+            f"dtype must be 'float32', 'float64' or None (that of X), got {dtype!r}."
         )
+    return result
 
 
 def check_range(diagonal: np.ndarray, dtype: np.dtype) -> None:

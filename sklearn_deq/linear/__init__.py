@@ -3,6 +3,11 @@
 from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
 from sklearn_deq.linear._least_squares import fit_ridge
 from sklearn_deq.linear._logistic import LogisticFit, fit_logistic
+from sklearn_deq.linear._normal_equations import (
+    FeatureRidge,
+    NormalEquations,
+    feature_ridge,
+)
 from sklearn_deq.linear._nystroem import nystroem_map
 from sklearn_deq.linear._ridge import (
     RidgeSpectrum,
@@ -13,9 +18,12 @@ from sklearn_deq.linear._ridge import (
 )
 
 __all__ = [
+    "FeatureRidge",
     "LogisticFit",
+    "NormalEquations",
     "RidgeSpectrum",
     "class_probabilities",
+    "feature_ridge",
     "fit_logistic",
     "fit_ridge",
     "fit_temperature",

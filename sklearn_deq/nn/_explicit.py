@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sklearn_deq.nn._activations import TorchActivation, torch_activation
-from sklearn_deq.nn._hermite import HermiteActivation, HermiteMixtureActivation
+from sklearn_deq.nn._hermite import HermiteActivation
 from sklearn_deq.theory import ExplicitLayer
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_mixture import HermiteMixture
@@ -44,6 +44,10 @@ def draw_weights(
         torch.randn(width, fan_in, generator=generator, dtype=torch.float64)
         for fan_in, width in zip([n_features, *widths], widths, strict=False)
     ]
+
+
+# Rows whose activations are evaluated at once where no graph is kept.
+_ROWS = 256
 
 
 class ExplicitNetwork(nn.Module):
@@ -238,7 +242,7 @@ def _relative_rates(
     return [rate / readout for rate in rates]
 
 
-LayerActivation = TorchActivation | HermiteActivation | HermiteMixtureActivation
+LayerActivation = TorchActivation | HermiteActivation
 
 
 def layer_activations(layers: Iterable[ExplicitLayer]) -> list[LayerActivation]:
@@ -267,10 +271,8 @@ def layer_activations(layers: Iterable[ExplicitLayer]) -> list[LayerActivation]:
 
 def _layer_activation(layer: ExplicitLayer) -> LayerActivation:
     function = layer.activation.function
-    if isinstance(function, HermiteFunction):
+    if isinstance(function, HermiteFunction | HermiteMixture):
         return HermiteActivation(function)
-    if isinstance(function, HermiteMixture):
-        return HermiteMixtureActivation(function)
     return torch_activation(layer.activation)
 
 
@@ -303,10 +305,17 @@ def explicit_features(
     tensor([[0.7071, 0.7071]])
     """
     for weight, activation, offset in zip(weights, activations, offsets, strict=True):
-        value = _apply(activation, activation, x, x @ weight.T)
-        if offset != 0.0:
-            value = value - offset
-        x = value / math.sqrt(weight.shape[0])
+        scale = 1.0 / math.sqrt(weight.shape[0])
+        pre = x @ weight.T
+        if torch.is_grad_enabled() and pre.requires_grad:
+            x = (_apply(activation, activation, x, pre) - offset) * scale
+            continue
+        # A few rows at a time stay in the cache, and memory is used again.
+        for start in range(0, len(x), _ROWS):
+            rows = slice(start, start + _ROWS)
+            value = _apply(activation, activation, x[rows], pre[rows])
+            torch.mul(value - offset if offset else value, scale, out=pre[rows])
+        x = pre
     return x
 
 

@@ -8,7 +8,6 @@ same line serves NumPy arrays and torch tensors.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi, sqrt
@@ -18,6 +17,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from sklearn_deq.theory import _closed_forms as closed_forms
+from sklearn_deq.theory._checks import did_you_mean
 from sklearn_deq.theory._closed_forms import special
 
 Array = Any
@@ -336,10 +336,9 @@ def get_activation(activation: str | Activation | ArrayFunction) -> Activation:
     if isinstance(activation, str):
         if activation in ACTIVATIONS:
             return ACTIVATIONS[activation]
-        close = difflib.get_close_matches(activation.lower(), ACTIVATIONS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"Unknown activation {activation!r}.{hint} "
+            f"Unknown activation {activation!r}."
+            f"{did_you_mean(activation, ACTIVATIONS)} "
             f"Known: {', '.join(sorted(ACTIVATIONS))}; or give a "
             "sklearn_deq.Activation."
         )

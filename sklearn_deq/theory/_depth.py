@@ -15,7 +15,7 @@ from sklearn_deq.theory._equilibrium import (
     check_kernel,
     equilibrium_moments,
 )
-from sklearn_deq.theory._matching import solve_match
+from sklearn_deq.theory._matching import check_sees_input, solve_match
 
 # τ²A/v of a clip falls from 1 to this as its knee goes to 0.
 _HARD_TANH = 2.0 / math.pi
@@ -120,6 +120,7 @@ def minimal_depth(
     moments = equilibrium_moments(
         activation, recurrent_variance, input_variance, tau0=tau0
     )
+    check_sees_input(moments)
     if equal_norms:
         return DepthResult(
             1,

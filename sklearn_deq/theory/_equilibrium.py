@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from sklearn_deq.theory._activations import Activation, get_activation
+from sklearn_deq.theory._checks import check_flag, check_nonnegative, did_you_mean
 from sklearn_deq.theory._moments import (
     mean_derivatives,
     mean_squared_derivative,
@@ -109,10 +109,14 @@ class EquilibriumMoments:
         return (*self.beta_recurrent, self.kappa2_recurrent)
 
 
-def check_kernel(kernel: str) -> None:
+def check_kernel(kernel: Any) -> None:
     """Raise a ValueError unless kernel is one of the three."""
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel must be one of {set(KERNELS)}, got {kernel!r}.")
+    if not (isinstance(kernel, str) and kernel in KERNELS):
+        hint = did_you_mean(kernel, KERNELS) if isinstance(kernel, str) else ""
+        raise ValueError(
+            f"kernel must be one of {', '.join(map(repr, KERNELS))}, got {kernel!r}."
+            f"{hint}"
+        )
 
 
 def _check_variances(
@@ -129,10 +133,7 @@ def _check_variances(
         "tau0": tau0,
     }
     for name, value in named.items():
-        if not (isinstance(value, Real) and np.isfinite(value) and value >= 0):
-            raise ValueError(
-                f"{name} must be a finite number that is not negative, got {value!r}."
-            )
+        check_nonnegative(name, value)
 
 
 def equilibrium_moments(
@@ -189,6 +190,7 @@ def equilibrium_moments(
     """
     phi = get_activation(activation)
     _check_variances(recurrent_variance, input_variance, bias_variance, tau0)
+    check_flag("center", center)
     drive = np.array([input_variance * tau0**2 + bias_variance])
     offset = None if center else 0.0
     solved = _solve_variance(phi, recurrent_variance, drive, offset)
@@ -319,20 +321,25 @@ def _check_stability(
     bias_variance: float,
 ) -> None:
     """Raise a ValueError unless both conditions of docs/theory.md, section 1 hold."""
-    conditions = {
-        "σ_a² E[(φ²)'']/2 < 1 (a stable norm exists)": slope,
-        "χ = σ_a² E[φ'²] < 1 (a stable equilibrium)": chi,
-    }
-    for condition, values in conditions.items():
-        # NaN, from a variance without fixed point, must fail as well.
+    # NaN, from a variance without fixed point, fails every comparison.
+    conditions = [
+        (
+            "there is no fixed point q = σ_a² E[(φ − b)²] + σ_b² s + σ_c²",
+            np.where(np.isnan(slope), np.inf, 0.0),
+        ),
+        ("the condition σ_a² E[((φ − b)²)'']/2 < 1 (a stable norm) fails", slope),
+        ("the condition χ = σ_a² E[φ'²] < 1 (a stable equilibrium) fails", chi),
+    ]
+    for failure, values in conditions:
         bad = ~(values < 1.0)
         if not np.any(bad):
             continue
-        finite = values[np.isfinite(values)]
-        worst = f"up to {finite.max():.4g}" if finite.size else "no fixed point exists"
-        share = f"; {int(bad.sum())} of {bad.size} rows" if bad.size > 1 else ""
+        worst = float(values[bad].max())
+        found = [f"up to {worst:.4g}"] if np.isfinite(worst) else []
+        found += [f"{int(bad.sum())} of {bad.size} rows"] if bad.size > 1 else []
+        reasons = f" ({', '.join(found)})" if found else ""
         raise ValueError(
-            f"Unstable DEQ {where}: the condition {condition} fails ({worst}{share}) "
+            f"Unstable DEQ {where}: {failure}{reasons} "
             f"with recurrent_variance={recurrent_variance:.4g}, "
             f"input_variance={input_variance:.4g}, "
             f"bias_variance={bias_variance:.4g}. Lower recurrent_variance, or choose "

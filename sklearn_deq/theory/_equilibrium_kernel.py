@@ -62,6 +62,8 @@ def equilibrium_kernel(
     array([0.069495])
     """
     if not isinstance(kernel, str):
+        if not (isinstance(kernel, list | tuple | np.ndarray) and len(kernel)):
+            check_kernel(kernel)
         return stack_kernels([equilibrium_kernel(moments, name) for name in kernel])
     check_kernel(kernel)
 

@@ -55,6 +55,8 @@ class ExplicitLayer:
 
     def __str__(self) -> str:
         """Formula, with the offset."""
+        if self.offset == 0.0:
+            return f"σ(x) = {self.activation}"
         sign = "-" if self.offset >= 0 else "+"
         return f"σ(x) = {self.activation} {sign} {abs(self.offset):.6g}"
 

@@ -19,12 +19,7 @@ from array_api_compat import array_namespace
 
 from sklearn_deq.theory._chebyshev import chebyshev_coefficients
 from sklearn_deq.theory._hermite_series import HermiteSeries, evaluate_series
-from sklearn_deq.theory._hermite_table import (
-    cell_edges,
-    cells_of,
-    line_table,
-    table_rows,
-)
+from sklearn_deq.theory._hermite_table import CUBICS, LIMIT, LINES, Cells
 from sklearn_deq.theory._moments import hermite_coefficients
 from sklearn_deq.theory._norms import (
     along_norms,
@@ -42,8 +37,6 @@ from sklearn_deq.theory._pairs import (
 
 Array = Any
 
-# σ goes on linearly beyond this many standard deviations of its input.
-_LIMIT = 6.0
 # Coefficients of a sample; what is beyond is put into the last.
 _TERMS = 2048
 # The same at norms for which the function was not made, by quadrature.
@@ -52,8 +45,8 @@ _QUADRATURE_TERMS = 512
 _NEGLIGIBLE = 1e-18
 # Norms this close to the range are in it.
 _SLACK = 2e-6
-# Where norms vary, σ is a few functions of x/r with weights that depend on r: to this.
-_RANK_TOLERANCE = 1e-6
+# Where norms vary, σ is a Chebyshev series in their coordinate: to this share.
+_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,10 +80,18 @@ class HermiteFunction:
         """Whether the norm of the sample matters, beside x."""
         return self.homogeneous or len(self.series) > 1
 
+    @property
+    def cells(self) -> Cells:
+        """Of the table."""
+        return cells_of(self.series)
+
     @cached_property
-    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lines of the functions of x/r, and the Chebyshev series of their weights."""
-        return _factorise(continued_series(self.series))
+    def table(self) -> np.ndarray:
+        """Polynomials of k functions of t = x/r in the `cells` of a table.
+
+        Shape (n_rows, k, degree + 1): σ(x; r) is their sum with `weights` at t.
+        """
+        return _tabulate(continued_series(self.series))
 
     @classmethod
     def combine(
@@ -118,44 +119,35 @@ class HermiteFunction:
             series = tuple(HermiteSeries.combine(node, row) for node in nodes)
             function = cls(series, first.low, first.high)
             # As the cached property would, from what is at hand.
-            function.__dict__["_factors"] = _factorise(np.tensordot(row, values, 1))
+            function.__dict__["table"] = _tabulate(np.tensordot(row, values, 1))
             found.append(function)
         return found
 
     @property
-    def lines(self) -> np.ndarray:
-        """Intercepts and slopes of k functions of t = x/r in the cells of a table.
-
-        Shape (n_rows, k, 2), rows as in `table_rows`: σ(x; r) is their sum with
-        `weights` at t.
-        """
-        return self._factors[0]
-
-    def weight_series(self) -> tuple[float, float, np.ndarray]:
-        """Chebyshev series (n_terms, k) of the weights in arsinh(4r), and its ends."""
+    def ends(self) -> tuple[float, float]:
+        """Coordinates arsinh(4r) of the range of norms."""
         low, high = (float(norm_coordinate(np.array(r))) for r in (self.low, self.high))
-        return low, high, self._factors[1]
+        return low, high
 
     def weights(self, norms: Array) -> Array:
-        """Weights of the functions at norms of any shape, shape (*norms.shape, k)."""
+        """Weights of the functions at norms of any shape, shape (*norms.shape, k).
+
+        Chebyshev polynomials of the coordinate.
+        """
         xp = array_namespace(norms)
-        low, high, series = self.weight_series()
+        low, high = self.ends
         place = xp.asinh(4.0 * xp.clip(norms, self.low, self.high))
         # Rounding must not leave the range, where polynomials grow.
         place = xp.clip((2.0 * place - low - high) / max(high - low, 1e-300), -1.0, 1.0)
         terms = [0.0 * place + 1.0, place]
-        for _ in range(len(series) - 2):
+        for _ in range(self.table.shape[1] - 2):
             terms.append(2.0 * place * terms[-1] - terms[-2])
-        columns = [
-            sum(float(c) * term for c, term in zip(column, terms, strict=False))
-            for column in series.T
-        ]
-        return xp.stack(columns, axis=-1)
+        return xp.stack(terms[: self.table.shape[1]], axis=-1)
 
     def parts(self, t: np.ndarray) -> np.ndarray:
         """Evaluate the k functions of which σ is made at t (m,), shape (m, k)."""
-        lines = self.lines[table_rows(cells_of(t))]
-        return np.asarray(lines[..., 0] + lines[..., 1] * t[:, None])
+        found = self.table[self.cells.rows(self.cells.numbers(t))]
+        return np.asarray(_horner(found, t[:, None]))
 
     def scales(self, norms: Array | None) -> tuple[Array, Array]:
         """What x is divided by, and σ multiplied with; norms None: the only one."""
@@ -170,23 +162,24 @@ class HermiteFunction:
         """Evaluate σ at x of samples of these norms (None: 1, or the largest)."""
         size, factor = self.scales(norms)
         t = np.asarray(x, dtype=float) / size
-        lines = self._lines_at(t, norms)
-        return np.asarray((lines[..., 0] + lines[..., 1] * t) * factor)
+        return np.asarray(_horner(self._polynomials_at(t, norms), t) * factor)
 
     def derivative(self, x: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
         """Evaluate dσ/dx."""
         size, factor = self.scales(norms)
-        lines = self._lines_at(np.asarray(x, dtype=float) / size, norms)
-        return np.asarray(lines[..., 1] * (factor / size))
+        t = np.asarray(x, dtype=float) / size
+        found = self._polynomials_at(t, norms)
+        slopes = found[..., 1:] * np.arange(1, found.shape[-1])
+        return np.asarray(_horner(slopes, t) * (factor / size))
 
-    def _lines_at(self, t: np.ndarray, norms: np.ndarray | None) -> np.ndarray:
-        """Intercept and slope at every t, shape (*t.shape, 2)."""
-        rows = table_rows(cells_of(t))
+    def _polynomials_at(self, t: np.ndarray, norms: np.ndarray | None) -> np.ndarray:
+        """Coefficients at every t, shape (*t.shape, degree + 1)."""
+        rows = self.cells.rows(self.cells.numbers(t))
         if len(self.series) == 1:
-            return np.asarray(self.lines[rows, 0])
+            return np.asarray(self.table[rows, 0])
         r = np.asarray(self.high if norms is None else norms, dtype=float)
         weights = self.weights(np.broadcast_to(r, t.shape))
-        return np.einsum("...kl,...k->...l", self.lines[rows], weights)
+        return np.einsum("...kl,...k->...l", self.table[rows], weights)
 
     def at(self, norm: float) -> HermiteSeries | None:
         """Return the series of a norm of the range, else None."""
@@ -199,7 +192,7 @@ class HermiteFunction:
 
     def _lagrange(self, norms: np.ndarray) -> np.ndarray:
         """Weights (n, n_series) that interpolate between the series."""
-        low, high = (float(norm_coordinate(np.array(r))) for r in (self.low, self.high))
+        low, high = self.ends
         size = len(self.series)
         nodes = np.sqrt(norm_nodes(low, high, size))
         basis = norm_basis(nodes, low, high, size)
@@ -209,6 +202,15 @@ class HermiteFunction:
     def kinds(self) -> tuple[HermiteFunction, ...]:
         """What units there are: of one kind."""
         return (self,)
+
+    @property
+    def groups(self) -> tuple[HermiteFunction, ...]:
+        """The function of each group of units: of the one that there is."""
+        return (self,)
+
+    def columns(self, width: int) -> list[slice]:
+        """Return the units of each group among so many."""
+        return [slice(0, width)]
 
     def features(self, norms: np.ndarray, rate: float) -> np.ndarray:
         """f_k(r) with K_ij = Σ f_k(r_i) f_k(r_j) ρᵏ, shape (n, n_terms).
@@ -271,7 +273,7 @@ class HermiteFunction:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the table, which is made again."""
-        return {name: v for name, v in self.__dict__.items() if name != "_factors"}
+        return {name: v for name, v in self.__dict__.items() if name != "table"}
 
     def __repr__(self) -> str:
         """Show the size and the norms."""
@@ -305,36 +307,48 @@ def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
     return Reduction(states, argument, profiles, assemble)
 
 
+def cells_of(series: Sequence[HermiteSeries]) -> Cells:
+    """Cells for a function of one norm, or of several."""
+    return LINES if len(series) == 1 else CUBICS
+
+
 def continued_series(series: Sequence[HermiteSeries]) -> np.ndarray:
-    """Values at the edges of a table up to _LIMIT, tangents beyond: (k, 2, n_edges)."""
-    edges, step = cell_edges(), 1e-4
-    inner = edges[edges < _LIMIT]
-    found = evaluate_series(series, np.append(inner, [_LIMIT - step, _LIMIT]))
+    """Values at the nodes of a table up to LIMIT, tangents beyond: (k, 2, n_nodes)."""
+    nodes, step = cells_of(series).nodes(), 1e-4
+    inner = nodes[nodes < LIMIT]
+    found = evaluate_series(series, np.append(inner, [LIMIT - step, LIMIT]))
     before, last = found[..., -2:-1], found[..., -1:]
-    beyond = last + (last - before) / step * (edges[len(inner) :] - _LIMIT)
+    beyond = last + (last - before) / step * (nodes[len(inner) :] - LIMIT)
     return np.concatenate([found[..., :-2], beyond], axis=-1)
 
 
-def _factorise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tables of a few functions, and weights, that make those of all norms.
+def _tabulate(values: np.ndarray) -> np.ndarray:
+    """Tables of the functions that make those of all norms.
 
     Parameters
     ----------
-    values : ndarray of shape (n_norms, 2, n_edges)
+    values : ndarray of shape (n_norms, 2, n_nodes)
         Of one function at Chebyshev nodes of its norms, as `continued_series` gives.
 
     Returns
     -------
-    lines, weights : ndarrays of shape (n_rows, k, 2) and (n_norms, k)
-        The tables, and the Chebyshev series of the weights.
+    ndarray of shape (n_rows, k, degree + 1)
+        The table of the one, or of the leading terms of the Chebyshev series.
     """
     if len(values) == 1:
-        return line_table(values), np.ones((1, 1))
-    flat = values.reshape(len(values), -1)
-    left, sizes, right = np.linalg.svd(flat, full_matrices=False)
-    kept = sizes > _RANK_TOLERANCE * sizes[0]
-    functions = (sizes[:, None] * right)[kept].reshape(-1, *values.shape[1:])
-    return line_table(functions), chebyshev_coefficients(left[:, kept])
+        return LINES.polynomials(values)
+    terms = chebyshev_coefficients(values)
+    sizes = np.sqrt(np.mean(terms**2, axis=(1, 2)))
+    last = np.flatnonzero(sizes > _TOLERANCE * sizes[0])[-1]
+    return CUBICS.polynomials(terms[: last + 1])
+
+
+def _horner(coefficients: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Polynomials (..., degree + 1) at t."""
+    value = coefficients[..., -1]
+    for k in range(coefficients.shape[-1] - 2, -1, -1):
+        value = value * t + coefficients[..., k]
+    return np.asarray(value)
 
 
 def hermite_pair_kernel(kinds: Sequence[HermiteFunction], rate: float) -> PairKernel:

@@ -55,10 +55,15 @@ class HermiteMixture:
     >>> moments = equilibrium_moments("tanh")
     >>> match = solve_match(moments, architecture="hermite", norms=(0.8, 1.2))
     >>> match.layers[0].activation.function
-    HermiteMixture(3 kinds of units, norms 0.8 to 1.2)
+    HermiteMixture(4 kinds of units, norms 0.8 to 1.2)
     """
 
     kinds: tuple[HermiteFunction, ...]
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the norm of the sample matters, beside x."""
+        return True
 
     @cached_property
     def groups(self) -> tuple[HermiteFunction, ...]:
@@ -182,7 +187,8 @@ class NormSeries:
         """Return the layer with as many kinds of units as it needs."""
         scale = np.multiply.outer(self.sizes, self.sizes)
         weights = _COSINE ** np.arange(_TERMS)
-        for n_kinds in range(1, _MOST_KINDS):
+        # There are as many groups of units as the next power of two.
+        for n_kinds in (1, 2, 4):
             roots = self._roots(n_kinds)
             missing = np.abs(self.pairs - np.einsum("jak,jbk->abk", roots, roots))
             if (missing @ weights / scale).max() <= _TOLERANCE:

@@ -126,18 +126,20 @@ def solve_match(
         "piecewise_linear" or "rounded" (as few of one or two as meet the target); or
         "hermite", one hidden layer made for this kernel: exact where all samples have
         one norm, and for uncentred positively homogeneous activations. "auto" takes
-        the shallowest whose residual is within tol, else the best; where the four
-        equations do not hold (bias, or no centring) and norms are given, "hermite".
+        the shallowest whose residual is within tol, else the best; of one hidden layer,
+        with norms given, those of the equations before "hermite", if norms differ.
+        Where the four equations do not hold (bias, or no centring), "hermite".
     tol : float, default=1e-6
         Largest residual that counts as converged.
     multipliers : bool, default=True
         Whether the layers may have learning rates of their own where a network trained
         with a single rate does not have the NTK asked for.
     norms : tuple of 2 floats or None, default=None
-        Smallest and largest √s_ii of the data. Where they are equal up to tol the
-        coefficient of χχᵀ is no equation, as χ = 0, and "auto" takes "hermite", as it
-        does where they differ so little that "hermite" is within tol. None: norms vary,
-        and "hermite" is made for τ0 alone.
+        Smallest and largest √s_ii of the data, for which "hermite" is made. Where they
+        are equal up to tol the coefficient of χχᵀ is no equation, as χ = 0, and where
+        they differ by less than 2 % "auto" takes "hermite" first. None: norms vary, in
+        a way that is not known, so that "auto" does not take "hermite"; asked for, it
+        is made for τ0 alone.
     trainable : {"all", "readout"}, default="all"
         What of the network is to be trained for the NTKs: with "readout" its CK is
         matched, which "hermite" alone can do.
@@ -150,8 +152,8 @@ def solve_match(
     Raises
     ------
     ValueError
-        For an unknown kernel or architecture, a DEQ with bias or without centring (but
-        by "hermite"), or one that ignores its input (σ_b² = 0).
+        For an unknown kernel or architecture, norms that are none, a DEQ with bias or
+        without centring (but by "hermite"), or one that ignores its input (σ_b² = 0).
 
     Warns
     -----
@@ -182,38 +184,53 @@ def solve_match(
     (1, 0.9432, 1.0)
     """
     check_kernel(kernel)
-    known = (*ARCHITECTURES, "hermite")
-    if architecture != "auto" and architecture not in known:
+    names = (*ARCHITECTURES, "hermite")
+    if architecture != "auto" and architecture not in names:
         raise ValueError(
-            f"architecture must be one of {{'auto', {', '.join(map(repr, known))}}}, "
+            f"architecture must be one of {{'auto', {', '.join(map(repr, names))}}}, "
             f"got {architecture!r}."
         )
     if trainable not in ("all", "readout"):
         raise ValueError(f"trainable must be 'all' or 'readout', got {trainable!r}.")
-    _check_input(moments)
+    check_sees_input(moments)
+    norms = _check_norms(norms)
     spread = norms[1] / norms[0] - 1.0 if norms else np.inf
-    equal = spread <= tol
     alone = not moments.equations_hold or (kernel != "ck" and trainable == "readout")
     # Homogeneous functions serve any norms, and others those that were measured.
-    alone = alone and (norms is not None or is_homogeneous(moments))
-    hopeful = spread <= _NEARLY_EQUAL
-    if architecture == "hermite" or (architecture == "auto" and (alone or hopeful)):
+    known = norms is not None or is_homogeneous(moments)
+    if architecture == "hermite" or (architecture == "auto" and alone and known):
         result = _match_hermite(moments, kernel, trainable, norms, tol)
-        if result.converged:
-            return result
-        if architecture == "hermite" or alone:
-            advice = "it is exact where all norms are equal (normalize=True)"
-            _warn_of(result, kernel, tol, advice)
-            return result
+        if not result.converged:
+            advice = _hermite_advice(kernel, norms)
+            _warn_of(result, kernel, tol, advice, stacklevel=3)
+        return result
     _check_matchable(moments, kernel, trainable)
-    problem = _Problem(moments, kernel, tol, multipliers, equal_norms=equal)
+    problem = _Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
     if architecture == "auto":
-        result = problem.shallowest(list(ARCHITECTURES))
+        result = _match_auto(problem, trainable, norms)
     else:
         result = problem.shallowest([architecture])
     if not result.converged:
         _warn(problem, architecture, result)
     return result
+
+
+def _match_auto(
+    problem: _Problem, trainable: str, norms: tuple[float, float] | None
+) -> MatchResult:
+    """The shallowest network within tolerance, by what is known of the norms."""
+    names = list(ARCHITECTURES)
+    if norms is None:
+        return problem.shallowest(names)
+    # Where norms hardly differ nothing is as close as a layer that knows them.
+    hermite_first = norms[1] / norms[0] - 1.0 <= _NEARLY_EQUAL
+    single = None if hermite_first else problem.first_converged(names, most=1)
+    if single is not None:
+        return single
+    made = _match_hermite(
+        problem.moments, problem.kernel, trainable, norms, problem.tol
+    )
+    return made if made.converged else problem.shallowest(names)
 
 
 def _match_hermite(
@@ -235,15 +252,35 @@ def _match_hermite(
         achieved=found.achieved,
         residual=found.residual,
         converged=found.residual <= tol,
-        reason=(
-            "one hidden layer made for this kernel"
-            + (", at any norms" if is_homogeneous(moments) else "")
-        ),
+        reason=f"one hidden layer made for this kernel, {_which(moments, norms)}",
         multipliers=(0.0, 1.0) if frozen else None,
     )
 
 
-def _check_input(moments: EquilibriumMoments) -> None:
+def _check_norms(norms: tuple[float, float] | None) -> tuple[float, float] | None:
+    if norms is None:
+        return None
+    ends = np.asarray(norms, dtype=float)
+    if ends.shape != (2,) or not 0.0 < ends[0] <= ends[1] < np.inf:
+        raise ValueError(
+            "norms must be the smallest and the largest √s_ii of the data, positive "
+            f"and in this order, got {norms!r}."
+        )
+    return float(ends[0]), float(ends[1])
+
+
+def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> str:
+    """For which norms a Hermite layer is made."""
+    if is_homogeneous(moments):
+        return "at any norms"
+    low, high = norms or (moments.tau0, moments.tau0)
+    if high - low <= _NEARLY_EQUAL * high:
+        return f"at norms of {moments.tau0:.3g}"
+    return f"at norms from {low:.3g} to {high:.3g}"
+
+
+def check_sees_input(moments: EquilibriumMoments) -> None:
+    """Refuse a DEQ whose states do not depend on its input."""
     if moments.input_variance * moments.tau0 == 0.0:
         raise ValueError(
             "A DEQ that does not see its input has no explicit equivalent: "
@@ -258,7 +295,7 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
             "The four matching equations hold for centred activations without bias: "
             f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
             "Set center=True and bias_variance=0, or architecture='hermite', which is "
-            "exact for data of one norm (normalize=True)."
+            "made for the norms of the data, and exact if they are equal."
         )
     if kernel != "ck" and trainable == "readout":
         raise ValueError(
@@ -275,20 +312,34 @@ def _warn(problem: _Problem, architecture: str, result: MatchResult) -> None:
             advice = f"architecture={other.architecture!r} reaches {other.residual:.1e}"
         else:
             advice = "no other architecture of this release does better"
-    _warn_of(result, problem.kernel, problem.tol, advice)
+    advice += "; a smaller recurrent_variance or kernel='ck' makes matching easier"
+    _warn_of(result, problem.kernel, problem.tol, advice, stacklevel=4)
 
 
-def _warn_of(result: MatchResult, kernel: str, tol: float, advice: str) -> None:
+def _hermite_advice(kernel: str, norms: tuple[float, float] | None) -> str:
+    """What makes a Hermite layer better that is not good enough."""
+    if norms is not None and norms[1] > norms[0] * (1.0 + _NEARLY_EQUAL):
+        return "it is exact where all norms are equal (normalize=True)"
+    if kernel == "ck":
+        return "the activation may have kinks that are not declared"
+    return (
+        "the series of a tangent kernel with kinks and a weak recurrence "
+        "(recurrent_variance below 0.05) ends too early; kernel='ck' is exact"
+    )
+
+
+def _warn_of(
+    result: MatchResult, kernel: str, tol: float, advice: str, *, stacklevel: int
+) -> None:
     bound = ""
     if result.distance:
         bound = f", which cannot be below {result.distance:.1e}"
     warnings.warn(
         f"The explicit network's kernel matches the DEQ's only to a relative residual "
         f"of {result.residual:.1e}{bound} (architecture={result.architecture!r}, "
-        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}. A smaller "
-        "recurrent_variance or kernel='ck' makes matching easier.",
+        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}.",
         MatchWarning,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 
@@ -344,15 +395,22 @@ class _Problem:
             if depth in ARCHITECTURES[name].depths
         ]
 
+    def first_converged(self, names: list[str], most: int = 3) -> MatchResult | None:
+        """The first candidate of so many layers at most that is within tolerance."""
+        chosen = "as asked" if len(names) == 1 else self._reason()
+        for candidate in self.candidates(names):
+            if candidate.depth <= most and self.distance(candidate) <= self.tol:
+                result = self.solve(candidate, chosen)
+                if result.converged:
+                    return result
+        return None
+
     def shallowest(self, names: list[str]) -> MatchResult:
         """The first candidate within tolerance, else the one with the best residual."""
-        candidates = self.candidates(names)
-        chosen = "as asked" if len(names) == 1 else self._reason()
-        hopeful = [c for c in candidates if self.distance(c) <= self.tol]
-        for candidate in hopeful:
-            result = self.solve(candidate, chosen)
-            if result.converged:
-                return result
+        found = self.first_converged(names)
+        if found is not None:
+            return found
+        candidates, chosen = self.candidates(names), "as asked"
         if len(names) > 1:
             chosen = (
                 f"best residual of {', '.join(names)}; none is within {self.tol:.0e}"
@@ -368,7 +426,12 @@ class _Problem:
 
     def _reason(self) -> str:
         reason = f"shallowest architecture whose residual is at most {self.tol:.0e}"
-        return f"{reason}, norms being equal" if self.equal_norms else reason
+        if self.equal_norms:
+            return f"{reason}, norms being equal"
+        return (
+            f"{reason} in equations for high-dimensional data; architecture='hermite' "
+            "has the kernel itself, at the norms of the data"
+        )
 
     def distance(self, candidate: _Candidate) -> float:
         """Lower bound of the residual of any network of this kind.

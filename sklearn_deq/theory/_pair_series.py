@@ -67,7 +67,9 @@ def pair_power_series(
         dual = _PairDisc.build(moments, q1, q2)
     turn = np.exp(2j * np.pi * np.arange(_POINTS // 2 + 1) / _POINTS)
     square = (norms * others)[:, None]
-    values = kernel_on_disc(moments, kernel, square, root, shift, dual, _RADIUS * turn)
+    values, _ = kernel_on_disc(
+        moments, kernel, square, root, shift, dual, _RADIUS * turn
+    )
     series = np.fft.irfft(values.conj(), _POINTS)[:, :n_terms]
     return np.asarray(series / _RADIUS ** np.arange(n_terms))
 

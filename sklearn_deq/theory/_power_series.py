@@ -38,6 +38,8 @@ _ROUNDING = 1e-14
 # Terms of the series of φ, where the dual is not closed.
 _MOST_HERMITE = 2048
 _MAX_STEPS = 60
+# Before Newton's, where nothing is known.
+_PLAIN_STEPS = 4
 # Powers of |z| below this are left out of a series; lengths that are told apart.
 _NEGLIGIBLE = 1e-18
 _LENGTHS = (64, 256, 1024)
@@ -69,21 +71,30 @@ def kernel_power_series(
     shift = moments.offset * (moments.offset - 2.0 * mean)
     dual = _disc_dual(moments.activation, float(q[0]))
 
-    def on_disc(z: np.ndarray) -> np.ndarray:
-        return kernel_on_disc(moments, kernel, square, q, shift, dual, z)
+    def on_disc(
+        z: np.ndarray, start: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return kernel_on_disc(moments, kernel, square, q, shift, dual, z, start)
 
-    top = float(on_disc(np.ones(1, complex))[0].real)
+    top = float(on_disc(np.ones(1, complex))[0][0].real)
+    rho = None
     for size in _SIZES:
         n_points = _OVERSAMPLING * size
         radius = _DECAY ** (1.0 / n_points)
         turn = np.exp(2j * np.pi * np.arange(n_points // 2 + 1) / n_points)
-        values = on_disc(radius * turn)
+        if rho is not None:
+            # The series that is known, on the circle that is wanted.
+            known = rho * radius ** np.arange(len(rho))
+            rho = np.fft.rfft(known, n_points).conj()
+        values, rho = on_disc(radius * turn, rho)
         # Values at −θ are conjugates: the transform of a real sequence.
         series = np.fft.irfft(values.conj(), n_points)[:size]
         series = np.maximum(series / radius ** np.arange(size), 0.0)
         series[series <= 1e-15 * top] = 0.0
         if top - series.sum() <= _TOLERANCE * top:
             break
+        rho = np.fft.irfft(rho.conj(), n_points)[: n_points // 2]
+        rho = rho / radius ** np.arange(len(rho))
     # Without what is rounding: the tail that nobody would miss.
     rest = np.cumsum(series[::-1])[::-1]
     return series[: max(1, int(np.sum(rest > _TOLERANCE * top)))]
@@ -97,7 +108,8 @@ def kernel_on_disc(
     shift: np.ndarray,
     dual: DiscDual,
     z: np.ndarray,
-) -> np.ndarray:
+    start: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Kernel at complex cosines z, by Newton's method from a few plain steps.
 
     Parameters
@@ -112,29 +124,32 @@ def kernel_on_disc(
         The dual activation on the disc.
     z : array
         Cosines in the unit disc.
+    start : array, default=None
+        What is known of the solution; the plain steps are then left out.
 
     Returns
     -------
-    array of the broadcast shape
-        The kernel.
+    kernel, solution : arrays of the broadcast shape
+        The kernel, and the cosines at equilibrium.
     """
     sa = moments.recurrent_variance
     drive = moments.input_variance * square * z + moments.bias_variance
-    rho = np.zeros_like(drive + q)
+    rho = np.zeros_like(drive + q) if start is None else start
+    plain = _PLAIN_STEPS if start is None else 0
     for step in range(_MAX_STEPS):
         value, slope = dual(rho)
         change = (sa * (value + shift) + drive) / q - rho
-        if step >= 4:
+        if step >= plain:
             change = change / (1.0 - sa * slope)
         rho = rho + change
         # The solution is a series with nonnegative terms: it stays in the disc.
         size = np.abs(rho)
         rho = np.where(size > 1.0, rho / np.maximum(size, 1.0), rho)
         # Newton doubles the digits: after a step of 1e-8 the next is rounding.
-        if step >= 4 and np.abs(change).max() <= 1e-8:
+        if step >= plain and np.abs(change).max() <= 1e-8:
             break
     value, slope = dual(rho)
-    return np.asarray(trained(moments, kernel, value + shift, slope, drive))
+    return np.asarray(trained(moments, kernel, value + shift, slope, drive)), rho
 
 
 def _disc_dual(activation: Activation, q: float) -> DiscDual:

@@ -1,0 +1,1 @@
+"""The paper's experiments, and those that answer its open questions."""

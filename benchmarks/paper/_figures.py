@@ -1,0 +1,32 @@
+"""What the figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@contextmanager
+def figure(path: Path, columns: int = 1, rows: int = 1, **more: Any) -> Iterator[Any]:
+    """Axes of a figure, which is written at the end; an array of them if several."""
+    size = (4.6 * columns, 3.5 * rows)
+    drawn, axes = plt.subplots(
+        rows, columns, figsize=size, layout="constrained", squeeze=False, **more
+    )
+    yield axes[0, 0] if axes.size == 1 else axes
+    drawn.savefig(path, dpi=110)
+    plt.close(drawn)
+
+
+def band(axes: Any, x: Any, mean: Any, error: Any, label: str, **more: Any) -> None:
+    """A line with error bars, one standard error each way."""
+    error = np.nan_to_num(np.asarray(error, dtype=float))
+    axes.errorbar(x, mean, yerr=error, marker="o", ms=4, capsize=2, label=label, **more)

@@ -1,0 +1,180 @@
+"""The networks that are compared, with weights drawn anew, and how they train."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sklearn_deq.exceptions import MatchWarning
+from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
+from sklearn_deq.theory import (
+    EquilibriumMoments,
+    equilibrium_moments,
+    explicit_moments,
+    solve_match,
+)
+
+# The paper's architectures; "plain" is a network of their shape that is not matched.
+PAPERS = {"relu": "leaky_relu", "tanh": "hard_tanh"}
+MODELS = ("deq", "paper", "hermite", "plain")
+
+
+def moments_of(X: np.ndarray, activation: str, variance: float) -> EquilibriumMoments:
+    """The DEQ's constants, with σ_b² = 1 − σ_a² and τ0 of the rows."""
+    tau0 = float(np.sqrt(np.mean(X**2)))
+    return equilibrium_moments(activation, variance, 1.0 - variance, tau0=tau0)
+
+
+def build(
+    model: str,
+    moments: EquilibriumMoments,
+    X: np.ndarray,
+    width: int,
+    seed: int,
+    *,
+    trainable: str = "all",
+) -> nn.Module:
+    """One of the models; its NTK is matched if all weights are trained, else its CK."""
+    generator = torch.Generator().manual_seed(seed)
+    settings = {"trainable": trainable, "generator": generator}
+    if model == "deq":
+        return EquilibriumLayer(
+            X.shape[1],
+            width,
+            activation=moments.activation,
+            recurrent_variance=moments.recurrent_variance,
+            input_variance=moments.input_variance,
+            offset=moments.offset,
+            **settings,
+        )
+    architecture = PAPERS[str(moments.activation)]
+    if model == "plain":
+        depth = 2 if architecture == "leaky_relu" else 1
+        layers = explicit_moments(
+            [moments.activation] * depth, tau0=moments.tau0
+        ).layers
+        return ExplicitNetwork(X.shape[1], width, layers, **settings)
+    norms = None
+    if model == "hermite":
+        architecture = "hermite"
+        lengths = np.sqrt(np.mean(X**2, axis=1))
+        norms = (float(lengths.min()), float(lengths.max()))
+    # The paper matches the CK, whatever is trained; a Hermite layer is made for the
+    # kernel of what is.
+    kernel = "ntk" if model == "hermite" and trainable == "all" else "ck"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MatchWarning)
+        match = solve_match(
+            moments, kernel=kernel, architecture=architecture, norms=norms
+        )
+    multipliers = match.multipliers if trainable == "all" else None
+    return ExplicitNetwork(
+        X.shape[1], width, match.layers, multipliers=multipliers, **settings
+    )
+
+
+def features(body: nn.Module, X: np.ndarray) -> np.ndarray:
+    """Outputs of the hidden layers, in blocks."""
+    with torch.inference_mode():
+        parts = [body(block) for block in torch.from_numpy(X).float().split(1000)]
+    return torch.cat(parts).numpy()
+
+
+@dataclass
+class Curves:
+    """What training left behind, epoch by epoch.
+
+    Attributes
+    ----------
+    loss, accuracy : list of float
+        Training loss, and accuracy on the test rows.
+    readout : tensor of shape (n_outputs, m)
+        The readout's weights.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    readout: torch.Tensor | None = None
+
+
+def train(
+    body: nn.Module,
+    data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    *,
+    epochs: int,
+    lr: float,
+    seed: int,
+    batch: int = 64,
+    weight_decay: float = 0.0,
+    dropout: float = 0.0,
+    label_smoothing: float = 0.0,
+    patience: int | None = None,
+) -> Curves:
+    """Train body and readout with Adam and a cosine decay, as the estimators do.
+
+    Dropout acts on the features. With patience a tenth of the training rows is set
+    aside, and training ends when their loss has not fallen for so many epochs.
+    """
+    X, y, X_test, y_test = (torch.from_numpy(np.ascontiguousarray(a)) for a in data)
+    X, X_test = X.float(), X_test.float()
+    n_valid = len(X) // 10 if patience else 0
+    X_valid, y_valid, X, y = X[:n_valid], y[:n_valid], X[n_valid:], y[n_valid:]
+    n_outputs = int(max(y.max(), y_test.max())) + 1
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    readout = torch.zeros(n_outputs, _width(body), requires_grad=True)
+    weights = [p for p in body.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam([*weights, readout], lr=lr, weight_decay=weight_decay)
+    steps = epochs * -(-len(X) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    curves, best, waited = Curves(), np.inf, 0
+    for _ in range(epochs):
+        body.train()
+        total = 0.0
+        for rows in torch.randperm(len(X), generator=generator).split(batch):
+            z = nn.functional.dropout(body(X[rows]), dropout)
+            loss = loss_of(z @ readout.T, y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if isinstance(body, EquilibriumLayer):
+                body.stabilize()
+            total += float(loss) * len(rows)
+        body.eval()
+        curves.loss.append(total / len(X))
+        curves.accuracy.append(_accuracy(body, readout, X_test, y_test))
+        if patience:
+            with torch.inference_mode():
+                held_out = float(loss_of(body(X_valid) @ readout.T, y_valid))
+            best, waited = (held_out, 0) if held_out < best else (best, waited + 1)
+            if waited >= patience:
+                break
+    curves.readout = readout.detach()
+    return curves
+
+
+def _width(body: Any) -> int:
+    if isinstance(body, EquilibriumLayer):
+        return int(body.recurrent_weight.shape[0])
+    return int(body.weights[-1].shape[0])
+
+
+def _accuracy(
+    body: nn.Module, readout: torch.Tensor, X: torch.Tensor, y: torch.Tensor
+) -> float:
+    with torch.inference_mode():
+        found = [(body(rows) @ readout.T).argmax(dim=1) for rows in X.split(1000)]
+    return float((torch.cat(found) == y).float().mean())
+
+
+def alignment(K: np.ndarray, L: np.ndarray) -> float:
+    """Centred kernel alignment: 1 for kernels that are multiples of each other."""
+    K, L = (M - M.mean(axis=0) - M.mean(axis=1)[:, None] + M.mean() for M in (K, L))
+    return float(np.sum(K * L) / np.sqrt(np.sum(K * K) * np.sum(L * L)))

@@ -1,0 +1,91 @@
+"""Error against size: does it fall like p^(−1/2)?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import linregress
+from scipy.stats import t as student
+
+from benchmarks.paper._data import mixture
+from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
+from benchmarks.paper._figures import band, figure
+from benchmarks.paper._kernels import kernels
+
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "elu", "silu")
+KERNELS = ("ck", "ntk_recurrent", "ntk")
+VARIANCE = 0.4
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Every size, activation, kernel and seed; the large ones first."""
+    sizes = (100, 200, 400) if quick else (250, 500, 1000, 2000, 4000)
+    return [
+        {"p": p, "activation": activation, "kernel": kernel, "seed": seed}
+        for p in reversed(sizes)
+        for activation in (ACTIVATIONS[:1] if quick else ACTIVATIONS)
+        for kernel in KERNELS
+        for seed in range(3 if quick else 10)
+    ]
+
+
+def compute(cell: Cell, data_home: Path | None) -> Row:
+    """Errors of the asymptotic and of the explicit kernel."""
+    X = mixture(cell["p"], cell["seed"])
+    found = kernels(X, cell["activation"], VARIANCE, kernel=cell["kernel"])
+    return {
+        "asymptotic": found.error(found.asymptotic),
+        "explicit": found.error(found.explicit),
+        "architecture": found.match.architecture,
+        "residual": found.match.residual,
+    }
+
+
+def report(rows: list[Row], path: Path) -> list[Row]:
+    """Slopes in log–log, with the 95 % interval of their t-distribution."""
+    summary = []
+    with figure(path, 2, 3, sharex=True, sharey=True) as axes:
+        for (kernel, activation), group in grouped(
+            rows, "kernel", "activation"
+        ).items():
+            for column, other in enumerate(("asymptotic", "explicit")):
+                line = linregress(
+                    np.log([row["p"] for row in group]),
+                    np.log([row[other] for row in group]),
+                )
+                half = float(student.ppf(0.975, len(group) - 2) * line.stderr)
+                sizes = grouped(group, "p")
+                found = {p: mean_error(part, other) for (p,), part in sizes.items()}
+                largest = max(found)
+                summary.append(
+                    {
+                        "kernel": kernel,
+                        "activation": activation,
+                        "other": other,
+                        "slope": round(float(line.slope), 3),
+                        "low": round(float(line.slope) - half, 3),
+                        "high": round(float(line.slope) + half, 3),
+                        f"error at p={largest}": float(f"{found[largest][0]:.3g}"),
+                        "standard error": float(f"{found[largest][1]:.2g}"),
+                    }
+                )
+                panel = axes[KERNELS.index(kernel), column]
+                panel.set(xscale="log", yscale="log", title=f"{kernel}, {other}")
+                mean, error = zip(*found.values(), strict=True)
+                band(panel, list(found), mean, error, activation)
+        for panel in axes[-1]:
+            panel.set_xlabel("number of features p (n = 0.8 p)")
+        for panel in axes[:, 0]:
+            panel.set_ylabel("relative error")
+        axes[0, 1].legend(fontsize=8)
+    return summary
+
+
+EXPERIMENT = Experiment(
+    "size",
+    "How does the error of the asymptotic and of the explicit kernel fall with p?",
+    cells,
+    compute,
+    report,
+)

@@ -1,0 +1,109 @@
+"""What the displays share: axes to draw on, and the model at an estimator's end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_deq import estimators
+from sklearn_deq.estimators._base import final_step
+
+# How the kernels are called in titles and labels.
+KERNEL_NAMES = {"ck": "CK", "ntk": "NTK", "ntk_recurrent": "NTK of readout and A"}
+
+
+class Display:
+    """Base of the displays: where each was drawn.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        Where it was drawn.
+    figure_ : matplotlib.figure.Figure
+        The figure of the axes.
+    """
+
+    ax_: Any
+    figure_: Any
+
+    def _draw_on(self, ax: Any, *, figsize: tuple[float, float] | None = None) -> Any:
+        """Return the axes given, or new ones, and keep them; matplotlib is needed."""
+        plt = import_pyplot(f"{type(self).__name__}.plot")
+        if ax is None:
+            _, ax = plt.subplots(figsize=figsize, layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        return ax
+
+
+def import_pyplot(caller: str) -> Any:
+    """Import matplotlib, here alone; the error says how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f'{caller} needs matplotlib: pip install "sklearn-deq[plot]".'
+        ) from error
+    return plt
+
+
+def fitted_network(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+    """Return the fitted model at the end of an estimator, and X as it sees it.
+
+    Parameters
+    ----------
+    estimator : estimator, Pipeline or search
+        Fitted.
+    X : array-like of shape (n_samples, n_features), default=None
+        Samples; the steps before the model are applied to them.
+
+    Returns
+    -------
+    network, X
+        The last step, and the transformed samples.
+    """
+    network, steps = final_step(estimator)
+    check_is_fitted(network)
+    return network, _transformed(X, steps)
+
+
+def explicit_equivalent(
+    estimator: Any, X: Any = None, kernel: str | None = None
+) -> tuple[Any, Any]:
+    """Return the explicit network of an estimator or of its DEQ, and X as it sees it.
+
+    Parameters
+    ----------
+    estimator : estimator, Pipeline or search
+        What ends in a DEQ or in an explicit equivalent.
+    X : array-like of shape (n_samples, n_features), default=None
+        Samples; the steps before the model, which must be fitted, are applied to them.
+    kernel : {"ck", "ntk", "ntk_recurrent"}, default=None
+        Which kernel is matched. None: the explicit network's own, "ck" for a DEQ.
+
+    Returns
+    -------
+    explicit, X
+        As it is if it matches this kernel, else unfitted; and the transformed samples.
+    """
+    network, steps = final_step(estimator)
+    if isinstance(network, (estimators.DEQClassifier, estimators.DEQRegressor)):
+        network = estimators.match_deq(network, kernel=kernel or "ck")
+    elif not hasattr(network, "match_report"):
+        raise TypeError(
+            "There is no kernel to match: needed is a DEQ or its explicit equivalent, "
+            f"or what ends in one; got {estimator!r}."
+        )
+    elif kernel not in (None, network.kernel):
+        tau0 = getattr(network, "tau0_", network.tau0)
+        network = clone(network).set_params(kernel=kernel, tau0=tau0)
+    return network, _transformed(X, steps)
+
+
+def _transformed(X: Any, steps: list[Any]) -> Any:
+    """X after these steps; None stays None."""
+    if X is not None:
+        for step in steps:
+            X = step.transform(X)
+    return X
