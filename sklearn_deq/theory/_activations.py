@@ -242,7 +242,6 @@ ACTIVATIONS: dict[str, Activation] = {
             _tanh_derivative,
             torch_function="torch.tanh",
             name="tanh",
-            dual=closed_forms.tanh_dual,
         ),
         Activation(
             _erf,
@@ -263,7 +262,6 @@ ACTIVATIONS: dict[str, Activation] = {
             _silu_derivative,
             torch_function="torch.nn.functional.silu",
             name="silu",
-            dual=closed_forms.silu_dual,
         ),
         Activation(
             _elu,
@@ -278,14 +276,12 @@ ACTIVATIONS: dict[str, Activation] = {
             _sigmoid,
             torch_function=_softplus,
             name="softplus",
-            dual=closed_forms.softplus_dual,
         ),
         Activation(
             _sigmoid,
             _sigmoid_derivative,
             torch_function="torch.sigmoid",
             name="sigmoid",
-            dual=closed_forms.sigmoid_dual,
         ),
         Activation(
             _sin,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,6 @@ def last_coefficients(values: np.ndarray) -> float:
     """Size of the last two coefficients along axis 0, relative to the largest."""
     size = np.abs(chebyshev_coefficients(values)).reshape(values.shape[0], -1)
     return float(size[-2:].max() / max(size.max(), 1e-300))
-
-
-def sufficient_size(
-    sizes: tuple[int, ...], sample: Callable[[int], np.ndarray], tolerance: float
-) -> int:
-    """First size at which the last coefficients along axis 0 are negligible."""
-    for size in sizes:
-        if last_coefficients(sample(size)) <= tolerance:
-            break
-    return size
 
 
 def clenshaw(coefficients: Any, t: Array) -> Array:

@@ -8,12 +8,11 @@ derivatives of both beside them. See docs/theory.md, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any
 
-import numpy as np
 import scipy.special
 from array_api_compat import array_namespace, device, is_torch_namespace
 
@@ -109,13 +108,13 @@ class ClosedDual:
         (q1, q2, c, derivative) -> H = E[φ(u)φ(v)] or Ḋ = ∂H/∂c = E[φ'(u)φ'(v)].
     curvature : callable
         (q1, q2, c) -> ∂H/∂q1 = E[φ''(u)φ(v)]/2, ∂Ḋ/∂q1 and ∂Ḋ/∂c.
-    means : callable or None
+    means : callable
         q -> E φ, E φ' and E φ'' at that variance.
     """
 
     dual: Callable[[Array, Array, Array, bool], Array]
     curvature: Callable[[Array, Array, Array], tuple[Array, Array, Array]]
-    means: Callable[[Array], tuple[Array, Array, Array]] | None = None
+    means: Callable[[Array], tuple[Array, Array, Array]]
 
     def __call__(
         self, q1: Array, q2: Array, c: Array, derivative: bool = False
@@ -127,22 +126,15 @@ class ClosedDual:
         self, q1: Array, q2: Array, angle: Array
     ) -> tuple[Array, Array, Array]:
         """Derivatives in log q1 and the angle: see `_dual_partials`."""
-        return _log_partials(self, q1, q2, angle)
-
-
-def _log_partials(
-    dual: ClosedDual | MixtureDual, q1: Array, q2: Array, angle: Array
-) -> tuple[Array, Array, Array]:
-    """∂H/∂log q1 and ∂Ḋ/∂log q1, at fixed ρ, and ∂Ḋ/∂θ, by the chain rule."""
-    xp = array_namespace(angle)
-    root = xp.sqrt(q1 * q2)
-    c = root * xp.cos(angle)
-    value, slope, bend = dual.curvature(q1, q2, c)
-    return (
-        q1 * value + 0.5 * c * dual(q1, q2, c, True),
-        q1 * slope + 0.5 * c * bend,
-        -root * xp.sin(angle) * bend,
-    )
+        xp = array_namespace(angle)
+        root = xp.sqrt(q1 * q2)
+        c = root * xp.cos(angle)
+        value, slope, bend = self.curvature(q1, q2, c)
+        return (
+            q1 * value + 0.5 * c * self(q1, q2, c, True),
+            q1 * slope + 0.5 * c * bend,
+            -root * xp.sin(angle) * bend,
+        )
 
 
 def _erf_dual(q1: Array, q2: Array, c: Array, derivative: bool) -> Array:
@@ -243,132 +235,3 @@ def _gelu_means(q: Array) -> tuple[Array, Array, Array]:
 
 gelu_dual = ClosedDual(_gelu_dual, _gelu_curvature, _gelu_means)
 """Dual of the exact GELU, x Φ(x)."""
-
-
-def _soft_relu_dual(q1: Array, q2: Array, c: Array, derivative: bool) -> Array:
-    """E relu(u + ξ) relu(v + ξ') with independent ξ, ξ'."""
-    return relu_dual(1.0 + q1, 1.0 + q2, c, derivative)
-
-
-def _soft_relu_curvature(q1: Array, q2: Array, c: Array) -> tuple[Array, Array, Array]:
-    xp = array_namespace(c)
-    first = 1.0 + q1
-    root = xp.hypot(xp.sqrt(1.0 + q1 + q2), _gap(q1, q2, c))
-    share = 1.0 / (2 * pi * root)
-    return root / (4 * pi * first), -0.5 * c / first * share, share
-
-
-soft_relu_dual = ClosedDual(_soft_relu_dual, _soft_relu_curvature)
-"""Dual of x Φ(x) + Φ'(x), the ReLU averaged over a standard normal shift."""
-
-
-@dataclass(frozen=True)
-class MixtureDual:
-    """Dual of φ(x) = constant + Σ weight_i ψ(scale_i x), from that of ψ.
-
-    A sum over all pairs of terms: exact, but a few hundred times the cost of ψ's.
-
-    Attributes
-    ----------
-    base : ClosedDual
-        Of ψ, which is odd if there is a constant.
-    weights, scales : tuples of float
-        The terms.
-    constant : float, default=0
-        Added to φ.
-    """
-
-    base: ClosedDual
-    weights: tuple[float, ...]
-    scales: tuple[float, ...]
-    constant: float = 0.0
-
-    def __call__(
-        self, q1: Array, q2: Array, c: Array, derivative: bool = False
-    ) -> Array:
-        """Evaluate the dual or its derivative."""
-        total = 0.0 * (q1 + q2 + c) + (0.0 if derivative else self.constant**2)
-        for weights, a, arguments in self._terms(q1, q2, c):
-            found = self.base(*arguments, derivative)
-            total = total + _dot(
-                weights[:, 1] * a if derivative else weights[:, 0], found
-            )
-        return total
-
-    def curvature(self, q1: Array, q2: Array, c: Array) -> tuple[Array, Array, Array]:
-        """As `ClosedDual.curvature`."""
-        value = slope = bend = 0.0 * (q1 + q2 + c)
-        for weights, a, arguments in self._terms(q1, q2, c):
-            parts = self.base.curvature(*arguments)
-            value = value + _dot(weights[:, 0] * a**2, parts[0])
-            slope = slope + _dot(weights[:, 1] * a**3, parts[1])
-            bend = bend + _dot(weights[:, 2] * a**2, parts[2])
-        return value, slope, bend
-
-    def log_partials(
-        self, q1: Array, q2: Array, angle: Array
-    ) -> tuple[Array, Array, Array]:
-        """Derivatives in log q1 and the angle: see `_dual_partials`."""
-        return _log_partials(self, q1, q2, angle)
-
-    def _terms(
-        self, q1: Array, q2: Array, c: Array
-    ) -> Iterator[tuple[np.ndarray, float, tuple[Array, Array, Array]]]:
-        """For each first term: products of weights with powers 0, 1 and 2 of the
-        second's scale, its own scale, and the arguments of ψ's dual, a last axis long.
-        """
-        xp = array_namespace(c)
-        q1, q2, c = (x[..., None] for x in (q1, q2, c))
-        weights, scales = np.array(self.weights), np.array(self.scales)
-        powers = weights[:, None] * scales[:, None] ** np.arange(3)
-        b = xp.asarray(scales, dtype=c.dtype, device=device(c))
-        for weight, a in zip(self.weights, self.scales, strict=True):
-            yield weight * powers, a, (a * a * q1, b * b * q2, a * b * c)
-
-
-def _dot(weights: np.ndarray, values: Array) -> Array:
-    """Weighted sum over the last axis."""
-    xp = array_namespace(values)
-    return values @ xp.asarray(weights, dtype=values.dtype, device=device(values))
-
-
-def _logistic_scales() -> tuple[np.ndarray, np.ndarray]:
-    """Weights and standard deviations of normals that make the logistic distribution.
-
-    It is that of a normal variable of standard deviation 2K, where K has
-    Kolmogorov's distribution, whose density is 8 Σ ± k² x exp(−2k²x²), or by Jacobi's
-    identity a sum that converges for small x [Andrews & Mallows 1974]. In log x the
-    density is analytic within π/4 of the real axis, and the trapezoidal rule with step
-    h errs by exp(−π²/2h); here by 1e-15.
-    """
-    step = 0.12
-    x = np.exp(step * np.arange(-14, 13))[:, None]
-    k = np.arange(1, 20)
-    large = 8.0 * x * (-1.0) ** (k + 1) * k**2 * np.exp(-2.0 * (k * x) ** 2)
-    odd = ((2 * k - 1) * np.pi / x) ** 2
-    small = sqrt(2 * pi) / x**2 * (0.25 * odd - 1.0) * np.exp(-odd / 8.0)
-    density = np.where(x > 1.0, large, small).sum(axis=1)
-    return step * x[:, 0] * density, 2.0 * x[:, 0]
-
-
-def _logistic_duals() -> tuple[MixtureDual, ...]:
-    """Of tanh, the sigmoid, SiLU and softplus.
-
-    The sigmoid is Σ w Φ(x/s), thus tanh(x) = Σ w erf(√2 x/s), SiLU Σ w s GELU(x/s), and
-    softplus, the integral of the sigmoid, Σ w s ψ(x/s) with a smoothed ReLU ψ.
-    """
-    weights, deviations = _logistic_scales()
-    tall = tuple((weights * deviations).tolist())
-    scales = tuple((1.0 / deviations).tolist())
-    steep = tuple((sqrt(2.0) / deviations).tolist())
-    half = tuple((0.5 * weights).tolist())
-    flat = tuple((sqrt(0.5) / deviations).tolist())
-    return (
-        MixtureDual(erf_dual, tuple(weights.tolist()), steep),
-        MixtureDual(erf_dual, half, flat, constant=0.5),
-        MixtureDual(gelu_dual, tall, scales),
-        MixtureDual(soft_relu_dual, tall, scales),
-    )
-
-
-tanh_dual, sigmoid_dual, silu_dual, softplus_dual = _logistic_duals()

@@ -7,7 +7,6 @@ is singular where ρ = ±1. A dual in closed form has a method ``log_partials`` 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from math import pi
 from typing import Any
@@ -18,9 +17,7 @@ from numpy.polynomial import chebyshev
 
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._chebyshev import clenshaw
-from sklearn_deq.theory._closed_forms import MixtureDual
 from sklearn_deq.theory._duals import (
-    FEW_ENTRIES,
     PairCoefficients,
     closed_dual,
     dual_scale,
@@ -82,13 +79,9 @@ def dual_partials(
         On the array namespace of the angle.
     """
     dual = closed_dual(activation)
-    # A mixture has hundreds of terms: tables are faster, where they are accurate.
-    many = isinstance(dual, MixtureDual) and math.prod(angle.shape) > FEW_ENTRIES
-    if many or not hasattr(dual, "log_partials"):
-        partials = _tabulated_partials(activation, q1, q2, angle)
-        if partials is not None:
-            return partials
-    return _closed_partials(dual, q1, q2, angle)
+    if hasattr(dual, "log_partials"):
+        return _closed_partials(dual, q1, q2, angle)
+    return _tabulated_partials(activation, q1, q2, angle)
 
 
 def _closed_partials(dual: Any, q1: Array, q2: Array, angle: Array) -> DualPartials:
@@ -110,17 +103,15 @@ def _closed_partials(dual: Any, q1: Array, q2: Array, angle: Array) -> DualParti
 
 def _tabulated_partials(
     activation: Activation, q1: Array, q2: Array, angle: Array
-) -> DualPartials | None:
-    """Differentiate the Chebyshev series of the tables; None: they are not accurate."""
+) -> DualPartials:
+    """Differentiate the Chebyshev series of the tables."""
     norms = [np.sqrt(to_numpy(q)) for q in (q1, q2)]
     low, high = norm_range(np.concatenate([n.ravel() for n in norms]), widen=True)
     t = (2.0 / pi) * angle - 1.0
 
-    def series(derivative: bool) -> tuple[Array, ...] | None:
+    def series(derivative: bool) -> tuple[Array, ...]:
         """Value, and its derivatives in log q1, log q2 and the angle."""
         table = dual_table(activation, low, high, derivative)
-        if table is None:
-            return None
         sides = [
             _features(activation, table.basis, (low, high), n, derivative)
             for n in norms
@@ -138,8 +129,6 @@ def _tabulated_partials(
         )
 
     values, slopes = series(False), series(True)
-    if values is None or slopes is None:
-        return None
     found = DualPartials(
         value=values[0],
         slope=slopes[0],

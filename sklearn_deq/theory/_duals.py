@@ -7,7 +7,6 @@ dual is smooth, for kinked φ too. See docs/theory.md, section 2.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from sklearn_deq.theory._chebyshev import (
     clenshaw,
     last_coefficients,
 )
-from sklearn_deq.theory._closed_forms import HomogeneousDual, MixtureDual, correlation
+from sklearn_deq.theory._closed_forms import HomogeneousDual, correlation
 from sklearn_deq.theory._dual_methods import (
     dual_on_grid,
     quadrature_error,
@@ -50,10 +49,6 @@ DualFunction = Callable[..., Array]
 # Relative size of the last coefficients of a table, and at which it is warned of.
 _TOLERANCE = 1e-13
 _POOR = 1e-9
-# An activation's own dual serves where a table is worse than this.
-_GOOD = 1e-11
-# For as few entries a table does not pay, where there is an exact dual.
-FEW_ENTRIES = 2000
 # Sizes of a table where none is accurate.
 _ROUGH_NORMS, _ROUGH_ANGLES = 12, 48
 # Terms of a series while sizes are looked for.
@@ -138,7 +133,7 @@ def dual_function(activation: Activation, q1: Array, q2: Array) -> DualFunction:
     on them alone is computed once, here or at first use.
     """
     dual = closed_dual(activation)
-    if dual is None or isinstance(dual, MixtureDual):
+    if dual is None:
         return TabulatedDual(activation, q1, q2)
     return partial(dual, q1, q2)
 
@@ -155,8 +150,6 @@ def closed_dual(activation: Activation) -> Callable[..., Array] | None:
 
 class TabulatedDual:
     """A dual activation evaluated from tables, on the namespace of its arguments.
-
-    Where no table is accurate the activation's own dual serves, if it has one.
 
     Parameters
     ----------
@@ -177,12 +170,7 @@ class TabulatedDual:
 
     def __call__(self, c: Array, derivative: bool = False) -> Array:
         """E[φ(u)φ(v)], or E[φ'(u)φ'(v)] with derivative."""
-        exact = isinstance(self.activation.dual, MixtureDual)
-        table = None
-        if not (exact and math.prod(c.shape) <= FEW_ENTRIES):
-            table = dual_table(self.activation, *self._range, derivative)
-        if table is None:
-            return self.activation.dual(self.q1, self.q2, c, derivative)  # type: ignore[misc]
+        table = dual_table(self.activation, *self._range, derivative)
         xp = array_namespace(c)
         core, first, second = self._prepare(table, c, derivative)
         t = (2.0 / np.pi) * xp.acos(correlation(self.q1, self.q2, c)) - 1.0
@@ -299,19 +287,16 @@ def dual_scale(activation: Activation, q: np.ndarray, derivative: bool) -> np.nd
 
 def dual_table(
     activation: Activation, low: float, high: float, derivative: bool
-) -> DualTable | None:
+) -> DualTable:
     """Table for a range of norms, remembered where the activation can be hashed.
 
-    None if it is not accurate and the activation has an exact dual; else it warns
-    every time of a table that is not accurate, remembered or not.
+    Warns every time of a table that is not accurate, remembered or not.
     """
     try:
         table = _remembered_table(activation, low, high, derivative)
     except TypeError:
         # An activation that cannot be hashed.
         table = _build_table(activation, low, high, derivative)
-    if table.error > _GOOD and isinstance(activation.dual, MixtureDual):
-        return None
     if table.error > _POOR:
         warnings.warn(
             f"The dual activation of {activation} is tabulated to a relative error of "
@@ -425,7 +410,7 @@ class _Grid:
     def _sufficient(
         self, sizes: tuple[int, ...], sample: Callable[[int], np.ndarray]
     ) -> tuple[int, bool]:
-        """`sufficient_size`, and whether it is nearly enough."""
+        """First size whose last coefficients are negligible; or whether nearly so."""
         errors = []
         for size in sizes:
             errors.append(_last(sample(size)))

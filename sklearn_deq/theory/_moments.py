@@ -221,15 +221,14 @@ def _homogeneous_moments(
 def _closed_dual(activation: Activation) -> ClosedDual | None:
     """Dual of φ from which its moments follow in closed form, if it has such."""
     dual = activation.dual
-    closed = isinstance(dual, ClosedDual) and dual.means is not None
-    return dual if closed else None  # type: ignore[return-value]
+    return dual if isinstance(dual, ClosedDual) else None
 
 
 def _closed_moments(
     dual: ClosedDual, q: np.ndarray, offset: float | None
 ) -> SpreadMoments:
     """Closed form of `spread_moments` by a dual on its diagonal."""
-    mean, _, bend = dual.means(q)  # type: ignore[misc]
+    mean, _, bend = dual.means(q)
     shift = mean if offset is None else np.full_like(mean, offset)
     growth = 2.0 * dual.curvature(q, q, q)[0] + dual(q, q, q, True)
     return SpreadMoments(
@@ -271,7 +270,7 @@ def mean_growth(activation: Activation, q: np.ndarray) -> np.ndarray:
         return 0.5 * slopes.mean * np.sqrt(q)
     closed = _closed_dual(activation)
     if closed is not None:
-        return 0.5 * q * closed.means(q)[2]  # type: ignore[misc]
+        return 0.5 * q * closed.means(q)[2]
     rule = gaussian_rule(q, activation.kinks)
     phi = np.asarray(activation.function(rule.u), dtype=float)
     origin = float(activation.function(np.zeros(1))[0])
@@ -284,7 +283,7 @@ def mean_derivatives(
     """E φ'(√q ξ) and E φ''(√q ξ), each (n,), by Stein's identities."""
     closed = _closed_dual(activation)
     if closed is not None:
-        return closed.means(q)[1:]  # type: ignore[misc]
+        return closed.means(q)[1:]
     rule = gaussian_rule(q, activation.kinks)
     values = np.asarray(activation.function(rule.u), dtype=float)
     values = values - float(activation.function(np.zeros(1))[0])
