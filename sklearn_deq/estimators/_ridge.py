@@ -10,7 +10,8 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_deq._compat import StrOptions, fit_context
-from sklearn_deq.estimators._ridge_search import KernelRidgeCV, RidgeProblem, decide
+from sklearn_deq.estimators._held_out import decide
+from sklearn_deq.estimators._ridge_search import KernelRidgeCV, RidgeProblem
 from sklearn_deq.linear import class_probabilities, fit_temperature
 from sklearn_deq.theory import Activation
 
@@ -141,13 +142,13 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self,
         *,
         alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
-        kernel: OneOrMore = "ck",
-        activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
-        recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
-        input_variance: OneOrMore = 0.8,
-        bias_variance: OneOrMore = 0.0,
-        center: OneOrMore = True,
-        normalize: OneOrMore = False,
+        kernel: OneOrMore = None,
+        activation: str | Activation | Callable[..., Any] | OneOrMore = None,
+        recurrent_variance: OneOrMore = None,
+        input_variance: OneOrMore = None,
+        bias_variance: OneOrMore = None,
+        center: OneOrMore = None,
+        normalize: OneOrMore = None,
         tau0: float | None = None,
         fit_intercept: bool = True,
         cv: Any = None,
@@ -157,6 +158,9 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         device: str = "cpu",
         dtype: str | None = None,
         max_memory: float | None = None,
+        scale: OneOrMore = None,
+        average: bool | None = None,
+        search_samples: int | None = None,
     ) -> None:
         self.alphas = alphas
         self.kernel = kernel
@@ -175,6 +179,9 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self.device = device
         self.dtype = dtype
         self.max_memory = max_memory
+        self.scale = scale
+        self.average = average
+        self.search_samples = search_samples
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DEQKernelRidgeCV:
@@ -366,13 +373,13 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         self,
         *,
         alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
-        kernel: OneOrMore = "ck",
-        activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
-        recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
-        input_variance: OneOrMore = 0.8,
-        bias_variance: OneOrMore = 0.0,
-        center: OneOrMore = True,
-        normalize: OneOrMore = False,
+        kernel: OneOrMore = None,
+        activation: str | Activation | Callable[..., Any] | OneOrMore = None,
+        recurrent_variance: OneOrMore = None,
+        input_variance: OneOrMore = None,
+        bias_variance: OneOrMore = None,
+        center: OneOrMore = None,
+        normalize: OneOrMore = None,
         tau0: float | None = None,
         fit_intercept: bool = True,
         cv: Any = None,
@@ -383,6 +390,9 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         device: str = "cpu",
         dtype: str | None = None,
         max_memory: float | None = None,
+        scale: OneOrMore = None,
+        average: bool | None = None,
+        search_samples: int | None = None,
     ) -> None:
         self.alphas = alphas
         self.kernel = kernel
@@ -402,6 +412,9 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         self.device = device
         self.dtype = dtype
         self.max_memory = max_memory
+        self.scale = scale
+        self.average = average
+        self.search_samples = search_samples
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    RegressorMixin,
-    is_classifier,
-)
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
@@ -31,74 +25,40 @@ from sklearn_deq._compat import (
     validate_parameter_constraints,
 )
 from sklearn_deq.estimators._base import DEQParameters
+from sklearn_deq.estimators._held_out import (
+    HeldOutClassifier,
+    HeldOutRegressor,
+    Split,
+    checked_splits,
+)
 from sklearn_deq.estimators._kernel import DEQKernelTransformer
+from sklearn_deq.estimators._ridge_collection import (
+    COLLECTION_SAMPLES,
+    GRID,
+    KERNEL_PARAMETERS,
+    grid_candidates,
+    spread_rows,
+)
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import (
-    class_probabilities,
-    fit_temperature,
+    SCALINGS,
+    apply_scaling,
+    as_good_as,
+    fit_scaling,
     leave_one_out,
+    prediction_losses,
     ridge_fit,
     ridge_path,
     ridge_spectrum,
 )
 from sklearn_deq.theory import get_activation
 
-# Parameters of the kernel of which a grid may have several values, slowest first.
-_GRID = (
-    "kernel",
-    "activation",
-    "recurrent_variance",
-    "input_variance",
-    "bias_variance",
-    "center",
-    "normalize",
-)
 _SEQUENCES = (list, tuple, np.ndarray)
 _POSITIVE = Interval(Real, 0, None, closed="neither")
+_SCALE = [None, StrOptions(set(SCALINGS))]
 # Bytes of the kernel between new and training samples that is held at once.
 _BLOCK_BYTES = 2**25
-
-Split = tuple[np.ndarray, np.ndarray]
-
-
-class _HeldOutRegressor(RegressorMixin, BaseEstimator):
-    """What a scorer is given: its samples are held-out predictions."""
-
-    def predict(self, values: np.ndarray) -> np.ndarray:
-        """Return the predictions themselves."""
-        return values
-
-
-class _HeldOutClassifier(ClassifierMixin, BaseEstimator):
-    """What a scorer is given: its samples are held-out decision values."""
-
-    def __init__(
-        self, classes: np.ndarray, y: np.ndarray, weight: np.ndarray | None
-    ) -> None:
-        self.classes = self.classes_ = classes
-        self.y = y
-        self.weight = weight
-
-    def decision_function(self, values: np.ndarray) -> np.ndarray:
-        """Return the decision values themselves."""
-        return values
-
-    def predict(self, values: np.ndarray) -> np.ndarray:
-        """Classes of the decision values."""
-        predicted: np.ndarray = self.classes[decide(values)]
-        return predicted
-
-    def predict_proba(self, values: np.ndarray) -> np.ndarray:
-        """Probabilities at the temperature that fits these values."""
-        codes = np.searchsorted(self.classes, self.y)
-        temperature = fit_temperature(values, codes, self.weight)
-        return class_probabilities(values, temperature)
-
-
-def decide(values: np.ndarray) -> np.ndarray:
-    """Indices of the classes of largest decision value."""
-    return (values > 0).astype(int) if values.ndim == 1 else values.argmax(axis=1)
 
 
 def _ravel_single(values: np.ndarray, single: bool) -> np.ndarray:
@@ -123,12 +83,15 @@ class _Outcome:
         Scores on held-out samples; one split for leave-one-out.
     held_out : ndarray of shape (n_held_out, n_targets)
         Predictions of the best alpha, the splits one after the other.
+    losses : ndarray of shape (n_held_out,)
+        Their losses.
     unstable : str or None
         Why the kernel does not exist on these data.
     """
 
     scores: np.ndarray
     held_out: np.ndarray
+    losses: np.ndarray
     unstable: str | None = None
 
 
@@ -156,8 +119,8 @@ class RidgeProblem:
         Penalties.
     fit_intercept : bool
         Whether there is an intercept.
-    scorer : callable
-        scikit-learn's scorer.
+    scorer : callable or None
+        scikit-learn's scorer; None: the negative mean of the losses.
     tau0, device, max_memory
         Parameters of the estimator.
     """
@@ -172,22 +135,42 @@ class RidgeProblem:
     splits: list[Split] | None
     alphas: np.ndarray
     fit_intercept: bool
-    scorer: Callable[..., float]
+    scorer: Callable[..., float] | None
     tau0: float | None
     device: str
     max_memory: float | None
 
-    def equilibrium(self, params: dict[str, Any]) -> DEQKernelTransformer:
-        """Estimator that has τ0 and the other constants of a kernel on these data."""
-        model = DEQKernelTransformer(**params, tau0=self.tau0, dtype="float64")
-        model._solve_equilibrium(model._prepare_input(self.X), self.sample_weight)
+    def subset(self, rows: np.ndarray) -> RidgeProblem:
+        """Return the same problem for some rows, by leave-one-out."""
+        arrays = ("X", "y", "targets", "weight", "sample_weight")
+        values = {name: getattr(self, name) for name in arrays}
+        return replace(
+            self, **{k: v if v is None else v[rows] for k, v in values.items()}
+        )
+
+    def scaling(self, method: str | None) -> dict[str, Any] | None:
+        """Scaling of the features that is fitted to all samples."""
+        return method and fit_scaling(self.X, method, self.sample_weight)
+
+    def scaled(self, params: dict[str, Any]) -> np.ndarray:
+        """Features of all samples as the candidate scales them."""
+        return _scaled(self.scaling(params["scale"]), self.X)
+
+    def equilibrium(
+        self, params: dict[str, Any], X: np.ndarray
+    ) -> DEQKernelTransformer:
+        """Estimator that has τ0 and the other constants of a kernel on scaled X."""
+        model = DEQKernelTransformer(
+            **_of_kernel(params), tau0=self.tau0, dtype="float64"
+        )
+        model._solve_equilibrium(model._prepare_input(X), self.sample_weight)
         return model
 
-    def gram(self, params: dict[str, Any], tau0: float) -> np.ndarray:
-        """Gram matrix of all samples, in float64."""
+    def gram(self, params: dict[str, Any], tau0: float, X: np.ndarray) -> np.ndarray:
+        """Gram matrix of scaled X, in float64."""
         return deq_kernel(
-            self.X,
-            **params,
+            X,
+            **_of_kernel(params),
             tau0=tau0,
             device=self.device,
             dtype="float64",
@@ -202,15 +185,17 @@ class RidgeProblem:
             return self._evaluate(params)
 
     def _evaluate(self, params: dict[str, Any]) -> _Outcome:
+        X = self.scaled(params)
         try:
-            tau0 = self.equilibrium(params).tau0_
+            tau0 = self.equilibrium(params, X).tau0_
         except ValueError as error:
             if not str(error).startswith("Unstable DEQ"):
                 raise
             n_splits = 1 if self.splits is None else len(self.splits)
             scores = np.full((n_splits, len(self.alphas)), np.nan)
-            return _Outcome(scores, np.empty((0, self.targets.shape[1])), str(error))
-        parts = self._held_out_parts(params, tau0)
+            none = np.empty((0, self.targets.shape[1]))
+            return _Outcome(scores, none, np.empty(0), str(error))
+        parts = self._held_out_parts(params, tau0, X)
         scores = np.array(
             [
                 [self._score(prediction, rows) for prediction in predictions]
@@ -218,7 +203,9 @@ class RidgeProblem:
             ]
         )
         best = _best(scores.mean(axis=0), self.alphas)
-        return _Outcome(scores, np.concatenate([part[best] for part in parts]))
+        held_out = np.concatenate([part[best] for part in parts])
+        rows = np.concatenate(self.held_out_rows())
+        return _Outcome(scores, held_out, self._losses(held_out, rows))
 
     def held_out_rows(self) -> list[np.ndarray]:
         """Rows that are predicted in each split."""
@@ -226,14 +213,16 @@ class RidgeProblem:
             return [np.arange(len(self.X))]
         return [test for _, test in self.splits]
 
-    def _held_out_parts(self, params: dict[str, Any], tau0: float) -> list[np.ndarray]:
+    def _held_out_parts(
+        self, params: dict[str, Any], tau0: float, X: np.ndarray
+    ) -> list[np.ndarray]:
         """Predictions of shape (n_alphas, n_test, n_columns) for each split."""
         if self.splits is not None:
-            K = self.gram(params, tau0)
+            K = self.gram(params, tau0, X)
             return [self._held_out(K, train, test) for train, test in self.splits]
         # Without a name the Gram matrix is freed as soon as it is decomposed.
         spectrum = ridge_spectrum(
-            self.gram(params, tau0), self.weight, fit_intercept=self.fit_intercept
+            self.gram(params, tau0, X), self.weight, fit_intercept=self.fit_intercept
         )
         return [leave_one_out(spectrum, self.targets, self.alphas)]
 
@@ -250,12 +239,20 @@ class RidgeProblem:
         predictions: np.ndarray = K[np.ix_(test, train)] @ dual
         return predictions + intercept[:, None, :]
 
+    def _losses(self, prediction: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Losses of predictions for these rows, one by one."""
+        classes = self.classes is not None
+        return prediction_losses(prediction, self.targets[rows], classes=classes)
+
     def _score(self, prediction: np.ndarray, rows: np.ndarray) -> float:
         """Score of predictions for these rows, as scikit-learn's scorers give it."""
         weight = None if self.weight is None else self.weight[rows]
-        held_out = _HeldOutRegressor()
+        if self.scorer is None:
+            losses = self._losses(prediction, rows)
+            return -float(np.average(losses, weights=weight))
+        held_out = HeldOutRegressor()
         if self.classes is not None:
-            held_out = _HeldOutClassifier(self.classes, self.y[rows], weight)
+            held_out = HeldOutClassifier(self.classes, self.y[rows], weight)
         options = {} if weight is None else {"sample_weight": weight}
         values = _ravel_single(prediction, self.single)
         return float(self.scorer(held_out, values, self.y[rows], **options))
@@ -271,11 +268,14 @@ class KernelRidgeCV(DEQParameters):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{
-            name: [*constraints, *(_SEQUENCES if name in _GRID else ())]
+            name: [*constraints, *((None, *_SEQUENCES) if name in GRID else ())]
             for name, constraints in DEQKernelTransformer._parameter_constraints.items()
             if name not in ("n_components", "approximation", "random_state")
         },
         "alphas": [_POSITIVE, *_SEQUENCES],
+        "scale": [*_SCALE, *_SEQUENCES],
+        "average": [None, "boolean"],
+        "search_samples": [None, Interval(Integral, 2, None, closed="left")],
         "fit_intercept": ["boolean"],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
@@ -288,12 +288,14 @@ class KernelRidgeCV(DEQParameters):
         alphas = np.array(self._choices("alphas", [_POSITIVE]), dtype=np.float64)
         kernels = self._kernels()
         problem = self._problem(X, y, sample_weight, alphas)
-        outcomes = self._search(problem, kernels)
+        searched = self._searched(problem)
+        outcomes = self._search(searched, kernels)
         self._choose(kernels, alphas, outcomes)
+        members = self._members(searched, outcomes)
         with self._solver_warnings_as_sklearn():
-            self._fit_best(problem)
-        held_out = outcomes[self.best_index_ // len(alphas)].held_out
-        self._finish(problem, _ravel_single(held_out, problem.single))
+            self._fit_members(problem, [self._best_of(i, outcomes) for i in members])
+        held_out = np.mean([outcomes[i].held_out for i in members], axis=0)
+        self._finish(searched, _ravel_single(held_out, problem.single))
         return self
 
     def _choices(self, name: str, constraints: list[Any]) -> list[Any]:
@@ -313,16 +315,24 @@ class KernelRidgeCV(DEQParameters):
             )
         return values
 
+    def _is_collection(self) -> bool:
+        """Whether no parameter of the kernel is given."""
+        return all(getattr(self, name) is None for name in GRID)
+
+    def _averages(self) -> bool:
+        return self._is_collection() if self.average is None else self.average
+
     def _kernels(self) -> list[dict[str, Any]]:
-        """Parameters of every kernel of the grid."""
-        constraints = DEQKernelTransformer._parameter_constraints
-        choices = [self._choices(name, constraints[name]) for name in _GRID]
-        for activation in choices[_GRID.index("activation")]:
+        """Parameters of every candidate, but for the penalty."""
+        constraints = DEQKernelTransformer._parameter_constraints | {"scale": _SCALE}
+        choices = {
+            name: self._choices(name, constraints[name])
+            for name in GRID
+            if getattr(self, name) is not None
+        }
+        for activation in choices.get("activation", ()):
             get_activation(activation)
-        return [
-            dict(zip(_GRID, values, strict=True))
-            for values in itertools.product(*choices)
-        ]
+        return grid_candidates(choices)
 
     def _problem(
         self, X: Any, y: Any, sample_weight: Any, alphas: np.ndarray
@@ -342,7 +352,7 @@ class KernelRidgeCV(DEQParameters):
         splits = None
         if self.cv is not None:
             splitter = check_cv(self.cv, y, classifier=is_classifier(self))
-            splits = _checked_splits(splitter.split(X, y), weight, len(X))
+            splits = checked_splits(splitter.split(X, y), weight, len(X))
         if weight is not None:
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
@@ -358,11 +368,29 @@ class KernelRidgeCV(DEQParameters):
             splits=splits,
             alphas=alphas,
             fit_intercept=bool(self.fit_intercept),
-            scorer=check_scoring(self, self.scoring or self._default_scoring),
+            scorer=self._scorer(),
             tau0=self.tau0,
             device=self.device,
             max_memory=self.max_memory,
         )
+
+    def _scorer(self) -> Callable[..., float] | None:
+        """scikit-learn's scorer; None where an average is judged by its losses."""
+        if self.scoring is None and self._averages():
+            return None
+        scorer: Callable[..., float] = check_scoring(
+            self, self.scoring or self._default_scoring
+        )
+        return scorer
+
+    def _searched(self, problem: RidgeProblem) -> RidgeProblem:
+        """Problem that the search solves: with fewer samples, if there are many."""
+        size = self.search_samples
+        if size is None and self._is_collection():
+            size = COLLECTION_SAMPLES
+        if size is None or self.cv is not None or len(problem.X) <= size:
+            return problem
+        return problem.subset(spread_rows(problem.y, size))
 
     def _prepare_input(self, X: np.ndarray) -> np.ndarray:
         """Cast to the working dtype; the kernel projects on the sphere."""
@@ -403,7 +431,7 @@ class KernelRidgeCV(DEQParameters):
             raise ValueError(outcomes[0].unstable)
         if unstable:
             names = "; ".join(
-                ", ".join(f"{name}={params[name]!r}" for name in _GRID)
+                ", ".join(f"{k}={v!r}" for k, v in _named(params).items())
                 for params in unstable
             )
             warnings.warn(
@@ -422,7 +450,7 @@ class KernelRidgeCV(DEQParameters):
     ) -> None:
         """Set `cv_results_` and what follows from it."""
         candidates = [
-            {**params, "alpha": alpha}
+            {**_named(params), "alpha": alpha}
             for params in kernels
             for alpha in alphas.tolist()
         ]
@@ -438,8 +466,8 @@ class KernelRidgeCV(DEQParameters):
         self.cv_results_ = {
             "params": candidates,
             **{
-                f"param_{name}": _objects([params[name] for params in candidates])
-                for name in (*_GRID, "alpha")
+                f"param_{name}": _objects([p.get(name) for p in candidates])
+                for name in (*GRID, "alpha")
             },
             "mean_test_score": mean,
             "rank_test_score": rankdata(worst, method="min").astype(np.int32),
@@ -449,42 +477,98 @@ class KernelRidgeCV(DEQParameters):
             for i, row in enumerate(scores):
                 self.cv_results_[f"split{i}_test_score"] = row
 
-    def _fit_best(self, problem: RidgeProblem) -> None:
-        params = {name: self.best_params_[name] for name in _GRID}
-        model = problem.equilibrium(params)
+    def _best_of(self, kernel: int, outcomes: Sequence[_Outcome]) -> dict[str, Any]:
+        """Candidate of the best alpha of a kernel."""
+        alphas = outcomes[kernel].scores.shape[1]
+        own = self.cv_results_["params"][kernel * alphas : (kernel + 1) * alphas]
+        scores = outcomes[kernel].scores.mean(axis=0)
+        return own[_best(scores, np.array([params["alpha"] for params in own]))]
+
+    def _members(
+        self, problem: RidgeProblem, outcomes: Sequence[_Outcome]
+    ) -> list[int]:
+        """Kernels that are fitted, the best first."""
+        best = self.best_index_ // outcomes[0].scores.shape[1]
+        if not self._averages():
+            return [best]
+        weight = problem.weight
+        if weight is not None:
+            weight = weight[np.concatenate(problem.held_out_rows())]
+        others = [
+            i
+            for i, outcome in enumerate(outcomes)
+            if i != best
+            and not outcome.unstable
+            and as_good_as(outcomes[best].losses, outcome.losses, weight)
+        ]
+        return [best, *others]
+
+    def _fit_members(
+        self, problem: RidgeProblem, candidates: list[dict[str, Any]]
+    ) -> None:
+        """Fit candidates to all samples; the first ones' attributes are the best's."""
+        self.X_fit_ = problem.X
+        self.scalings_ = {
+            method: problem.scaling(method)
+            for method in {candidate.get("scale") for candidate in candidates}
+        }
+        self.members_ = [self._fit_member(problem, params) for params in candidates]
+        for name in ("dual_coef", "intercept", "tau0", "tau_star", "offset"):
+            setattr(self, f"{name}_", self.members_[0][name])
+
+    def _fit_member(
+        self, problem: RidgeProblem, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Coefficients of a candidate, and what its kernel depends on."""
+        X = _scaled(self.scalings_[params.get("scale")], problem.X)
+        model = problem.equilibrium(params, X)
         dual, intercept = ridge_fit(
-            problem.gram(params, model.tau0_),
+            problem.gram(params, model.tau0_, X),
             problem.targets,
-            self.alpha_,
+            params["alpha"],
             problem.weight,
             fit_intercept=problem.fit_intercept,
         )
-        self.dual_coef_ = _ravel_single(dual, problem.single)
-        self.intercept_ = float(intercept[0]) if problem.single else intercept
-        self.X_fit_ = problem.X
-        self.tau0_ = model.tau0_
-        self.tau_star_ = model.tau_star_
-        self.offset_ = model.offset_
+        return {
+            "params": params,
+            "dual_coef": _ravel_single(dual, problem.single),
+            "intercept": float(intercept[0]) if problem.single else intercept,
+            "tau0": model.tau0_,
+            "tau_star": model.tau_star_,
+            "offset": model.offset_,
+        }
 
     def _values(self, X: Any) -> np.ndarray:
-        """Values of the ridge regression at new samples, in blocks of rows."""
+        """Values of the ridge regression at new samples: the mean of its members'."""
         check_is_fitted(self)
         X = self._check_data(X, reset=False)
-        values = np.empty((len(X), *self.dual_coef_.shape[1:]), self.X_fit_.dtype)
-        step = max(1, _BLOCK_BYTES // (8 * len(self.X_fit_)))
+        values = np.zeros((len(X), *self.dual_coef_.shape[1:]))
         with self._solver_warnings_as_sklearn():
-            for start in range(0, len(X), step):
-                K = self._kernel(X[start : start + step])
-                values[start : start + step] = K @ self.dual_coef_ + self.intercept_
+            for member in self.members_:
+                values += self._member_values(X, member)
+        return (values / len(self.members_)).astype(self.X_fit_.dtype, copy=False)
+
+    def _member_values(self, X: np.ndarray, member: dict[str, Any]) -> np.ndarray:
+        """Values of one kernel's regression, in blocks of rows."""
+        scaling = self.scalings_[member["params"].get("scale")]
+        X, X_fit = _scaled(scaling, X), _scaled(scaling, self.X_fit_)
+        values = np.empty((len(X), *member["dual_coef"].shape[1:]))
+        step = max(1, _BLOCK_BYTES // (8 * len(X_fit)))
+        for start in range(0, len(X), step):
+            rows = slice(start, start + step)
+            K = self._kernel(X[rows], X_fit, member)
+            values[rows] = K @ member["dual_coef"] + member["intercept"]
         return values
 
-    def _kernel(self, X: np.ndarray) -> np.ndarray:
-        """Kernel of the best candidate between X and the training samples."""
+    def _kernel(
+        self, X: np.ndarray, X_fit: np.ndarray, member: dict[str, Any]
+    ) -> np.ndarray:
+        """Kernel of a member between scaled X and the training samples."""
         return deq_kernel(
             X,
-            self.X_fit_,
-            **{name: self.best_params_[name] for name in _GRID},
-            tau0=self.tau0_,
+            X_fit,
+            **_of_kernel(member["params"]),
+            tau0=member["tau0"],
             device=self.device,
             dtype="float64",
             max_memory=self.max_memory,
@@ -501,29 +585,23 @@ class KernelRidgeCV(DEQParameters):
         return hasattr(self, "dual_coef_")
 
 
+def _of_kernel(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of the kernel among those of a candidate."""
+    return {name: params[name] for name in KERNEL_PARAMETERS}
+
+
+def _named(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without a scaling, where there is none."""
+    return {k: v for k, v in params.items() if k != "scale" or v is not None}
+
+
+def _scaled(scaling: dict[str, Any] | None, X: np.ndarray) -> np.ndarray:
+    return X if scaling is None else apply_scaling(scaling, X)
+
+
 def _objects(values: list[Any]) -> np.ma.MaskedArray:
     """Return them as scikit-learn's searches do: a masked array of objects."""
     array = np.ma.masked_all(len(values), dtype=object)
     for i, value in enumerate(values):
         array[i] = value
     return array
-
-
-def _checked_splits(
-    splits: Any, weight: np.ndarray | None, n_samples: int
-) -> list[Split]:
-    """Rows of every split, counted among those of positive weight."""
-    kept = np.ones(n_samples, dtype=bool) if weight is None else weight > 0
-    number = np.cumsum(kept) - 1
-    every = np.arange(n_samples)
-    checked: list[Split] = []
-    for parts in splits:
-        # Indices or masks, as scikit-learn takes both.
-        train, test = (every[part][kept[part]] for part in parts)
-        if not (len(train) and len(test)):
-            raise ValueError(
-                "Every split of cv needs samples of positive weight, to train on and "
-                f"to test; split {len(checked)} has {len(train)} and {len(test)}."
-            )
-        checked.append((number[train], number[test]))
-    return checked
