@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_deq.linear import apply_scaling
+
 # Parameters of a candidate that may have several values, slowest first, with those they
 # have where some are given. All but the last are the kernel's own.
 GRID: dict[str, tuple[Any, ...]] = {
@@ -77,3 +79,26 @@ def spread_rows(y: np.ndarray, size: int) -> np.ndarray:
     order = np.argsort(y, kind="stable") if y.ndim == 1 else np.arange(n)
     chosen: np.ndarray = np.sort(order[(2 * np.arange(size) + 1) * n // (2 * size)])
     return chosen
+
+
+def of_kernel(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of the kernel among those of a candidate."""
+    return {name: params[name] for name in KERNEL_PARAMETERS}
+
+
+def named(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without a scaling, where there is none."""
+    return {k: v for k, v in params.items() if k != "scale" or v is not None}
+
+
+def scaled(scaling: dict[str, Any] | None, X: np.ndarray) -> np.ndarray:
+    """Features as a scaling, if there is one, makes them."""
+    return X if scaling is None else apply_scaling(scaling, X)
+
+
+def objects(values: list[Any]) -> np.ma.MaskedArray:
+    """Return them as scikit-learn's searches do: a masked array of objects."""
+    array = np.ma.masked_all(len(values), dtype=object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array

@@ -35,15 +35,17 @@ from sklearn_deq.estimators._kernel import DEQKernelTransformer
 from sklearn_deq.estimators._ridge_collection import (
     COLLECTION_SAMPLES,
     GRID,
-    KERNEL_PARAMETERS,
     grid_candidates,
+    named,
+    objects,
+    of_kernel,
+    scaled,
     spread_rows,
 )
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import (
     SCALINGS,
-    apply_scaling,
     as_good_as,
     fit_scaling,
     leave_one_out,
@@ -142,26 +144,34 @@ class RidgeProblem:
 
     def subset(self, rows: np.ndarray) -> RidgeProblem:
         """Return the same problem for some rows, by leave-one-out."""
-        arrays = ("X", "y", "targets", "weight", "sample_weight")
-        values = {name: getattr(self, name) for name in arrays}
+        weight, own = (
+            w if w is None else w[rows] for w in (self.weight, self.sample_weight)
+        )
         return replace(
-            self, **{k: v if v is None else v[rows] for k, v in values.items()}
+            self,
+            X=self.X[rows],
+            y=self.y[rows],
+            targets=self.targets[rows],
+            weight=weight,
+            sample_weight=own,
         )
 
     def scaling(self, method: str | None) -> dict[str, Any] | None:
         """Scaling of the features that is fitted to all samples."""
-        return method and fit_scaling(self.X, method, self.sample_weight)
+        if method is None:
+            return None
+        return fit_scaling(self.X, method, self.sample_weight)
 
     def scaled(self, params: dict[str, Any]) -> np.ndarray:
         """Features of all samples as the candidate scales them."""
-        return _scaled(self.scaling(params["scale"]), self.X)
+        return scaled(self.scaling(params["scale"]), self.X)
 
     def equilibrium(
         self, params: dict[str, Any], X: np.ndarray
     ) -> DEQKernelTransformer:
         """Estimator that has τ0 and the other constants of a kernel on scaled X."""
         model = DEQKernelTransformer(
-            **_of_kernel(params), tau0=self.tau0, dtype="float64"
+            **of_kernel(params), tau0=self.tau0, dtype="float64"
         )
         model._solve_equilibrium(model._prepare_input(X), self.sample_weight)
         return model
@@ -170,7 +180,7 @@ class RidgeProblem:
         """Gram matrix of scaled X, in float64."""
         return deq_kernel(
             X,
-            **_of_kernel(params),
+            **of_kernel(params),
             tau0=tau0,
             device=self.device,
             dtype="float64",
@@ -431,7 +441,7 @@ class KernelRidgeCV(DEQParameters):
             raise ValueError(outcomes[0].unstable)
         if unstable:
             names = "; ".join(
-                ", ".join(f"{k}={v!r}" for k, v in _named(params).items())
+                ", ".join(f"{k}={v!r}" for k, v in named(params).items())
                 for params in unstable
             )
             warnings.warn(
@@ -450,7 +460,7 @@ class KernelRidgeCV(DEQParameters):
     ) -> None:
         """Set `cv_results_` and what follows from it."""
         candidates = [
-            {**_named(params), "alpha": alpha}
+            {**named(params), "alpha": alpha}
             for params in kernels
             for alpha in alphas.tolist()
         ]
@@ -466,7 +476,7 @@ class KernelRidgeCV(DEQParameters):
         self.cv_results_ = {
             "params": candidates,
             **{
-                f"param_{name}": _objects([p.get(name) for p in candidates])
+                f"param_{name}": objects([p.get(name) for p in candidates])
                 for name in (*GRID, "alpha")
             },
             "mean_test_score": mean,
@@ -520,7 +530,7 @@ class KernelRidgeCV(DEQParameters):
         self, problem: RidgeProblem, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Coefficients of a candidate, and what its kernel depends on."""
-        X = _scaled(self.scalings_[params.get("scale")], problem.X)
+        X = scaled(self.scalings_[params.get("scale")], problem.X)
         model = problem.equilibrium(params, X)
         dual, intercept = ridge_fit(
             problem.gram(params, model.tau0_, X),
@@ -551,7 +561,7 @@ class KernelRidgeCV(DEQParameters):
     def _member_values(self, X: np.ndarray, member: dict[str, Any]) -> np.ndarray:
         """Values of one kernel's regression, in blocks of rows."""
         scaling = self.scalings_[member["params"].get("scale")]
-        X, X_fit = _scaled(scaling, X), _scaled(scaling, self.X_fit_)
+        X, X_fit = scaled(scaling, X), scaled(scaling, self.X_fit_)
         values = np.empty((len(X), *member["dual_coef"].shape[1:]))
         step = max(1, _BLOCK_BYTES // (8 * len(X_fit)))
         for start in range(0, len(X), step):
@@ -567,7 +577,7 @@ class KernelRidgeCV(DEQParameters):
         return deq_kernel(
             X,
             X_fit,
-            **_of_kernel(member["params"]),
+            **of_kernel(member["params"]),
             tau0=member["tau0"],
             device=self.device,
             dtype="float64",
@@ -583,25 +593,3 @@ class KernelRidgeCV(DEQParameters):
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there are coefficients: a fit that failed half-way leaves none."""
         return hasattr(self, "dual_coef_")
-
-
-def _of_kernel(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of the kernel among those of a candidate."""
-    return {name: params[name] for name in KERNEL_PARAMETERS}
-
-
-def _named(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters without a scaling, where there is none."""
-    return {k: v for k, v in params.items() if k != "scale" or v is not None}
-
-
-def _scaled(scaling: dict[str, Any] | None, X: np.ndarray) -> np.ndarray:
-    return X if scaling is None else apply_scaling(scaling, X)
-
-
-def _objects(values: list[Any]) -> np.ma.MaskedArray:
-    """Return them as scikit-learn's searches do: a masked array of objects."""
-    array = np.ma.masked_all(len(values), dtype=object)
-    for i, value in enumerate(values):
-        array[i] = value
-    return array

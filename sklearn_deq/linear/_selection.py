@@ -8,7 +8,7 @@ import numpy as np
 def prediction_losses(
     values: np.ndarray, targets: np.ndarray, *, classes: bool
 ) -> np.ndarray:
-    """Losses of predictions, sample by sample.
+    """Compute losses of predictions, sample by sample.
 
     Parameters
     ----------
