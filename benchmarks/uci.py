@@ -264,7 +264,7 @@ def inner_splits(y: np.ndarray, train: np.ndarray) -> list[Split]:
 
 
 def run(model: Model, table: Table, protocol: str) -> dict[str, Any]:
-    """Accuracies on the four test parts, what was chosen, and the seconds of the processor."""
+    """Accuracies on the four test parts, what was chosen, and seconds of CPU time."""
     start = time.process_time()
     if protocol == "published":
         chosen = [model.choose(table, [table.select])] * len(table.folds)
@@ -428,11 +428,10 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
         if ours is not None and protocol != "published" and accuracy - ours >= 0.02:
             behind.append(f"{name} ({model}, {100 * (accuracy - ours):.1f})")
     return [
-        f"{first}: scikit-learn {facts['scikit-learn']}, {facts['threads']} thread, seed "
-        f"{SEED}, in processor seconds of all fits and predictions.",
-        "Behind by two points or more: "
-        + ("; ".join(sorted(behind)) or "nowhere")
-        + ".",
+        f"scikit-learn {facts['scikit-learn']}, {facts['threads']} thread(s), seed "
+        f"{SEED}; CPU time is that of all choices, fits and predictions.",
+        f"{first} is behind by two points or more (nested) on: "
+        + ("; ".join(sorted(behind)) or "none"),
     ]
 
 
