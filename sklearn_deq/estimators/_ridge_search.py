@@ -518,10 +518,10 @@ class KernelRidgeCV(DEQParameters):
     ) -> None:
         """Fit candidates to all samples; the first ones' attributes are the best's."""
         self.X_fit_ = problem.X
-        self.scalings_ = {
-            method: problem.scaling(method)
-            for method in {candidate.get("scale") for candidate in candidates}
-        }
+        methods = dict.fromkeys(
+            params["scale"] for params in candidates if "scale" in params
+        )
+        self.scalings_ = {method: problem.scaling(method) for method in methods}
         self.members_ = [self._fit_member(problem, params) for params in candidates]
         for name in ("dual_coef", "intercept", "tau0", "tau_star", "offset"):
             setattr(self, f"{name}_", self.members_[0][name])
@@ -530,7 +530,7 @@ class KernelRidgeCV(DEQParameters):
         self, problem: RidgeProblem, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Coefficients of a candidate, and what its kernel depends on."""
-        X = scaled(self.scalings_[params.get("scale")], problem.X)
+        X = scaled(self.scalings_.get(params.get("scale")), problem.X)
         model = problem.equilibrium(params, X)
         dual, intercept = ridge_fit(
             problem.gram(params, model.tau0_, X),
@@ -560,7 +560,7 @@ class KernelRidgeCV(DEQParameters):
 
     def _member_values(self, X: np.ndarray, member: dict[str, Any]) -> np.ndarray:
         """Values of one kernel's regression, in blocks of rows."""
-        scaling = self.scalings_[member["params"].get("scale")]
+        scaling = self.scalings_.get(member["params"].get("scale"))
         X, X_fit = scaled(scaling, X), scaled(scaling, self.X_fit_)
         values = np.empty((len(X), *member["dual_coef"].shape[1:]))
         step = max(1, _BLOCK_BYTES // (8 * len(X_fit)))
