@@ -414,8 +414,9 @@ def test_an_inaccurate_kernel_is_reported_by_fit_and_predict(regression, monkeyp
         warnings.warn("tabulated to 1e-5", SolverWarning, stacklevel=2)
         return deq_kernel(*args, **params)
 
-    name = "sklearn_deq.estimators._ridge_search.deq_kernel"
-    monkeypatch.setattr(name, rough_kernel)
+    for module in ("_ridge_problem", "_ridge_search"):
+        name = f"sklearn_deq.estimators.{module}.deq_kernel"
+        monkeypatch.setattr(name, rough_kernel)
     X, Y, _ = regression
     with pytest.warns(ConvergenceWarning, match="1e-5") as caught:
         model = DEQKernelRidgeCV().fit(X, Y)

@@ -10,7 +10,9 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_deq._compat import StrOptions, fit_context
-from sklearn_deq.estimators._ridge_search import KernelRidgeCV, RidgeProblem, decide
+from sklearn_deq.estimators._held_out import decide
+from sklearn_deq.estimators._ridge_problem import RidgeProblem
+from sklearn_deq.estimators._ridge_search import KernelRidgeCV
 from sklearn_deq.linear import class_probabilities, fit_temperature
 from sklearn_deq.theory import Activation
 
@@ -20,28 +22,33 @@ OneOrMore = Any  # a value, or a list, tuple or array of values
 class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     """Kernel ridge regression on a DEQ kernel, with kernel and penalty chosen.
 
-    Each parameter of the kernel is one value or a sequence of candidates; their grid,
-    with all ``alphas``, is searched by closed-form leave-one-out.
+    Without any parameter of the kernel it fits a collection of kernels on scaled
+    features, each with the penalty that is best by closed-form leave-one-out, and
+    averages those that are as good as the best. Else each parameter of the kernel is
+    one value or a sequence of candidates, of whose grid the best is chosen likewise.
 
     Parameters
     ----------
     alphas : float or sequence of floats, default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
         Positive penalties; larger ones smooth more.
-    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default="ck"
+    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default=None
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
-        kernel (all weights, or readout and recurrent weights, trained).
-    activation : str, Activation or callable, or sequence, default="relu"
-        Activation of the DEQ.
-    recurrent_variance : float or sequence of floats, default=(0.1, 0.4, 0.8)
-        σ_a²; larger values look deeper.
-    input_variance : float or sequence of floats, default=0.8
-        σ_b².
-    bias_variance : float or sequence of floats, default=0.0
-        σ_c².
-    center : bool or sequence of bools, default=True
-        Whether the activation is centred at equilibrium.
-    normalize : bool or sequence of bools, default=False
+        kernel (all weights, or readout and recurrent weights, trained). None, here and
+        for the parameters down to ``normalize`` and ``scale``: the collection if all
+        are None, else the value that is named: "ck".
+    activation : str, Activation or callable, or sequence, default=None
+        Activation of the DEQ; None: "relu".
+    recurrent_variance : float or sequence of floats, default=None
+        σ_a²; larger values look deeper. None: (0.1, 0.4, 0.8).
+    input_variance : float or sequence of floats, default=None
+        σ_b²; None: 0.8.
+    bias_variance : float or sequence of floats, default=None
+        σ_c²; None: 0.0.
+    center : bool or sequence of bools, default=None
+        Whether the activation is centred at equilibrium; None: True.
+    normalize : bool or sequence of bools, default=None
         Whether rows are projected on the sphere of radius √p; zero rows stay zero.
+        None: False.
     tau0 : float, default=None
         Size of the data, √(mean |x|²/p); None: that of the training rows, weighted.
     fit_intercept : bool, default=True
@@ -63,6 +70,17 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     max_memory : float, default=None
         Budget in bytes of what the search holds, in all jobs together; None: half of
         the memory of the machine or its container.
+    scale : {"standard", "arcsinh", "rank"} or sequence, default=None
+        Scaling of the features by the training samples, without columns that are
+        constant: means 0 and variances 1, in "arcsinh" followed by an inverse
+        hyperbolic sine, which pulls outliers in, and in "rank" after values are
+        replaced by the normal quantiles of their ranks. None: as they are.
+    average : bool, default=None
+        Whether all kernels that are as good as the best are fitted, and their
+        predictions averaged; None: those of the collection are.
+    search_samples : int, default=None
+        Largest number of samples for the search by leave-one-out, evenly spaced among
+        those sorted by y; None: 2000 for the collection, else all. The fit is to all.
 
     Attributes
     ----------
@@ -78,14 +96,20 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         As of `sklearn.model_selection.GridSearchCV`: "params", "param_<name>",
         "mean_test_score", "rank_test_score", and, with ``cv``, "std_test_score" and
         "split<i>_test_score". Kernels that are unstable on the data have score NaN.
+    members_ : list of dict
+        What is averaged, the best candidate first: "params" and, as the attributes
+        below, "dual_coef", "intercept", "tau0", "tau_star" and "offset" of each.
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Coefficients of the kernel functions of the training samples.
+        Coefficients of the kernel functions of the training samples, of the best
+        candidate.
     intercept_ : float or ndarray of shape (n_targets,)
-        Intercept.
+        Intercept of the best candidate.
     X_fit_ : ndarray of shape (n_samples, n_features)
-        Training samples of positive weight.
+        Training samples of positive weight, not scaled.
+    scalings_ : dict
+        Scalings of the members, by name: as of `sklearn_deq.linear.fit_scaling`.
     tau0_ : float
-        Size of the training data, on the sphere if the best candidate normalizes.
+        Size of the training data, scaled as by the best candidate.
     tau_star_ : float
         Standard deviation of a pre-activation at equilibrium.
     offset_ : float
@@ -107,13 +131,21 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
 
     The residual of a sample that is left out is residual_i/(1 − h_ii), with the hat
     matrix of the fit to all samples [1]_: one eigendecomposition per kernel serves all
-    penalties and targets. τ0 is that of all training rows, in every split.
+    penalties and targets. τ0 and scalings are those of all training rows, in every
+    split.
+
+    The collection: with the features scaled by "arcsinh" and by "rank", the CK of a
+    ReLU with σ_a² = 0.1 and its NTK with σ_a² = 0.4, and the CK, with σ_a² = 0.2, of
+    "erf" with σ_b² = 4 and of "sin" with σ_b² = 1. The average is of those whose loss
+    exceeds that of the best by no more than two standard errors of the difference over
+    the held-out samples; the loss is the squared error.
 
     A sample of weight k counts as k copies, which leave-one-out leaves out together;
     one of weight zero as none. Of equal scores that of the larger alpha wins, then the
     earlier kernel.
 
-    A fit takes O(n³) per kernel (and per split with ``cv``). It holds two n × n
+    A fit takes O(n³) per kernel (and per split with ``cv``); the search of the
+    collection takes no more than 2,000 samples. It holds two n × n
     matrices of float64 at once, whatever the number of kernels and alphas; with k
     folds up to 1 + 2 (1 − 1/k)², and ``n_jobs`` times as much in parallel.
 
@@ -141,13 +173,13 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self,
         *,
         alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
-        kernel: OneOrMore = "ck",
-        activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
-        recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
-        input_variance: OneOrMore = 0.8,
-        bias_variance: OneOrMore = 0.0,
-        center: OneOrMore = True,
-        normalize: OneOrMore = False,
+        kernel: OneOrMore = None,
+        activation: str | Activation | Callable[..., Any] | OneOrMore = None,
+        recurrent_variance: OneOrMore = None,
+        input_variance: OneOrMore = None,
+        bias_variance: OneOrMore = None,
+        center: OneOrMore = None,
+        normalize: OneOrMore = None,
         tau0: float | None = None,
         fit_intercept: bool = True,
         cv: Any = None,
@@ -157,6 +189,9 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         device: str = "cpu",
         dtype: str | None = None,
         max_memory: float | None = None,
+        scale: OneOrMore = None,
+        average: bool | None = None,
+        search_samples: int | None = None,
     ) -> None:
         self.alphas = alphas
         self.kernel = kernel
@@ -175,6 +210,9 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self.device = device
         self.dtype = dtype
         self.max_memory = max_memory
+        self.scale = scale
+        self.average = average
+        self.search_samples = search_samples
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -228,29 +266,34 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
 class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     """Kernel ridge classification on a DEQ kernel, with kernel and penalty chosen.
 
-    Ridge regression on ±1, one class against the others. Each parameter of the kernel
-    is one value or a sequence of candidates; their grid, with all ``alphas``, is
-    searched by closed-form leave-one-out.
+    Ridge regression on ±1, one class against the others. Without any parameter of the
+    kernel it fits a collection of kernels on scaled features, each with the penalty
+    that is best by closed-form leave-one-out, and averages those that are as good as
+    the best. Else each parameter of the kernel is one value or a sequence of
+    candidates, of whose grid the best is chosen likewise.
 
     Parameters
     ----------
     alphas : float or sequence of floats, default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
         Positive penalties; larger ones smooth more.
-    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default="ck"
+    kernel : {"ck", "ntk", "ntk_recurrent"} or sequence, default=None
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
-        kernel (all weights, or readout and recurrent weights, trained).
-    activation : str, Activation or callable, or sequence, default="relu"
-        Activation of the DEQ.
-    recurrent_variance : float or sequence of floats, default=(0.1, 0.4, 0.8)
-        σ_a²; larger values look deeper.
-    input_variance : float or sequence of floats, default=0.8
-        σ_b².
-    bias_variance : float or sequence of floats, default=0.0
-        σ_c².
-    center : bool or sequence of bools, default=True
-        Whether the activation is centred at equilibrium.
-    normalize : bool or sequence of bools, default=False
+        kernel (all weights, or readout and recurrent weights, trained). None, here and
+        for the parameters down to ``normalize`` and ``scale``: the collection if all
+        are None, else the value that is named: "ck".
+    activation : str, Activation or callable, or sequence, default=None
+        Activation of the DEQ; None: "relu".
+    recurrent_variance : float or sequence of floats, default=None
+        σ_a²; larger values look deeper. None: (0.1, 0.4, 0.8).
+    input_variance : float or sequence of floats, default=None
+        σ_b²; None: 0.8.
+    bias_variance : float or sequence of floats, default=None
+        σ_c²; None: 0.0.
+    center : bool or sequence of bools, default=None
+        Whether the activation is centred at equilibrium; None: True.
+    normalize : bool or sequence of bools, default=None
         Whether rows are projected on the sphere of radius √p; zero rows stay zero.
+        None: False.
     tau0 : float, default=None
         Size of the data, √(mean |x|²/p); None: that of the training rows, weighted.
     fit_intercept : bool, default=True
@@ -259,8 +302,9 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         None: closed-form leave-one-out; else what `sklearn.model_selection.check_cv`
         takes, with the ``groups`` given to `fit`.
     scoring : str or callable, default=None
-        scikit-learn's scorer of the held-out decision values; None:
-        "accuracy".
+        scikit-learn's scorer of the held-out decision values; None: "accuracy", or
+        for an average the negative of the share of errors plus the mean squared error
+        of the decision values, which has no ties.
     class_weight : dict or "balanced", default=None
         Positive factors of the weights of the classes, in the fits, the scores of the
         search and the probabilities, not in τ0.
@@ -275,6 +319,17 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     max_memory : float, default=None
         Budget in bytes of what the search holds, in all jobs together; None: half of
         the memory of the machine or its container.
+    scale : {"standard", "arcsinh", "rank"} or sequence, default=None
+        Scaling of the features by the training samples, without columns that are
+        constant: means 0 and variances 1, in "arcsinh" followed by an inverse
+        hyperbolic sine, which pulls outliers in, and in "rank" after values are
+        replaced by the normal quantiles of their ranks. None: as they are.
+    average : bool, default=None
+        Whether all kernels that are as good as the best are fitted, and their
+        predictions averaged; None: those of the collection are.
+    search_samples : int, default=None
+        Largest number of samples for the search by leave-one-out, evenly spaced among
+        those sorted by y; None: 2000 for the collection, else all. The fit is to all.
 
     Attributes
     ----------
@@ -290,18 +345,24 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         As of `sklearn.model_selection.GridSearchCV`: "params", "param_<name>",
         "mean_test_score", "rank_test_score", and, with ``cv``, "std_test_score" and
         "split<i>_test_score". Kernels that are unstable on the data have score NaN.
+    members_ : list of dict
+        What is averaged, the best candidate first: "params" and, as the attributes
+        below, "dual_coef", "intercept", "tau0", "tau_star" and "offset" of each.
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_classes)
-        Coefficients of the kernel functions of the training samples.
+        Coefficients of the kernel functions of the training samples, of the best
+        candidate.
     intercept_ : float or ndarray of shape (n_classes,)
-        Intercept.
+        Intercept of the best candidate.
     temperature_ : float
         Factor of the decision values in the probabilities.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     X_fit_ : ndarray of shape (n_samples, n_features)
-        Training samples of positive weight.
+        Training samples of positive weight, not scaled.
+    scalings_ : dict
+        Scalings of the members, by name: as of `sklearn_deq.linear.fit_scaling`.
     tau0_ : float
-        Size of the training data, on the sphere if the best candidate normalizes.
+        Size of the training data, scaled as by the best candidate.
     tau_star_ : float
         Standard deviation of a pre-activation at equilibrium.
     offset_ : float
@@ -324,19 +385,29 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
 
     Probabilities are the softmax (for two classes, the logistic function) of the
     decision values times one positive ``temperature_``: that of the least log loss of
-    the best candidate's decision values on held-out samples, left out one by one or by
+    the fitted kernels' decision values on held-out samples, left out one by one or by
     ``cv``, with labels smoothed as Platt does [2]_. The most probable class is
     therefore the predicted one.
 
     The residual of a sample that is left out is residual_i/(1 − h_ii), with the hat
     matrix of the fit to all samples [1]_: one eigendecomposition per kernel serves all
-    penalties and classes. τ0 is that of all training rows, in every split.
+    penalties and classes. τ0 and scalings are those of all training rows, in every
+    split.
+
+    The collection: with the features scaled by "arcsinh" and by "rank", the CK of a
+    ReLU with σ_a² = 0.1 and its NTK with σ_a² = 0.4, and the CK, with σ_a² = 0.2, of
+    "erf" with σ_b² = 4 and of "sin" with σ_b² = 1. The average is of those whose loss
+    exceeds that of the best by no more than two standard errors of the difference over
+    the held-out samples; the loss is the squared error, and 1 more for an error.
+    Classes of few samples are not favoured, unless by ``class_weight``: the errors are
+    as few as possible.
 
     A sample of weight k counts as k copies, which leave-one-out leaves out together;
     one of weight zero as none. Of equal scores that of the larger alpha wins, then the
     earlier kernel.
 
-    A fit takes O(n³) per kernel (and per split with ``cv``). It holds two n × n
+    A fit takes O(n³) per kernel (and per split with ``cv``); the search of the
+    collection takes no more than 2,000 samples. It holds two n × n
     matrices of float64 at once, whatever the number of kernels and alphas; with k
     folds up to 1 + 2 (1 − 1/k)², and ``n_jobs`` times as much in parallel.
 
@@ -348,12 +419,10 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     Examples
     --------
     >>> from sklearn.datasets import load_iris
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
     >>> from sklearn_deq import DEQKernelRidgeClassifierCV
     >>> X, y = load_iris(return_X_y=True)
-    >>> model = make_pipeline(StandardScaler(), DEQKernelRidgeClassifierCV())
-    >>> model.fit(X, y)[-1].best_score_ > 0.95
+    >>> model = DEQKernelRidgeClassifierCV().fit(X[::2], y[::2])
+    >>> model.score(X[1::2], y[1::2]) > 0.95
     True
     >>> model.predict_proba(X[:1]).shape
     (1, 3)
@@ -370,13 +439,13 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         self,
         *,
         alphas: OneOrMore = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
-        kernel: OneOrMore = "ck",
-        activation: str | Activation | Callable[..., Any] | OneOrMore = "relu",
-        recurrent_variance: OneOrMore = (0.1, 0.4, 0.8),
-        input_variance: OneOrMore = 0.8,
-        bias_variance: OneOrMore = 0.0,
-        center: OneOrMore = True,
-        normalize: OneOrMore = False,
+        kernel: OneOrMore = None,
+        activation: str | Activation | Callable[..., Any] | OneOrMore = None,
+        recurrent_variance: OneOrMore = None,
+        input_variance: OneOrMore = None,
+        bias_variance: OneOrMore = None,
+        center: OneOrMore = None,
+        normalize: OneOrMore = None,
         tau0: float | None = None,
         fit_intercept: bool = True,
         cv: Any = None,
@@ -387,6 +456,9 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         device: str = "cpu",
         dtype: str | None = None,
         max_memory: float | None = None,
+        scale: OneOrMore = None,
+        average: bool | None = None,
+        search_samples: int | None = None,
     ) -> None:
         self.alphas = alphas
         self.kernel = kernel
@@ -406,6 +478,9 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         self.device = device
         self.dtype = dtype
         self.max_memory = max_memory
+        self.scale = scale
+        self.average = average
+        self.search_samples = search_samples
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from joblib import effective_n_jobs
 from scipy.stats import rankdata
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    RegressorMixin,
-    is_classifier,
-)
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
@@ -33,251 +26,34 @@ from sklearn_deq._compat import (
     validate_parameter_constraints,
 )
 from sklearn_deq.estimators._base import DEQParameters
+from sklearn_deq.estimators._held_out import checked_splits
 from sklearn_deq.estimators._kernel import DEQKernelTransformer
-from sklearn_deq.exceptions import SolverWarning
+from sklearn_deq.estimators._ridge_collection import (
+    COLLECTION_SAMPLES,
+    GRID,
+    grid_candidates,
+    named,
+    objects,
+    of_kernel,
+    scaled,
+    spread_rows,
+)
+from sklearn_deq.estimators._ridge_problem import (
+    Outcome,
+    RidgeProblem,
+    best_index,
+    ravel_single,
+)
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
-from sklearn_deq.linear import (
-    class_probabilities,
-    fit_temperature,
-    leave_one_out,
-    ridge_fit,
-    ridge_path,
-    ridge_spectrum,
-)
+from sklearn_deq.linear import SCALINGS, as_good_as, ridge_fit
 from sklearn_deq.theory import get_activation
 
-# Parameters of the kernel of which a grid may have several values, slowest first.
-_GRID = (
-    "kernel",
-    "activation",
-    "recurrent_variance",
-    "input_variance",
-    "bias_variance",
-    "center",
-    "normalize",
-)
 _SEQUENCES = (list, tuple, np.ndarray)
 _POSITIVE = Interval(Real, 0, None, closed="neither")
+_SCALE = [None, StrOptions(set(SCALINGS))]
 # Bytes of the kernel between new and training samples that is held at once.
 _BLOCK_BYTES = 2**25
-
-Split = tuple[np.ndarray, np.ndarray]
-
-
-class _HeldOutRegressor(RegressorMixin, BaseEstimator):
-    """What a scorer is given: its samples are held-out predictions."""
-
-    def predict(self, values: np.ndarray) -> np.ndarray:
-        """Return the predictions themselves."""
-        return values
-
-
-class _HeldOutClassifier(ClassifierMixin, BaseEstimator):
-    """What a scorer is given: its samples are held-out decision values."""
-
-    def __init__(
-        self, classes: np.ndarray, y: np.ndarray, weight: np.ndarray | None
-    ) -> None:
-        self.classes = self.classes_ = classes
-        self.y = y
-        self.weight = weight
-
-    def decision_function(self, values: np.ndarray) -> np.ndarray:
-        """Return the decision values themselves."""
-        return values
-
-    def predict(self, values: np.ndarray) -> np.ndarray:
-        """Classes of the decision values."""
-        predicted: np.ndarray = self.classes[decide(values)]
-        return predicted
-
-    def predict_proba(self, values: np.ndarray) -> np.ndarray:
-        """Probabilities at the temperature that fits these values."""
-        codes = np.searchsorted(self.classes, self.y)
-        temperature = fit_temperature(values, codes, self.weight)
-        return class_probabilities(values, temperature)
-
-
-def decide(values: np.ndarray) -> np.ndarray:
-    """Indices of the classes of largest decision value."""
-    return (values > 0).astype(int) if values.ndim == 1 else values.argmax(axis=1)
-
-
-def _ravel_single(values: np.ndarray, single: bool) -> np.ndarray:
-    """Drop the axis of the targets, the last, if there is a single one."""
-    return values[..., 0] if single else values
-
-
-def _best(scores: np.ndarray, alphas: np.ndarray) -> int:
-    """Index of the best score; of equal ones that of the largest alpha, the first."""
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    ties = np.flatnonzero(scores == scores.max())
-    return int(ties[np.argmax(alphas[ties])])
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What the search found out about one kernel.
-
-    Attributes
-    ----------
-    scores : ndarray of shape (n_splits, n_alphas)
-        Scores on held-out samples; one split for leave-one-out.
-    held_out : ndarray of shape (n_held_out, n_targets)
-        Predictions of the best alpha, the splits one after the other.
-    unstable : str or None
-        Why the kernel does not exist on these data.
-    """
-
-    scores: np.ndarray
-    held_out: np.ndarray
-    unstable: str | None = None
-
-
-@dataclass(frozen=True)
-class RidgeProblem:
-    """Data and settings that all candidates share; it travels to the workers.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n, p)
-        Samples of positive weight.
-    y : ndarray of shape (n,) or (n, n_targets)
-        Targets of the user, as scorers see them.
-    classes : ndarray of shape (n_classes,) or None
-        Labels of a classifier.
-    targets : ndarray of shape (n, n_columns)
-        Targets of the ridge regression.
-    single : bool
-        Whether decision values are one-dimensional.
-    weight, sample_weight : ndarray of shape (n,) or None
-        Weights of fits and scores, with those of the classes, and without, for τ0.
-    splits : list of (train, test) or None
-        Rows of every split; None: leave-one-out.
-    alphas : ndarray of shape (n_alphas,)
-        Penalties.
-    fit_intercept : bool
-        Whether there is an intercept.
-    scorer : callable
-        scikit-learn's scorer.
-    tau0, device
-        Parameters of the estimator.
-    """
-
-    X: np.ndarray
-    y: np.ndarray
-    classes: np.ndarray | None
-    targets: np.ndarray
-    single: bool
-    weight: np.ndarray | None
-    sample_weight: np.ndarray | None
-    splits: list[Split] | None
-    alphas: np.ndarray
-    fit_intercept: bool
-    scorer: Callable[..., float]
-    tau0: float | None
-    device: str
-
-    def equilibrium(self, params: dict[str, Any]) -> DEQKernelTransformer:
-        """Estimator that has τ0 and the other constants of a kernel on these data."""
-        model = DEQKernelTransformer(**params, tau0=self.tau0, dtype="float64")
-        model._solve_equilibrium(model._prepare_input(self.X), self.sample_weight)
-        return model
-
-    def gram(self, params: dict[str, Any], tau0: float) -> np.ndarray:
-        """Gram matrix of all samples, in float64."""
-        return deq_kernel(
-            self.X,
-            **params,
-            tau0=tau0,
-            device=self.device,
-            dtype="float64",
-            # `held` is what was compared with the budget.
-            max_memory=np.inf,
-        )
-
-    def held(self) -> dict[str, int]:
-        """Return what the evaluation of one kernel holds at once, in bytes."""
-        n, n_columns = self.targets.shape
-        n_predicted = sum(map(len, self.held_out_rows()))
-        shape = len(self.alphas), n_predicted, n_columns
-        predictions = {f"predictions of shape {shape}": array_bytes(shape)}
-        if self.splits is None:
-            name = f"a Gram matrix of shape ({n}, {n}) and its eigenvectors"
-            return {name: 2 * array_bytes((n, n))} | predictions
-        sizes = [(len(train), len(test)) for train, test in self.splits]
-        most = max(array_bytes((train, max(2 * train, test))) for train, test in sizes)
-        return {
-            f"a Gram matrix of shape ({n}, {n})": array_bytes((n, n)),
-            "that of the largest training split and its eigenvectors": most,
-        } | predictions
-
-    def evaluate(self, params: dict[str, Any]) -> _Outcome:
-        """Score all alphas with one kernel."""
-        with warnings.catch_warnings():
-            # What the best kernel has to say is heard when it is fitted.
-            warnings.simplefilter("ignore", SolverWarning)
-            return self._evaluate(params)
-
-    def _evaluate(self, params: dict[str, Any]) -> _Outcome:
-        try:
-            tau0 = self.equilibrium(params).tau0_
-        except ValueError as error:
-            if not str(error).startswith("Unstable DEQ"):
-                raise
-            n_splits = 1 if self.splits is None else len(self.splits)
-            scores = np.full((n_splits, len(self.alphas)), np.nan)
-            return _Outcome(scores, np.empty((0, self.targets.shape[1])), str(error))
-        parts = self._held_out_parts(params, tau0)
-        scores = np.array(
-            [
-                [self._score(prediction, rows) for prediction in predictions]
-                for rows, predictions in zip(self.held_out_rows(), parts, strict=True)
-            ]
-        )
-        best = _best(scores.mean(axis=0), self.alphas)
-        return _Outcome(scores, np.concatenate([part[best] for part in parts]))
-
-    def held_out_rows(self) -> list[np.ndarray]:
-        """Rows that are predicted in each split."""
-        if self.splits is None:
-            return [np.arange(len(self.X))]
-        return [test for _, test in self.splits]
-
-    def _held_out_parts(self, params: dict[str, Any], tau0: float) -> list[np.ndarray]:
-        """Predictions of shape (n_alphas, n_test, n_columns) for each split."""
-        if self.splits is not None:
-            K = self.gram(params, tau0)
-            return [self._held_out(K, train, test) for train, test in self.splits]
-        # Without a name the Gram matrix is freed as soon as it is decomposed.
-        spectrum = ridge_spectrum(
-            self.gram(params, tau0), self.weight, fit_intercept=self.fit_intercept
-        )
-        return [leave_one_out(spectrum, self.targets, self.alphas)]
-
-    def _held_out(
-        self, K: np.ndarray, train: np.ndarray, test: np.ndarray
-    ) -> np.ndarray:
-        """Predictions for some rows of fits to others."""
-        weight = None if self.weight is None else self.weight[train]
-        spectrum = ridge_spectrum(
-            K[np.ix_(train, train)], weight, fit_intercept=self.fit_intercept
-        )
-        dual, intercept = ridge_path(spectrum, self.targets[train], self.alphas)
-        del spectrum
-        predictions: np.ndarray = K[np.ix_(test, train)] @ dual
-        return predictions + intercept[:, None, :]
-
-    def _score(self, prediction: np.ndarray, rows: np.ndarray) -> float:
-        """Score of predictions for these rows, as scikit-learn's scorers give it."""
-        weight = None if self.weight is None else self.weight[rows]
-        held_out = _HeldOutRegressor()
-        if self.classes is not None:
-            held_out = _HeldOutClassifier(self.classes, self.y[rows], weight)
-        options = {} if weight is None else {"sample_weight": weight}
-        values = _ravel_single(prediction, self.single)
-        return float(self.scorer(held_out, values, self.y[rows], **options))
 
 
 class KernelRidgeCV(DEQParameters):
@@ -290,11 +66,14 @@ class KernelRidgeCV(DEQParameters):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{
-            name: [*constraints, *(_SEQUENCES if name in _GRID else ())]
+            name: [*constraints, *((None, *_SEQUENCES) if name in GRID else ())]
             for name, constraints in DEQKernelTransformer._parameter_constraints.items()
             if name not in ("n_components", "approximation", "random_state")
         },
         "alphas": [_POSITIVE, *_SEQUENCES],
+        "scale": [*_SCALE, *_SEQUENCES],
+        "average": [None, "boolean"],
+        "search_samples": [None, Interval(Integral, 2, None, closed="left")],
         "fit_intercept": ["boolean"],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
@@ -307,13 +86,15 @@ class KernelRidgeCV(DEQParameters):
         alphas = np.array(self._choices("alphas", [_POSITIVE]), dtype=np.float64)
         kernels = self._kernels()
         problem = self._problem(X, y, sample_weight, groups, alphas)
-        self._check_memory(problem, len(kernels))
-        outcomes = self._search(problem, kernels)
+        searched = self._searched(problem)
+        self._check_memory(problem, searched, len(kernels))
+        outcomes = self._search(searched, kernels)
         self._choose(kernels, alphas, outcomes)
+        members = self._members(searched, outcomes)
         with self._solver_warnings_as_sklearn():
-            self._fit_best(problem)
-        held_out = outcomes[self.best_index_ // len(alphas)].held_out
-        self._finish(problem, _ravel_single(held_out, problem.single))
+            self._fit_members(problem, [self._best_of(i, outcomes) for i in members])
+        held_out = np.mean([outcomes[i].held_out for i in members], axis=0)
+        self._finish(searched, ravel_single(held_out, problem.single))
         return self
 
     def _choices(self, name: str, constraints: list[Any]) -> list[Any]:
@@ -333,16 +114,24 @@ class KernelRidgeCV(DEQParameters):
             )
         return values
 
+    def _is_collection(self) -> bool:
+        """Whether no parameter of the kernel is given."""
+        return all(getattr(self, name) is None for name in GRID)
+
+    def _averages(self) -> bool:
+        return self._is_collection() if self.average is None else self.average
+
     def _kernels(self) -> list[dict[str, Any]]:
-        """Parameters of every kernel of the grid."""
-        constraints = DEQKernelTransformer._parameter_constraints
-        choices = [self._choices(name, constraints[name]) for name in _GRID]
-        for activation in choices[_GRID.index("activation")]:
+        """Parameters of every candidate, but for the penalty."""
+        constraints = DEQKernelTransformer._parameter_constraints | {"scale": _SCALE}
+        choices = {
+            name: self._choices(name, constraints[name])
+            for name in GRID
+            if getattr(self, name) is not None
+        }
+        for activation in choices.get("activation", ()):
             get_activation(activation)
-        return [
-            dict(zip(_GRID, values, strict=True))
-            for values in itertools.product(*choices)
-        ]
+        return grid_candidates(choices)
 
     def _problem(
         self, X: Any, y: Any, sample_weight: Any, groups: Any, alphas: np.ndarray
@@ -362,7 +151,7 @@ class KernelRidgeCV(DEQParameters):
         splits = None
         if self.cv is not None:
             splitter = check_cv(self.cv, y, classifier=is_classifier(self))
-            splits = _checked_splits(splitter.split(X, y, groups), weight, len(X))
+            splits = checked_splits(splitter.split(X, y, groups), weight, len(X))
         elif groups is not None:
             raise ValueError(
                 "groups are for splitters that heed them, but cv=None leaves out one "
@@ -389,8 +178,13 @@ class KernelRidgeCV(DEQParameters):
             device=self.device,
         )
 
-    def _scorer(self, *, weighted: bool) -> Callable[..., float]:
-        """scikit-learn's scorer, which must take weights if there are any."""
+    def _scorer(self, *, weighted: bool) -> Callable[..., float] | None:
+        """scikit-learn's scorer; None where an average is judged by its losses.
+
+        It must take weights if there are any.
+        """
+        if self.scoring is None and self._averages():
+            return None
         scorer: Callable[..., float] = check_scoring(
             self, self.scoring or self._default_scoring
         )
@@ -401,15 +195,23 @@ class KernelRidgeCV(DEQParameters):
             )
         return scorer
 
-    def _check_memory(self, problem: RidgeProblem, n_kernels: int) -> None:
-        """Compare what the search holds with the budget."""
+    def _check_memory(
+        self, problem: RidgeProblem, searched: RidgeProblem, n_kernels: int
+    ) -> None:
+        """Compare what the search holds, or the fit to all if more, with the budget."""
         n_jobs = min(effective_n_jobs(self.n_jobs), n_kernels)
-        held, ways = problem.held(), ["Raise max_memory"]
+        held, ways = searched.held(), ["Raise max_memory"]
         if n_jobs > 1:
             held = {f"in {n_jobs} jobs: {k}": n_jobs * v for k, v in held.items()}
             ways += ["set n_jobs=1"]
         if self.cv is not None:
             ways += ["set cv=None"]
+        shape = (len(problem.X), len(problem.X))
+        if array_bytes(shape) > sum(held.values()):
+            held, ways = (
+                {f"a Gram matrix of shape {shape}": array_bytes(shape)},
+                ways[:1],
+            )
         ridge = "RidgeClassifierCV" if is_classifier(self) else "RidgeCV"
         check_memory(
             held,
@@ -417,6 +219,15 @@ class KernelRidgeCV(DEQParameters):
             f"{', '.join(ways)}, fit fewer samples, or approximate: "
             f"make_pipeline(DEQKernelTransformer(n_components=...), {ridge}()).",
         )
+
+    def _searched(self, problem: RidgeProblem) -> RidgeProblem:
+        """Problem that the search solves: with fewer samples, if there are many."""
+        size = self.search_samples
+        if size is None and self._is_collection():
+            size = COLLECTION_SAMPLES
+        if size is None or self.cv is not None or len(problem.X) <= size:
+            return problem
+        return problem.subset(spread_rows(problem.y, size))
 
     def _prepare_input(self, X: np.ndarray) -> np.ndarray:
         """Cast to the working dtype; the kernel projects on the sphere."""
@@ -442,7 +253,7 @@ class KernelRidgeCV(DEQParameters):
 
     def _search(
         self, problem: RidgeProblem, kernels: list[dict[str, Any]]
-    ) -> list[_Outcome]:
+    ) -> list[Outcome]:
         """Score every kernel, and speak of those that do not exist."""
         parallel = Parallel(n_jobs=self.n_jobs, return_as="generator")
         running = parallel(delayed(problem.evaluate)(params) for params in kernels)
@@ -457,7 +268,7 @@ class KernelRidgeCV(DEQParameters):
             raise ValueError(outcomes[0].unstable)
         if unstable:
             names = "; ".join(
-                ", ".join(f"{name}={params[name]!r}" for name in _GRID)
+                ", ".join(f"{k}={v!r}" for k, v in named(params).items())
                 for params in unstable
             )
             warnings.warn(
@@ -472,17 +283,17 @@ class KernelRidgeCV(DEQParameters):
         self,
         kernels: list[dict[str, Any]],
         alphas: np.ndarray,
-        outcomes: Sequence[_Outcome],
+        outcomes: Sequence[Outcome],
     ) -> None:
         """Set `cv_results_` and what follows from it."""
         candidates = [
-            {**params, "alpha": alpha}
+            {**named(params), "alpha": alpha}
             for params in kernels
             for alpha in alphas.tolist()
         ]
         scores = np.concatenate([outcome.scores for outcome in outcomes], axis=1)
         mean = scores.mean(axis=0)
-        self.best_index_ = _best(mean, np.tile(alphas, len(kernels)))
+        self.best_index_ = best_index(mean, np.tile(alphas, len(kernels)))
         self.best_score_ = float(mean[self.best_index_])
         if not np.isfinite(self.best_score_):
             raise ValueError("scoring gives no finite score for any candidate.")
@@ -492,8 +303,8 @@ class KernelRidgeCV(DEQParameters):
         self.cv_results_ = {
             "params": candidates,
             **{
-                f"param_{name}": _objects([params[name] for params in candidates])
-                for name in (*_GRID, "alpha")
+                f"param_{name}": objects([p.get(name) for p in candidates])
+                for name in (*GRID, "alpha")
             },
             "mean_test_score": mean,
             "rank_test_score": rankdata(worst, method="min").astype(np.int32),
@@ -503,43 +314,97 @@ class KernelRidgeCV(DEQParameters):
             for i, row in enumerate(scores):
                 self.cv_results_[f"split{i}_test_score"] = row
 
-    def _fit_best(self, problem: RidgeProblem) -> None:
-        params = {name: self.best_params_[name] for name in _GRID}
-        model = problem.equilibrium(params)
+    def _best_of(self, kernel: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Candidate of the best alpha of a kernel."""
+        alphas = outcomes[kernel].scores.shape[1]
+        own = self.cv_results_["params"][kernel * alphas : (kernel + 1) * alphas]
+        scores = outcomes[kernel].scores.mean(axis=0)
+        return own[best_index(scores, np.array([params["alpha"] for params in own]))]
+
+    def _members(self, problem: RidgeProblem, outcomes: Sequence[Outcome]) -> list[int]:
+        """Kernels that are fitted, the best first."""
+        best = self.best_index_ // outcomes[0].scores.shape[1]
+        if not self._averages():
+            return [best]
+        weight = problem.weight
+        if weight is not None:
+            weight = weight[np.concatenate(problem.held_out_rows())]
+        others = [
+            i
+            for i, outcome in enumerate(outcomes)
+            if i != best
+            and not outcome.unstable
+            and as_good_as(outcomes[best].losses, outcome.losses, weight)
+        ]
+        return [best, *others]
+
+    def _fit_members(
+        self, problem: RidgeProblem, candidates: list[dict[str, Any]]
+    ) -> None:
+        """Fit candidates to all samples; the first ones' attributes are the best's."""
+        self.X_fit_ = problem.X
+        methods = dict.fromkeys(
+            params["scale"] for params in candidates if "scale" in params
+        )
+        self.scalings_ = {method: problem.scaling(method) for method in methods}
+        self.members_ = [self._fit_member(problem, params) for params in candidates]
+        for name in ("dual_coef", "intercept", "tau0", "tau_star", "offset"):
+            setattr(self, f"{name}_", self.members_[0][name])
+
+    def _fit_member(
+        self, problem: RidgeProblem, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Coefficients of a candidate, and what its kernel depends on."""
+        X = scaled(self.scalings_.get(params.get("scale")), problem.X)
+        model = problem.equilibrium(params, X)
         dual, intercept = ridge_fit(
-            problem.gram(params, model.tau0_),
+            problem.gram(params, model.tau0_, X),
             problem.targets,
-            self.alpha_,
+            params["alpha"],
             problem.weight,
             fit_intercept=problem.fit_intercept,
         )
-        self.dual_coef_ = _ravel_single(dual, problem.single)
-        self.intercept_ = float(intercept[0]) if problem.single else intercept
-        self.X_fit_ = problem.X
-        self.tau0_ = model.tau0_
-        self.tau_star_ = model.tau_star_
-        self.offset_ = model.offset_
+        return {
+            "params": params,
+            "dual_coef": ravel_single(dual, problem.single),
+            "intercept": float(intercept[0]) if problem.single else intercept,
+            "tau0": model.tau0_,
+            "tau_star": model.tau_star_,
+            "offset": model.offset_,
+        }
 
     def _values(self, X: Any) -> np.ndarray:
-        """Values of the ridge regression at new samples, in blocks of rows."""
+        """Values of the ridge regression at new samples: the mean of its members'."""
         check_is_fitted(self)
         X = self._check_data(X, reset=False)
-        values = np.empty((len(X), *self.dual_coef_.shape[1:]), self.X_fit_.dtype)
-        size = min(_BLOCK_BYTES, memory_budget(self.max_memory))
-        step = max(1, int(size) // (8 * len(self.X_fit_)))
+        values = np.zeros((len(X), *self.dual_coef_.shape[1:]))
         with self._solver_warnings_as_sklearn():
-            for start in range(0, len(X), step):
-                K = self._kernel(X[start : start + step])
-                values[start : start + step] = K @ self.dual_coef_ + self.intercept_
+            for member in self.members_:
+                values += self._member_values(X, member)
+        return (values / len(self.members_)).astype(self.X_fit_.dtype, copy=False)
+
+    def _member_values(self, X: np.ndarray, member: dict[str, Any]) -> np.ndarray:
+        """Values of one kernel's regression, in blocks of rows."""
+        scaling = self.scalings_.get(member["params"].get("scale"))
+        X, X_fit = scaled(scaling, X), scaled(scaling, self.X_fit_)
+        values = np.empty((len(X), *member["dual_coef"].shape[1:]))
+        size = min(_BLOCK_BYTES, memory_budget(self.max_memory))
+        step = max(1, int(size) // (8 * len(X_fit)))
+        for start in range(0, len(X), step):
+            rows = slice(start, start + step)
+            K = self._kernel(X[rows], X_fit, member)
+            values[rows] = K @ member["dual_coef"] + member["intercept"]
         return values
 
-    def _kernel(self, X: np.ndarray) -> np.ndarray:
-        """Kernel of the best candidate between X and the training samples."""
+    def _kernel(
+        self, X: np.ndarray, X_fit: np.ndarray, member: dict[str, Any]
+    ) -> np.ndarray:
+        """Kernel of a member between scaled X and the training samples."""
         return deq_kernel(
             X,
-            self.X_fit_,
-            **{name: self.best_params_[name] for name in _GRID},
-            tau0=self.tau0_,
+            X_fit,
+            **of_kernel(member["params"]),
+            tau0=member["tau0"],
             device=self.device,
             dtype="float64",
             max_memory=np.inf,
@@ -554,31 +419,3 @@ class KernelRidgeCV(DEQParameters):
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there are coefficients: a fit that failed half-way leaves none."""
         return hasattr(self, "dual_coef_")
-
-
-def _objects(values: list[Any]) -> np.ma.MaskedArray:
-    """Return them as scikit-learn's searches do: a masked array of objects."""
-    array = np.ma.masked_all(len(values), dtype=object)
-    for i, value in enumerate(values):
-        array[i] = value
-    return array
-
-
-def _checked_splits(
-    splits: Any, weight: np.ndarray | None, n_samples: int
-) -> list[Split]:
-    """Rows of every split, counted among those of positive weight."""
-    kept = np.ones(n_samples, dtype=bool) if weight is None else weight > 0
-    number = np.cumsum(kept) - 1
-    every = np.arange(n_samples)
-    checked: list[Split] = []
-    for parts in splits:
-        # Indices or masks, as scikit-learn takes both.
-        train, test = (every[part][kept[part]] for part in parts)
-        if not (len(train) and len(test)):
-            raise ValueError(
-                "Every split of cv needs samples of positive weight, to train on and "
-                f"to test; split {len(checked)} has {len(train)} and {len(test)}."
-            )
-        checked.append((number[train], number[test]))
-    return checked

@@ -16,19 +16,26 @@ from sklearn_deq.linear._ridge import (
     ridge_path,
     ridge_spectrum,
 )
+from sklearn_deq.linear._scaling import SCALINGS, apply_scaling, fit_scaling
+from sklearn_deq.linear._selection import as_good_as, prediction_losses
 
 __all__ = [
+    "SCALINGS",
     "FeatureRidge",
     "LogisticFit",
     "NormalEquations",
     "RidgeSpectrum",
+    "apply_scaling",
+    "as_good_as",
     "class_probabilities",
     "feature_ridge",
     "fit_logistic",
     "fit_ridge",
+    "fit_scaling",
     "fit_temperature",
     "leave_one_out",
     "nystroem_map",
+    "prediction_losses",
     "ridge_fit",
     "ridge_path",
     "ridge_spectrum",

@@ -1,0 +1,104 @@
+"""The kernels that the kernel ridge estimators try, and on which samples."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from sklearn_deq.linear import apply_scaling
+
+# Parameters of a candidate that may have several values, slowest first, with those they
+# have where some are given. All but the last are the kernel's own.
+GRID: dict[str, tuple[Any, ...]] = {
+    "kernel": ("ck",),
+    "activation": ("relu",),
+    "recurrent_variance": (0.1, 0.4, 0.8),
+    "input_variance": (0.8,),
+    "bias_variance": (0.0,),
+    "center": (True,),
+    "normalize": (False,),
+    "scale": (None,),
+}
+KERNEL_PARAMETERS = tuple(name for name in GRID if name != "scale")
+
+# Where none is given: a nearly shallow and a deep one, and two of bounded activations,
+# which are local: with a sine it is close to a Gaussian kernel.
+_KERNELS = (
+    {"kernel": "ck", "activation": "relu", "recurrent_variance": 0.1},
+    {"kernel": "ntk", "activation": "relu", "recurrent_variance": 0.4},
+    {"kernel": "ck", "activation": "erf", "input_variance": 4.0},
+    {"kernel": "ck", "activation": "sin", "input_variance": 1.0},
+)
+_REST = {name: values[0] for name, values in GRID.items()} | {"recurrent_variance": 0.2}
+COLLECTION: tuple[dict[str, Any], ...] = tuple(
+    {name: (_REST | kernel | {"scale": scale})[name] for name in GRID}
+    for scale, kernel in product(("arcsinh", "rank"), _KERNELS)
+)
+# Samples on which the collection is searched; the choice of few kernels and a penalty
+# needs no more, and eigendecompositions of thousands take minutes.
+COLLECTION_SAMPLES = 2000
+
+
+def grid_candidates(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """All combinations of the choices, or the collection if there are none.
+
+    Parameters
+    ----------
+    choices : dict of str and list
+        Values of the parameters that are given.
+
+    Returns
+    -------
+    list of dict
+        One value of every parameter, in the order of the grid.
+    """
+    if not choices:
+        return [dict(candidate) for candidate in COLLECTION]
+    values = [choices.get(name, default) for name, default in GRID.items()]
+    return [dict(zip(GRID, each, strict=True)) for each in product(*values)]
+
+
+def spread_rows(y: np.ndarray, size: int) -> np.ndarray:
+    """Rows whose targets are spread as all are: evenly spaced among the sorted.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,) or (n, n_targets)
+        Targets.
+    size : int
+        Number of rows, at most n.
+
+    Returns
+    -------
+    ndarray of shape (size,)
+        Increasing indices.
+    """
+    n = len(y)
+    order = np.argsort(y, kind="stable") if y.ndim == 1 else np.arange(n)
+    chosen: np.ndarray = np.sort(order[(2 * np.arange(size) + 1) * n // (2 * size)])
+    return chosen
+
+
+def of_kernel(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of the kernel among those of a candidate."""
+    return {name: params[name] for name in KERNEL_PARAMETERS}
+
+
+def named(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without a scaling, where there is none."""
+    return {k: v for k, v in params.items() if k != "scale" or v is not None}
+
+
+def scaled(scaling: dict[str, Any] | None, X: np.ndarray) -> np.ndarray:
+    """Features as a scaling, if there is one, makes them."""
+    return X if scaling is None else apply_scaling(scaling, X)
+
+
+def objects(values: list[Any]) -> np.ma.MaskedArray:
+    """Return them as scikit-learn's searches do: a masked array of objects."""
+    array = np.ma.masked_all(len(values), dtype=object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array
