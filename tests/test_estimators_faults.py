@@ -100,9 +100,58 @@ def test_a_contraction_broken_by_a_callback(iris, activation, factor, updates):
     assert np.isfinite(model.transform(X)).all()
     assert model.score(X, y) > 0.5
     assert {item.category for item in caught} <= {ConvergenceWarning}
-    # Where samples were lost it is said, and kept in the history.
-    if sum(model.solver_history_["unconverged"]):
-        assert any("step of A towards 0" in str(item.message) for item in caught)
+    # Where A was shrunk it is said, and kept in the history.
+    shrunk = sum(model.solver_history_["shrinks"]) > 0
+    assert shrunk == any("of A towards 0" in str(item.message) for item in caught)
+    bound = model.solver_history_["spectral_bound"][-1]
+    assert bound == model.net_.module_.body.spectral_bound
+
+
+class ScaleAtTheEnd(Callback):
+    """Multiply A by a factor when training is over."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def on_train_end(self, net, **kwargs):
+        """Scale."""
+        with torch.no_grad():
+            net.module_.body.recurrent_weight.mul_(self.factor)
+
+
+def test_what_is_shrunk_after_training_is_said_and_recorded(iris):
+    X, y = iris
+    model = DEQClassifier(**SMALL, activation="tanh", callbacks=[ScaleAtTheEnd(-6.0)])
+    with pytest.warns(ConvergenceWarning, match="steps of A towards 0 brought it back"):
+        model.fit(X, y)
+    assert model.converged_
+    history = model.solver_history_
+    assert history["shrinks"][:-1] == [0, 0, 0]
+    assert history["shrinks"][-1] > 0
+    assert history["spectral_bound"][-1] == model.net_.module_.body.spectral_bound
+
+
+@pytest.mark.parametrize("max_iter", [18, 1000])
+def test_the_guard_does_not_depend_on_the_iterations_of_a_solve(max_iter):
+    """Rows that have an equilibrium and no time to reach it are not lost ones."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 10)), rng.integers(0, 5, 300)
+    model = DEQClassifier(
+        width=64,
+        recurrent_variance=0.6,
+        lr=1.0,
+        solver_max_iter=max_iter,
+        max_epochs=8,
+        random_state=0,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(X, y)
+    model.net_.module_.body.solver_max_iter = 2000
+    model.transform(X)
+    assert model.net_.module_.body.last_result.converged.all()
+    if not model.converged_:
+        assert any("did not converge" in str(item.message) for item in caught)
 
 
 def test_a_contraction_broken_is_left_alone_without_stability(iris):
@@ -260,6 +309,7 @@ def _draw(seed):
         "backward": str(rng.choice(sorted(BACKWARDS))),
         "solver": str(rng.choice(["picard", *sorted(SOLVERS)])),
         "optimizer": str(rng.choice(["adam", "adamw", "sgd"])),
+        "solver_max_iter": int(rng.choice([1000, 1000, 200, 40, 18, 5])),
         "lr": log_uniform(1e-3, 3),
         "weight_decay": float(rng.choice([0.0, 0.0, 1e-4, 1e-2])),
         "max_epochs": int(rng.integers(1, 30)),
@@ -291,12 +341,17 @@ CLEAR = ("Unstable", "early_stopping", "Training diverged", "With trainable='rea
 @pytest.mark.parametrize("seed", range(200))
 def test_every_fit_ends_in_a_converged_model_or_a_clear_error(seed):
     model, X, y = _draw(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
         message = _error(model, X, y)
         if message is None:
-            assert model.converged_
-            assert np.isfinite(model.transform(X)).all()
+            # With too few iterations that is said, and more of them get there.
+            said = "".join(str(item.message) for item in caught)
+            assert model.converged_ or "Raise solver_max_iter" in said
+            model._body.solver_max_iter = 2000
+            Z = model.transform(X)
+            assert np.isfinite(Z).all()
+            assert model._body.last_result.residual.max() <= 1e-3
             assert np.isfinite(model.predict(X)).all()
         else:
             assert message.startswith(CLEAR)

@@ -7,10 +7,13 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
 from sklearn_deq.estimators._monitoring import (
+    amend_history,
+    lost_residual,
     shrink,
     solver_history,
     summarise,
@@ -21,18 +24,14 @@ from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
     NetworkRegressorMixin,
 )
+from sklearn_deq.estimators._training import as_tensor
 from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
 from sklearn_deq.nn._equilibrium import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
 
 # Units of rounding below which a residual says nothing.
 _LEAST_TOL = 64.0
-# A row that does not converge is tried again with so many times the iterations, and at
-# least so many; of more rows than that the worst are. It counts as unstable if its
-# residual is then still above the last number.
-_PATIENT_FACTOR = 10
-_PATIENT_ITERATIONS = 2000
-_PATIENT_ROWS = 64
+# Residual of a row that has an equilibrium, where rounding keeps it from its tolerance.
 _SETTLED = 1e-3
 # Steps of A towards 0 that a trained layer may need: little is left of it then.
 _MOST_SHRINKS = 20
@@ -81,51 +80,63 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         self.solver_history_ = {name: [value] for name, value in summary.items()}
         return solves.features
 
-    def _check_start(self, X: np.ndarray) -> bool:
+    def _check_start(self, X: np.ndarray) -> float | None:
         with without_solver_warnings():
             return self._require_stable(X, Solves.of(self._body, X))
 
-    def _require_stable(self, X: np.ndarray, solves: Solves) -> bool:
-        """Whether training can hold on to the equilibria, which are there now.
+    def _require_stable(self, X: np.ndarray, solves: Solves) -> float | None:
+        """Largest residual, if tried with patience, of a row that has an equilibrium.
 
-        Without `stability` it is not to; with too few iterations it cannot. That they
-        are not there at all is an error.
+        None if `stability` is. That a row has none to begin with is an error.
         """
-        failed = np.flatnonzero(~solves.converged)
-        if self.stability is None or not failed.size:
-            return self.stability is not None
-        worst = failed[np.argsort(-solves.residual[failed])][:_PATIENT_ROWS]
-        patience = max(_PATIENT_ITERATIONS, _PATIENT_FACTOR * self.solver_max_iter)
-        with without_solver_warnings():
-            again = Solves.of(self._body, X[worst], max_iter=patience)
-        # A tolerance below rounding is met by nobody; that is no instability.
-        if np.all(again.converged | (again.residual <= _SETTLED)):
-            return False
+        if self.stability is None:
+            return None
+        residual = self._lost_residual(X, solves)
+        if residual <= _SETTLED:
+            # A tolerance below rounding is met by nobody; that is no instability.
+            return _SETTLED if residual > 0.0 else 0.0
         raise ValueError(
-            "Unstable: at the initial weights the layer does not settle for "
-            f"{failed.size} of {len(X)} samples (relative residual "
-            f"{again.residual.max():.1e} after {patience} iterations), although an "
-            f"infinitely wide one does. With width={self.width} lower "
+            "Unstable: at the weights that training begins with the layer does not "
+            f"settle for {(~solves.converged).sum()} of {len(X)} samples (relative "
+            f"residual {residual:.1e} with patience), although an infinitely wide one "
+            f"does. With width={self.width} lower "
             f"recurrent_variance={self.recurrent_variance:.4g}, raise width, try "
             "another random_state, or set stability=None to go on nevertheless."
         )
 
-    def _settle(self, X: np.ndarray) -> None:
-        self.solver_history_ = solver_history(self.net_.history)
-        for times in range(_MOST_SHRINKS if self._keep_stable else 0):
-            with without_solver_warnings():
-                solves = Solves.of(self._body, X)
-            if solves.converged.all():
-                break
-            shrink(self._body, times)
-        else:
-            # Said by the layer, if there is something to say.
+    def _lost_residual(self, X: np.ndarray, solves: Solves) -> float:
+        outcome = torch.from_numpy(solves.converged), torch.from_numpy(solves.residual)
+        return lost_residual(self._body, as_tensor(X), *outcome)
+
+    def _settle(self, X: np.ndarray) -> list[str]:
+        shrinks = lost = 0
+        with without_solver_warnings():
             solves = Solves.of(self._body, X)
+            while (
+                self._settled is not None
+                and shrinks < _MOST_SHRINKS
+                and self._lost_residual(X, solves) > self._settled
+            ):
+                lost = lost or int((~solves.converged).sum())
+                shrink(self._body, shrinks)
+                shrinks += 1
+                solves = Solves.of(self._body, X)
+        amend_history(self.net_.history, self._body, shrinks)
+        self.solver_history_ = solver_history(self.net_.history)
         self._record(solves)
         if not np.isfinite(solves.features).all():
             raise ValueError(
                 "Training diverged: features are not finite. Lower lr, or scale X."
             )
+        said = [solves.complaint(self._body)]
+        if shrinks:
+            said.insert(
+                0,
+                f"The last updates lost the equilibrium of {lost} of {len(X)} training "
+                f"samples: {shrinks} steps of A towards 0 brought it back. Lower lr or "
+                "recurrent_variance.",
+            )
+        return [message for message in said if message]
 
     def _record(self, solves: Solves) -> None:
         self.solver_n_iter_ = solves.n_iter
@@ -175,8 +186,9 @@ class DEQClassifier(
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
-        to the loss instead. Where an equilibrium is lost all the same, a step of A
-        towards 0 takes the place of the update, and this is said. None leaves A free.
+        to the loss instead. Where an equilibrium is lost all the same, however many
+        iterations a solve is given, a step of A towards 0 takes the place of the
+        update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -231,7 +243,8 @@ class DEQClassifier(
     solver_history_ : dict of str to list of float
         How the solves of every epoch fared: "n_iter" (per sample, mean of the updates),
         "residual" (largest), "unconverged" (rows), "backward_residual" (largest, of the
-        adjoint), "chi" and "spectral_bound" (at its end); one entry if solved once.
+        adjoint), "chi" and "spectral_bound" (at its end), "shrinks" (steps of A towards
+        0, those after the last update included); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
@@ -396,8 +409,9 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
-        to the loss instead. Where an equilibrium is lost all the same, a step of A
-        towards 0 takes the place of the update, and this is said. None leaves A free.
+        to the loss instead. Where an equilibrium is lost all the same, however many
+        iterations a solve is given, a step of A towards 0 takes the place of the
+        update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -448,7 +462,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     solver_history_ : dict of str to list of float
         How the solves of every epoch fared: "n_iter" (per sample, mean of the updates),
         "residual" (largest), "unconverged" (rows), "backward_residual" (largest, of the
-        adjoint), "chi" and "spectral_bound" (at its end); one entry if solved once.
+        adjoint), "chi" and "spectral_bound" (at its end), "shrinks" (steps of A towards
+        0, those after the last update included); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float

@@ -183,7 +183,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         dtype = getattr(torch, X.dtype.name)
         self._body = self._build_body(dtype, device, self._generator)
         self._n_features_out = self.width
-        self._keep_stable = False
+        self._settled: float | None = None
 
     def _body_settings(
         self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
@@ -211,7 +211,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Train a net anew, or go on with the one that there is."""
         going_on = hasattr(self, "net_")
         if not going_on:
-            self._keep_stable = self._check_start(X)
+            self._settled = self._check_start(X)
         self._weigh(targets)
         criterion = self._criterion(self._torch_dtype())
         plan, generator = self._make_plan(X.shape[0], device), self._generator
@@ -263,7 +263,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             batch_size=batch_size,
             callbacks=self.callbacks,
             device=str(device),
-            keep_stable=self._keep_stable,
+            settled=self._settled,
             verbose=int(self.verbose),
         )
 
@@ -293,14 +293,14 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Record the outcome of a training by mini-batches, and judge it."""
         self.loss_curve_ = loss_curve(self.net_)
         self.n_iter_ = max(1, len(self.loss_curve_))
-        messages = [check_outcome(self.net_, self._start_loss(targets))]
-        with self._solver_warnings_as_sklearn():
-            self._settle(X)
-        if getattr(self, "converged_", True):
-            # Else the same has been said of the final weights.
-            messages.append(self.net_.callback("guard").report())
-        for message in filter(None, messages):
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+        messages = [
+            check_outcome(self.net_, self._start_loss(targets)),
+            self.net_.callback("guard").report(),
+            *self._settle(X),
+        ]
+        said = " ".join(filter(None, messages))
+        if said:
+            warnings.warn(said, ConvergenceWarning, stacklevel=4)
         if self.net_.interrupted:
             raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
 
@@ -313,16 +313,20 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self.__dict__.pop("net_", None)
             raise
 
-    def _check_start(self, X: np.ndarray) -> bool:
-        """Whether training is to hold on to the equilibria that the body starts with.
+    def _check_start(self, X: np.ndarray) -> float | None:
+        """What `UpdateGuard` is to hold on to the body's equilibria by.
 
         Bodies without equilibria have none to hold on to. Others refuse to start
         without.
         """
-        return False
+        return None
 
-    def _settle(self, X: np.ndarray) -> None:
-        """Leave a trained body well-posed on the training rows; record its solves."""
+    def _settle(self, X: np.ndarray) -> list[str]:
+        """Leave a trained body well-posed on the training rows; record its solves.
+
+        Returns what there is to say of it.
+        """
+        return []
 
     def _frozen_features(self, X: np.ndarray) -> np.ndarray:
         """Features of the training rows of a body that is not trained."""

@@ -37,9 +37,7 @@ class Solves:
     statuses: list[dict[str, float]]
 
     @classmethod
-    def of(
-        cls, body: EquilibriumLayer, X: np.ndarray, max_iter: int | None = None
-    ) -> Solves:
+    def of(cls, body: EquilibriumLayer, X: np.ndarray) -> Solves:
         """Solve for the equilibria of some rows, in blocks.
 
         Parameters
@@ -48,31 +46,47 @@ class Solves:
             What to solve.
         X : ndarray of shape (n, p)
             The rows.
-        max_iter : int, default=None
-            Iterations at most; None: as many as the body is set to.
 
         Returns
         -------
         Solves
             All of them.
         """
-        limit = body.solver_max_iter
         blocks: list[tuple[np.ndarray, ...]] = []
         statuses = []
-        try:
-            body.solver_max_iter = max_iter or limit
-            for start in range(0, len(X), BLOCK):
-                features = in_blocks(body, X[start : start + BLOCK])
-                result: Any = body.last_result
-                parts = (result.n_iter, result.residual, result.converged)
-                blocks.append((features, *(part.cpu().numpy() for part in parts)))
-                statuses.append(solver_status(body))
-        finally:
-            body.solver_max_iter = limit
+        for start in range(0, len(X), BLOCK):
+            features = in_blocks(body, X[start : start + BLOCK])
+            result: Any = body.last_result
+            parts = (result.n_iter, result.residual, result.converged)
+            blocks.append((features, *(part.cpu().numpy() for part in parts)))
+            statuses.append(solver_status(body))
         features, n_iter, residual, converged = map(
             np.concatenate, zip(*blocks, strict=True)
         )
         return cls(features, n_iter, residual, converged, statuses)
+
+    def complaint(self, body: EquilibriumLayer) -> str | None:
+        """Say which rows did not converge; None if all did.
+
+        Parameters
+        ----------
+        body : EquilibriumLayer
+            What was solved.
+
+        Returns
+        -------
+        str or None
+            One sentence, with advice.
+        """
+        failed = int((~self.converged).sum())
+        if not failed:
+            return None
+        return (
+            f"With the final weights the equilibrium of {failed} of {len(self.n_iter)} "
+            "training samples did not converge: largest relative residual "
+            f"{self.residual.max():.1e} after {body.solver_max_iter} iterations. Raise "
+            "solver_max_iter or tol, or lower recurrent_variance."
+        )
 
 
 @contextmanager

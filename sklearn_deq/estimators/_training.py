@@ -195,8 +195,8 @@ class TrainingPlan:
         go on with one another share their copies.
     device : str
         Where to train.
-    keep_stable : bool
-        Whether updates that lose the equilibrium are withheld, see `UpdateGuard`.
+    settled : float or None
+        What `UpdateGuard` holds on to equilibria by.
     verbose : int
         0: silent; 1: a progress bar; 2: a line per epoch as well.
     """
@@ -207,7 +207,7 @@ class TrainingPlan:
     batch_size: int
     callbacks: Any
     device: str
-    keep_stable: bool
+    settled: float | None
     verbose: int
 
 
@@ -252,7 +252,7 @@ def make_net(
         *own_callbacks,
         ("progress", Progress()),
         # Last, to see the gradients as the optimizer will.
-        ("guard", UpdateGuard(plan.keep_stable)),
+        ("guard", UpdateGuard(plan.settled)),
     ]
     net = InterruptibleNet(
         module,
