@@ -17,6 +17,7 @@ from sklearn_deq import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
+from sklearn_deq.estimators._solves import Solves
 from sklearn_deq.nn import BACKWARDS, SOLVERS
 from sklearn_deq.theory import ACTIVATIONS
 
@@ -201,6 +202,83 @@ def test_interrupted_in_the_first_epoch(iris, Network):
     # It goes on where it stopped.
     model.set_params(callbacks=None, warm_start=True).fit(X, y)
     assert len(model.loss_curve_) == 4
+
+
+class InterruptAt(Callback):
+    """Press Ctrl-C outside of the epochs."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def on_train_begin(self, net, **kwargs):
+        """Interrupt."""
+        if self.event == "begin":
+            raise KeyboardInterrupt
+
+    def on_train_end(self, net, **kwargs):
+        """Interrupt."""
+        if self.event == "end":
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("event", ["begin", "end", "finish"])
+def test_interrupted_outside_of_the_epochs(iris, event, monkeypatch):
+    X, y = iris
+    model = DEQClassifier(**SMALL, callbacks=[InterruptAt(event)])
+    if event == "finish":
+        _interrupt_solves(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt, match="the model is fitted"):
+        model.fit(X, y)
+    assert len(model.loss_curve_) == (0 if event == "begin" else 4)
+    assert model.n_iter_ == max(1, len(model.loss_curve_))
+    assert model.converged_
+    assert model.solver_n_iter_.shape == y.shape
+    assert len(model.solver_history_["n_iter"]) == len(model.loss_curve_)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def _interrupt_solves(monkeypatch, calls):
+    """Interrupt some passes over all rows: the first is before training."""
+    original, seen = Solves.of.__func__, []
+
+    def interrupted(cls, body, X):
+        seen.append(len(X))
+        if len(seen) in calls:
+            raise KeyboardInterrupt
+        return original(cls, body, X)
+
+    monkeypatch.setattr(Solves, "of", classmethod(interrupted))
+
+
+@pytest.mark.parametrize("calls", [{1}, {2, 3}])
+def test_interrupted_for_good_leaves_what_there_was(iris, calls, monkeypatch):
+    X, y = iris
+    model = DEQClassifier(**SMALL)
+    with monkeypatch.context() as patch:
+        _interrupt_solves(patch, calls)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, y)
+    assert not hasattr(model, "net_")
+    assert not hasattr(model, "converged_")
+    model.fit(X, y)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("Network", NETWORKS)
+def test_a_fit_that_fails_leaves_the_earlier_model(iris, Network, warm_start):
+    X, y = iris
+    model = Network(**SMALL, warm_start=warm_start).fit(X, y)
+    before, told = model.transform(X), dict(vars(model))
+    once_more = Network(**SMALL, warm_start=True).fit(X, y).partial_fit(X, y)
+    model.set_params(callbacks=[Poison(np.nan, range(100))])
+    for train in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match="diverged"):
+            train(X, y)
+    assert vars(model).keys() == told.keys()
+    assert_array_equal(model.transform(X), before)
+    # Nor has the failure left traces in what training goes on with.
+    model.set_params(callbacks=None).partial_fit(X, y)
+    assert_array_equal(model.transform(X), once_more.transform(X))
 
 
 def test_an_interrupted_readout_is_fitted(iris, monkeypatch):

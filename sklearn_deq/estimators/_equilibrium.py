@@ -48,6 +48,9 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         "stability": [StrOptions({s for s in STABILITIES if s is not None}), None],
         "backward": [StrOptions(set(BACKWARDS))],
     }
+    _followed = NetworkEstimator._followed.union(
+        ("solver", "tol", "solver_max_iter", "stability", "backward")
+    )
     _body_class = EquilibriumLayer
 
     def _body_settings(
@@ -62,12 +65,24 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             "bias_variance": self.bias_variance,
             "offset": moments.offset,
             "trainable": self.trainable,
+            **self._solver_settings(dtype),
+        }
+
+    def _solver_settings(self, dtype: np.dtype) -> dict[str, Any]:
+        return {
             "solver": self.solver,
             "tol": max(self.tol, _LEAST_TOL * float(np.finfo(dtype).eps)),
             "solver_max_iter": self.solver_max_iter,
             "stability": self.stability,
             "backward": self.backward,
         }
+
+    def _follow(self, X: np.ndarray) -> None:
+        before, settings = self._settings, self._solver_settings(X.dtype)
+        self._settings = {**before, **settings}
+        self._body.configure(**settings)
+        if before["stability"] != self.stability:
+            self._settled = self._check_start(X)
 
     def _frozen_features(self, X: np.ndarray) -> np.ndarray:
         """Features at the initial weights, which have to be stable."""
@@ -113,8 +128,8 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         with without_solver_warnings():
             solves = Solves.of(self._body, X)
             while (
-                self._settled is not None
-                and shrinks < _MOST_SHRINKS
+                shrinks < _MOST_SHRINKS
+                and self._settled is not None
                 and self._lost_residual(X, solves) > self._settled
             ):
                 lost = lost or int((~solves.converged).sum())
@@ -128,15 +143,14 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             raise ValueError(
                 "Training diverged: features are not finite. Lower lr, or scale X."
             )
-        said = [solves.complaint(self._body)]
+        said = [solves.complaint(self._body) or ""]
         if shrinks:
-            said.insert(
-                0,
+            said.append(
                 f"The last updates lost the equilibrium of {lost} of {len(X)} training "
                 f"samples: {shrinks} steps of A towards 0 brought it back. Lower lr or "
-                "recurrent_variance.",
+                "recurrent_variance."
             )
-        return [message for message in said if message]
+        return said
 
     def _record(self, solves: Solves) -> None:
         self.solver_n_iter_ = solves.n_iter
@@ -192,11 +206,13 @@ class DEQClassifier(
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
-    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
-        Of the mini-batch training.
+    optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
+        Of the mini-batch training: a name, a torch optimizer class, or a function of
+        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
     lr : float or "auto", default="auto"
-        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.1, with
-        SGD 1.0. The weights have unit variance, hence the large values.
+        Its learning rate at the start; annealed to 0 along a cosine, unless one of the
+        callbacks is an LRScheduler. "auto": 0.1, with SGD 1.0. The weights have unit
+        variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -211,7 +227,8 @@ class DEQClassifier(
     class_weight : dict or "balanced", default=None
         Weights of the classes in the loss; None where y has several labels.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the last one.
+        Whether `fit` goes on from the weights of the last one. Settings of solver,
+        stability and training may change then; what the network is may not.
     callbacks : list, default=None
         skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
@@ -306,7 +323,7 @@ class DEQClassifier(
         solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
-        optimizer: str | type = "adam",
+        optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,
@@ -415,11 +432,13 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
-    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
-        Of the mini-batch training.
+    optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
+        Of the mini-batch training: a name, a torch optimizer class, or a function of
+        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
     lr : float or "auto", default="auto"
-        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.03, with
-        SGD 1.0. The weights have unit variance, hence the large values.
+        Its learning rate at the start; annealed to 0 along a cosine, unless one of the
+        callbacks is an LRScheduler. "auto": 0.03, with SGD 1.0. The weights have unit
+        variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -432,7 +451,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     validation_fraction : float, default=0.1
         Share of the rows held out by early stopping.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the last one.
+        Whether `fit` goes on from the weights of the last one. Settings of solver,
+        stability and training may change then; what the network is may not.
     callbacks : list, default=None
         skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
@@ -520,7 +540,7 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
-        optimizer: str | type = "adam",
+        optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,

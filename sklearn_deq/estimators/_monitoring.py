@@ -162,30 +162,38 @@ def shrink(body: Any, times: int) -> None:
 class Annealing(Callback):
     """Anneal the learning rate to 0 along a cosine, once over every call of `train`.
 
+    A rate that was set by others is left to them.
+
     Parameters
     ----------
     lr : float
         Rate at the start.
+    scheduled : bool, default=False
+        Whether another callback sets the rate, from the first update on.
     """
 
-    def __init__(self, lr: float) -> None:
-        self.lr = lr
+    def __init__(self, lr: float, scheduled: bool = False) -> None:
+        self.lr, self.scheduled = lr, scheduled
         self.steps_ = 0
         self.step_ = 0
+        self.rate_: float | None = None
 
     def start(self, steps: int) -> None:
         """Begin anew, to end after so many steps; 0 keeps the rate as it is."""
-        self.steps_, self.step_ = steps, 0
+        self.steps_, self.step_, self.rate_ = steps, 0, None
 
     def on_batch_begin(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
         """Set the rate of the update."""
-        if not training:
+        groups = net.optimizer_.param_groups
+        found = {group["lr"] for group in groups}
+        self.scheduled |= self.rate_ is not None and found != {self.rate_}
+        if not training or self.scheduled:
             return
-        rate = self.lr
+        self.rate_ = self.lr
         if self.steps_:
-            rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
-        for group in net.optimizer_.param_groups:
-            group["lr"] = rate
+            self.rate_ *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
+        for group in groups:
+            group["lr"] = self.rate_
         self.step_ += 1
 
 
