@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -317,6 +318,59 @@ def test_features_of_any_scale(iris, Network, scale, dtype, trainable):
         assert model.score(scale * X, y) > (0.8 if scale > 1 else -1e-6)
     for item in caught:
         assert "Lower lr, or scale X" in str(item.message)
+
+
+@pytest.mark.parametrize("Network", [DEQClassifier, ExplicitEquivalentClassifier])
+@pytest.mark.parametrize(
+    ("scale", "kind", "dtype"),
+    [
+        (1e300, np.float64, None),
+        (1e300, np.float64, "float32"),
+        (1e-200, np.float64, None),
+        (1e20, np.float32, None),
+        (1e-25, np.float32, None),
+        (1e-300, np.float64, "float32"),
+    ],
+)
+def test_normalized_rows_of_any_scale(iris, Network, scale, kind, dtype):
+    """What the advice for data that are too large comes to."""
+    X, y = iris
+    model = Network(**SMALL, normalize=True, dtype=dtype)
+    expected = clone(model).fit(X.astype(kind), y).predict_proba(X.astype(kind))
+    model.fit((X * scale).astype(kind), y)
+    found = model.predict_proba((X * scale).astype(kind))
+    assert_allclose(found, expected, atol=1e-4)
+
+
+def test_samples_too_large_for_the_dtype(iris):
+    X, y = iris
+    model = DEQClassifier(**SMALL, dtype="float32").fit(X, y)
+    for use in (model.predict, lambda X: model.fit(X, y)):
+        with pytest.raises(ValueError, match=r"X is too large for float32.*normalize"):
+            use(X * 1e39)
+
+
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+@pytest.mark.parametrize("Network", [DEQRegressor, ExplicitEquivalentRegressor])
+def test_targets_of_any_scale(iris, Network, scale, trainable):
+    X, y = iris
+    model = Network(**SMALL, trainable=trainable)
+    expected = clone(model).fit(X, y + 3.0).predict(X)
+    found = model.fit(X, (y + 3.0) * scale).predict(X)
+    assert_allclose(found / scale, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_that_predictions_cannot_reach(iris, dtype):
+    X, y = iris
+    model = DEQRegressor(**SMALL, dtype=dtype)
+    largest = float(np.finfo(dtype).max)
+    with pytest.raises(ValueError, match=f"y is too large for {dtype}.*Scale y"):
+        model.fit(X, y * (largest / 4))
+    model.fit(X, y * 1e-8)
+    with pytest.raises(ValueError, match="y is too far from the targets"):
+        model.partial_fit(X, y * (largest / 1e5))
 
 
 @pytest.mark.slow

@@ -282,6 +282,8 @@ def test_history_of_features_solved_once(iris):
     assert {len(values) for values in history.values()} == {1}
     assert_allclose(history["n_iter"][0], model.solver_n_iter_.mean())
     assert_allclose(history["residual"][0], model.residual_)
+    # Half of the slopes of ReLU are 1, and ‖A‖²_F is about m².
+    assert_allclose(history["chi"][0], 0.1, rtol=0.3)
     explicit = ExplicitEquivalentClassifier(**SMALL).fit(X, y)
     assert not hasattr(explicit, "solver_history_")
 
@@ -354,6 +356,14 @@ def test_bit_for_bit_whatever_the_threads_and_the_generator(iris):
 
 def _threads(estimator=None, X=None, y=None):
     return float(torch.get_num_threads())
+
+
+def test_small_residuals_are_printed_as_such(iris, capsys):
+    X, y = iris
+    DEQClassifier(**SMALL, verbose=2).fit(X, y)
+    printed = capsys.readouterr().out.splitlines()
+    column = printed[0].split().index("solver_residual")
+    assert 0 < float(printed[2].split()[column]) <= 1e-5
 
 
 @pytest.mark.slow

@@ -291,6 +291,29 @@ def test_result_is_one_step_further_than_its_residual():
     assert (result.residual <= 1e-3).all()
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("variance", [0.2, 0.9])
+def test_batches_agree_to_the_tolerance_in_float32(solver, variance):
+    """A row may stop one evaluation earlier: a residual of tol is then between them.
+
+    It is to a distance of tol/(1 − ρ) from the fixed point, ρ² < σ_a² for ReLU.
+    """
+    layer = _layer(
+        width=128,
+        solver=solver,
+        recurrent_variance=variance,
+        dtype=torch.float32,
+        tol=1e-5,
+    )
+    x = _inputs(64, dtype=torch.float32)
+    with torch.no_grad():
+        whole = layer(x)
+        for n in (1, 7):
+            parts = torch.cat([layer(part) for part in x.split(n)])
+            error = (parts - whole).norm(dim=1) / whole.norm(dim=1)
+            assert float(error.max()) < 1e-5 / (1 - np.sqrt(variance))
+
+
 @pytest.mark.parametrize(
     ("solver", "factor"),
     [("damped", -2.5), ("anderson", -100.0), ("broyden", -100.0)],

@@ -7,24 +7,25 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
 from sklearn_deq.estimators._monitoring import (
     amend_history,
-    lost_residual,
-    shrink,
     solver_history,
     summarise,
 )
 from sklearn_deq.estimators._network import NetworkEstimator
-from sklearn_deq.estimators._solves import Solves, without_solver_warnings
+from sklearn_deq.estimators._solves import (
+    Solves,
+    bring_back,
+    without_solver_warnings,
+)
 from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
     NetworkRegressorMixin,
 )
-from sklearn_deq.estimators._training import as_tensor
+from sklearn_deq.estimators._training import BLOCK, as_tensor
 from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
 from sklearn_deq.nn._equilibrium import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
@@ -33,8 +34,6 @@ from sklearn_deq.theory import Activation, EquilibriumMoments
 _LEAST_TOL = 64.0
 # Residual of a row that has an equilibrium, where rounding keeps it from its tolerance.
 _SETTLED = 1e-3
-# Steps of A towards 0 that a trained layer may need: little is left of it then.
-_MOST_SHRINKS = 20
 
 
 class EquilibriumNetworkEstimator(NetworkEstimator):
@@ -89,6 +88,9 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         solves = Solves.of(self._body, X)
         self._require_stable(X, solves)
         self._record(solves)
+        parts = (as_tensor(part[:BLOCK]) for part in (X, solves.features))
+        weight = self._body.recurrent_weight
+        self._body.measure_slopes(*(part.to(weight) for part in parts))
         summary = summarise(solves.statuses, self._body)
         # Of all rows alike, though the last block has fewer.
         summary["n_iter"] = float(solves.n_iter.mean())
@@ -106,7 +108,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         """
         if self.stability is None:
             return None
-        residual = self._lost_residual(X, solves)
+        residual = solves.lost_residual(self._body, X)
         if residual <= _SETTLED:
             # A tolerance below rounding is met by nobody; that is no instability.
             return _SETTLED if residual > 0.0 else 0.0
@@ -119,23 +121,8 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             "another random_state, or set stability=None to go on nevertheless."
         )
 
-    def _lost_residual(self, X: np.ndarray, solves: Solves) -> float:
-        outcome = torch.from_numpy(solves.converged), torch.from_numpy(solves.residual)
-        return lost_residual(self._body, as_tensor(X), *outcome)
-
     def _settle(self, X: np.ndarray) -> list[str]:
-        shrinks = lost = 0
-        with without_solver_warnings():
-            solves = Solves.of(self._body, X)
-            while (
-                shrinks < _MOST_SHRINKS
-                and self._settled is not None
-                and self._lost_residual(X, solves) > self._settled
-            ):
-                lost = lost or int((~solves.converged).sum())
-                shrink(self._body, shrinks)
-                shrinks += 1
-                solves = Solves.of(self._body, X)
+        solves, shrinks, lost = bring_back(self._body, X, self._settled)
         amend_history(self.net_.history, self._body, shrinks)
         self.solver_history_ = solver_history(self.net_.history)
         self._record(solves)

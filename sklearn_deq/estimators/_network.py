@@ -50,6 +50,8 @@ _LEAST_DECAY = 1e-6
 _LARGEST_BATCH = 128
 # Stable for targets and data of unit size.
 _SGD_LR = 1.0
+# Of the largest number: what targets may reach, with room for predictions beyond.
+_HEADROOM = 1e-3
 # What a file holds in another form: rebuilt from the arrays in `_saved`.
 _LIVE = ("_body", "_generator", "net_")
 
@@ -196,10 +198,22 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
 
     def _targets(self, X: np.ndarray, y: Any, **options: Any) -> np.ndarray:
         """Encoded labels, or targets in the dtype of X."""
+        limit = _HEADROOM * float(np.finfo(X.dtype).max)
+        if self._numeric_targets and not np.abs(y).max() <= limit:
+            raise ValueError(
+                f"y is too large for {X.dtype.name}, which predictions come in: it "
+                f"reaches {np.abs(y).max():.1e}. Scale y, or use float64."
+            )
         targets = self._set_targets(y, **options)
-        if targets.dtype.kind == "f":
-            targets = targets.astype(X.dtype, copy=False)
-        return targets
+        if targets.dtype.kind != "f":
+            return targets
+        if not np.abs(targets).max() <= math.sqrt(limit):
+            raise ValueError(
+                "y is too far from the targets that training began with: it is up to "
+                f"{np.abs(targets).max():.1e} of their standard deviations away. Scale "
+                "y, or call fit anew."
+            )
+        return targets.astype(X.dtype, copy=False)
 
     def _check_rules(self, targets: np.ndarray) -> None:
         """Refuse, before any work, a held-out set that cannot be drawn."""

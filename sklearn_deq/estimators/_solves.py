@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from sklearn_deq.estimators._monitoring import solver_status
-from sklearn_deq.estimators._training import BLOCK, in_blocks
+from sklearn_deq.estimators._monitoring import lost_residual, shrink, solver_status
+from sklearn_deq.estimators._training import BLOCK, as_tensor, in_blocks
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn import EquilibriumLayer
+
+# Steps of A towards 0 that a trained layer may need: little is left of it then.
+_MOST_SHRINKS = 20
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,24 @@ class Solves:
         )
         return cls(features, n_iter, residual, converged, statuses)
 
+    def lost_residual(self, body: EquilibriumLayer, X: np.ndarray) -> float:
+        """Try the rows again that did not converge, see the function of this name.
+
+        Parameters
+        ----------
+        body : EquilibriumLayer
+            What was solved.
+        X : ndarray of shape (n, p)
+            The rows.
+
+        Returns
+        -------
+        float
+            The largest relative residual that is left.
+        """
+        outcome = torch.from_numpy(self.converged), torch.from_numpy(self.residual)
+        return lost_residual(body, as_tensor(X), *outcome)
+
     def complaint(self, body: EquilibriumLayer) -> str | None:
         """Say which rows did not converge; None if all did.
 
@@ -87,6 +109,42 @@ class Solves:
             f"{self.residual.max():.1e} after {body.solver_max_iter} iterations. Raise "
             "solver_max_iter or tol, or lower recurrent_variance."
         )
+
+
+def bring_back(
+    body: EquilibriumLayer, X: np.ndarray, settled: float | None
+) -> tuple[Solves, int, int]:
+    """Shrink A until every row has an equilibrium; it is not touched if all have.
+
+    Parameters
+    ----------
+    body : EquilibriumLayer
+        Changed in place.
+    X : ndarray of shape (n, p)
+        The rows.
+    settled : float or None
+        Largest `lost_residual` of a row that has one; None: A is not touched.
+
+    Returns
+    -------
+    solves : Solves
+        With the A there is now.
+    shrinks, lost : int
+        How often it was shrunk, and rows that did not converge before.
+    """
+    shrinks = lost = 0
+    with without_solver_warnings():
+        solves = Solves.of(body, X)
+        while (
+            shrinks < _MOST_SHRINKS
+            and settled is not None
+            and solves.lost_residual(body, X) > settled
+        ):
+            lost = lost or int((~solves.converged).sum())
+            shrink(body, shrinks)
+            shrinks += 1
+            solves = Solves.of(body, X)
+    return solves, shrinks, lost
 
 
 @contextmanager

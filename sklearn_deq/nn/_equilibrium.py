@@ -103,6 +103,10 @@ class EquilibriumLayer(WellPosed):
 
     Notes
     -----
+    A row of the states does not depend on the others but by rounding, which may let it
+    stop an evaluation earlier or later: in float32 those of different batches agree to
+    about ``tol``.
+
     Memory is that of a few states, whatever the number of iterations. States and
     gradients belong to residuals measured in the weights' own precision, whatever the
     iterations were made in; TF32 is used only if torch is told to. The implicit
@@ -345,8 +349,7 @@ class EquilibriumLayer(WellPosed):
         # Of the others that failed the best, as solvers have it.
         z = torch.where((failed & ~lost)[:, None], best, z)
         with torch.no_grad():
-            slope = self.activation.derivative(self._mix(z, u))
-            self._slopes = slope.square().mean(dim=0)
+            self._note_slopes(self._mix(z, u))
         return z
 
     def solve(

@@ -60,6 +60,22 @@ class WellPosed(nn.Module):
         critical = 1.0 / slope if slope > 0.0 else math.inf
         return SpectralGuard(self.recurrent_weight.detach(), critical)
 
+    @torch.no_grad()
+    def measure_slopes(self, x: torch.Tensor, z: torch.Tensor) -> None:
+        """Measure what `chi` is made of, where no gradients do.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, p)
+            Samples.
+        z : tensor of shape (n, m)
+            Their states.
+        """
+        self._note_slopes(self._mix(z, self.drive(x)))
+
+    def _note_slopes(self, pre: torch.Tensor) -> None:
+        self._slopes = self.activation.derivative(pre).square().mean(dim=0)
+
     @property
     def chi(self) -> float:
         """σ_a² E[φ'²], averaged over the last batch that gradients went through.
