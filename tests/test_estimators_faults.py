@@ -361,6 +361,19 @@ def test_targets_of_any_scale(iris, Network, scale, trainable):
     assert_allclose(found / scale, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"class_weight": {0: "a"}}, "class_weight must be finite"),
+        ({"device": "meta"}, "device='meta' computes nothing"),
+    ],
+)
+def test_parameters_that_are_of_no_use(iris, params, message):
+    X, y = iris
+    with pytest.raises(ValueError, match=message):
+        DEQClassifier(**SMALL, **params).fit(X, y)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_targets_that_predictions_cannot_reach(iris, dtype):
     X, y = iris

@@ -57,7 +57,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
     ) -> dict[str, Any]:
         return {
             "n_features": n_features,
-            "width": self.width,
+            "width": int(self.width),
             "activation": moments.activation,
             "recurrent_variance": self.recurrent_variance,
             "input_variance": self.input_variance,

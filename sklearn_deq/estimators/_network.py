@@ -243,7 +243,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         self._settings = self._body_settings(X.shape[1], moments, X.dtype)
         dtype = getattr(torch, X.dtype.name)
         self._body = self._build_body(dtype, device, self._generator)
-        self._n_features_out = self.width
+        self._n_features_out = int(self.width)
         self._settled: float | None = None
 
     def _body_settings(

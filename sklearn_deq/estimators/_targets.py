@@ -165,7 +165,9 @@ class NetworkClassifierMixin:
         by_code = self._class_weight_by_code()
         if isinstance(by_code, dict):
             values = np.array([by_code.get(c, 1.0) for c in np.unique(targets)])
-            if not (np.isfinite(values).all() and values.min() >= 0 < values.max()):
+            if values.dtype.kind not in "fiub" or not (
+                np.isfinite(values).all() and values.min() >= 0 < values.max()
+            ):
                 raise ValueError(
                     "class_weight must be finite, not negative, and positive for one "
                     f"of the classes in y at least, got {self.class_weight!r}."
