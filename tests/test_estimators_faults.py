@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -17,6 +18,7 @@ from sklearn_deq import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
+from sklearn_deq.estimators._solves import Solves
 from sklearn_deq.nn import BACKWARDS, SOLVERS
 from sklearn_deq.theory import ACTIVATIONS
 
@@ -100,9 +102,58 @@ def test_a_contraction_broken_by_a_callback(iris, activation, factor, updates):
     assert np.isfinite(model.transform(X)).all()
     assert model.score(X, y) > 0.5
     assert {item.category for item in caught} <= {ConvergenceWarning}
-    # Where samples were lost it is said, and kept in the history.
-    if sum(model.solver_history_["unconverged"]):
-        assert any("step of A towards 0" in str(item.message) for item in caught)
+    # Where A was shrunk it is said, and kept in the history.
+    shrunk = sum(model.solver_history_["shrinks"]) > 0
+    assert shrunk == any("of A towards 0" in str(item.message) for item in caught)
+    bound = model.solver_history_["spectral_bound"][-1]
+    assert bound == model.net_.module_.body.spectral_bound
+
+
+class ScaleAtTheEnd(Callback):
+    """Multiply A by a factor when training is over."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def on_train_end(self, net, **kwargs):
+        """Scale."""
+        with torch.no_grad():
+            net.module_.body.recurrent_weight.mul_(self.factor)
+
+
+def test_what_is_shrunk_after_training_is_said_and_recorded(iris):
+    X, y = iris
+    model = DEQClassifier(**SMALL, activation="tanh", callbacks=[ScaleAtTheEnd(-6.0)])
+    with pytest.warns(ConvergenceWarning, match="steps of A towards 0 brought it back"):
+        model.fit(X, y)
+    assert model.converged_
+    history = model.solver_history_
+    assert history["shrinks"][:-1] == [0, 0, 0]
+    assert history["shrinks"][-1] > 0
+    assert history["spectral_bound"][-1] == model.net_.module_.body.spectral_bound
+
+
+@pytest.mark.parametrize("max_iter", [18, 1000])
+def test_the_guard_does_not_depend_on_the_iterations_of_a_solve(max_iter):
+    """Rows that have an equilibrium and no time to reach it are not lost ones."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 10)), rng.integers(0, 5, 300)
+    model = DEQClassifier(
+        width=64,
+        recurrent_variance=0.6,
+        lr=1.0,
+        solver_max_iter=max_iter,
+        max_epochs=8,
+        random_state=0,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(X, y)
+    model.net_.module_.body.solver_max_iter = 2000
+    model.transform(X)
+    assert model.net_.module_.body.last_result.converged.all()
+    if not model.converged_:
+        assert any("did not converge" in str(item.message) for item in caught)
 
 
 def test_a_contraction_broken_is_left_alone_without_stability(iris):
@@ -154,6 +205,83 @@ def test_interrupted_in_the_first_epoch(iris, Network):
     assert len(model.loss_curve_) == 4
 
 
+class InterruptAt(Callback):
+    """Press Ctrl-C outside of the epochs."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def on_train_begin(self, net, **kwargs):
+        """Interrupt."""
+        if self.event == "begin":
+            raise KeyboardInterrupt
+
+    def on_train_end(self, net, **kwargs):
+        """Interrupt."""
+        if self.event == "end":
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("event", ["begin", "end", "finish"])
+def test_interrupted_outside_of_the_epochs(iris, event, monkeypatch):
+    X, y = iris
+    model = DEQClassifier(**SMALL, callbacks=[InterruptAt(event)])
+    if event == "finish":
+        _interrupt_solves(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt, match="the model is fitted"):
+        model.fit(X, y)
+    assert len(model.loss_curve_) == (0 if event == "begin" else 4)
+    assert model.n_iter_ == max(1, len(model.loss_curve_))
+    assert model.converged_
+    assert model.solver_n_iter_.shape == y.shape
+    assert len(model.solver_history_["n_iter"]) == len(model.loss_curve_)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def _interrupt_solves(monkeypatch, calls):
+    """Interrupt some passes over all rows: the first is before training."""
+    original, seen = Solves.of.__func__, []
+
+    def interrupted(cls, body, X):
+        seen.append(len(X))
+        if len(seen) in calls:
+            raise KeyboardInterrupt
+        return original(cls, body, X)
+
+    monkeypatch.setattr(Solves, "of", classmethod(interrupted))
+
+
+@pytest.mark.parametrize("calls", [{1}, {2, 3}])
+def test_interrupted_for_good_leaves_what_there_was(iris, calls, monkeypatch):
+    X, y = iris
+    model = DEQClassifier(**SMALL)
+    with monkeypatch.context() as patch:
+        _interrupt_solves(patch, calls)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, y)
+    assert not hasattr(model, "net_")
+    assert not hasattr(model, "converged_")
+    model.fit(X, y)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("Network", NETWORKS)
+def test_a_fit_that_fails_leaves_the_earlier_model(iris, Network, warm_start):
+    X, y = iris
+    model = Network(**SMALL, warm_start=warm_start).fit(X, y)
+    before, told = model.transform(X), dict(vars(model))
+    once_more = Network(**SMALL, warm_start=True).fit(X, y).partial_fit(X, y)
+    model.set_params(callbacks=[Poison(np.nan, range(100))])
+    for train in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match="diverged"):
+            train(X, y)
+    assert vars(model).keys() == told.keys()
+    assert_array_equal(model.transform(X), before)
+    # Nor has the failure left traces in what training goes on with.
+    model.set_params(callbacks=None).partial_fit(X, y)
+    assert_array_equal(model.transform(X), once_more.transform(X))
+
+
 def test_an_interrupted_readout_is_fitted(iris, monkeypatch):
     X, y = iris
     from sklearn_deq.linear import _logistic
@@ -190,6 +318,72 @@ def test_features_of_any_scale(iris, Network, scale, dtype, trainable):
         assert model.score(scale * X, y) > (0.8 if scale > 1 else -1e-6)
     for item in caught:
         assert "Lower lr, or scale X" in str(item.message)
+
+
+@pytest.mark.parametrize("Network", [DEQClassifier, ExplicitEquivalentClassifier])
+@pytest.mark.parametrize(
+    ("scale", "kind", "dtype"),
+    [
+        (1e300, np.float64, None),
+        (1e300, np.float64, "float32"),
+        (1e-200, np.float64, None),
+        (1e20, np.float32, None),
+        (1e-25, np.float32, None),
+        (1e-300, np.float64, "float32"),
+    ],
+)
+def test_normalized_rows_of_any_scale(iris, Network, scale, kind, dtype):
+    """What the advice for data that are too large comes to."""
+    X, y = iris
+    model = Network(**SMALL, normalize=True, dtype=dtype)
+    expected = clone(model).fit(X.astype(kind), y).predict_proba(X.astype(kind))
+    model.fit((X * scale).astype(kind), y)
+    found = model.predict_proba((X * scale).astype(kind))
+    assert_allclose(found, expected, atol=1e-4)
+
+
+def test_samples_too_large_for_the_dtype(iris):
+    X, y = iris
+    model = DEQClassifier(**SMALL, dtype="float32").fit(X, y)
+    for use in (model.predict, lambda X: model.fit(X, y)):
+        with pytest.raises(ValueError, match=r"X is too large for float32.*normalize"):
+            use(X * 1e39)
+
+
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+@pytest.mark.parametrize("Network", [DEQRegressor, ExplicitEquivalentRegressor])
+def test_targets_of_any_scale(iris, Network, scale, trainable):
+    X, y = iris
+    model = Network(**SMALL, trainable=trainable)
+    expected = clone(model).fit(X, y + 3.0).predict(X)
+    found = model.fit(X, (y + 3.0) * scale).predict(X)
+    assert_allclose(found / scale, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"class_weight": {0: "a"}}, "class_weight must be finite"),
+        ({"device": "meta"}, "device='meta' computes nothing"),
+    ],
+)
+def test_parameters_that_are_of_no_use(iris, params, message):
+    X, y = iris
+    with pytest.raises(ValueError, match=message):
+        DEQClassifier(**SMALL, **params).fit(X, y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_that_predictions_cannot_reach(iris, dtype):
+    X, y = iris
+    model = DEQRegressor(**SMALL, dtype=dtype)
+    largest = float(np.finfo(dtype).max)
+    with pytest.raises(ValueError, match=f"y is too large for {dtype}.*Scale y"):
+        model.fit(X, y * (largest / 4))
+    model.fit(X, y * 1e-8)
+    with pytest.raises(ValueError, match="y is too far from the targets"):
+        model.partial_fit(X, y * (largest / 1e5))
 
 
 @pytest.mark.slow
@@ -260,6 +454,7 @@ def _draw(seed):
         "backward": str(rng.choice(sorted(BACKWARDS))),
         "solver": str(rng.choice(["picard", *sorted(SOLVERS)])),
         "optimizer": str(rng.choice(["adam", "adamw", "sgd"])),
+        "solver_max_iter": int(rng.choice([1000, 1000, 200, 40, 18, 5])),
         "lr": log_uniform(1e-3, 3),
         "weight_decay": float(rng.choice([0.0, 0.0, 1e-4, 1e-2])),
         "max_epochs": int(rng.integers(1, 30)),
@@ -291,12 +486,17 @@ CLEAR = ("Unstable", "early_stopping", "Training diverged", "With trainable='rea
 @pytest.mark.parametrize("seed", range(200))
 def test_every_fit_ends_in_a_converged_model_or_a_clear_error(seed):
     model, X, y = _draw(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
         message = _error(model, X, y)
         if message is None:
-            assert model.converged_
-            assert np.isfinite(model.transform(X)).all()
+            # With too few iterations that is said, and more of them get there.
+            said = "".join(str(item.message) for item in caught)
+            assert model.converged_ or "Raise solver_max_iter" in said
+            model._body.solver_max_iter = 2000
+            Z = model.transform(X)
+            assert np.isfinite(Z).all()
+            assert model._body.last_result.residual.max() <= 1e-3
             assert np.isfinite(model.predict(X)).all()
         else:
             assert message.startswith(CLEAR)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -288,6 +289,123 @@ def test_result_is_one_step_further_than_its_residual():
     # A contraction by ‖J‖ < 0.9 in the limit of wide layers.
     assert (gap / result.z.norm(dim=1) < result.residual).all()
     assert (result.residual <= 1e-3).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("variance", [0.2, 0.9])
+def test_batches_agree_to_the_tolerance_in_float32(solver, variance):
+    """A row may stop one evaluation earlier: a residual of tol is then between them.
+
+    It is to a distance of tol/(1 − ρ) from the fixed point, ρ² < σ_a² for ReLU.
+    """
+    layer = _layer(
+        width=128,
+        solver=solver,
+        recurrent_variance=variance,
+        dtype=torch.float32,
+        tol=1e-5,
+    )
+    x = _inputs(64, dtype=torch.float32)
+    with torch.no_grad():
+        whole = layer(x)
+        for n in (1, 7):
+            parts = torch.cat([layer(part) for part in x.split(n)])
+            error = (parts - whole).norm(dim=1) / whole.norm(dim=1)
+            assert float(error.max()) < 1e-5 / (1 - np.sqrt(variance))
+
+
+@pytest.mark.parametrize(
+    ("solver", "factor"),
+    [("damped", -2.5), ("anderson", -100.0), ("broyden", -100.0)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_residuals_of_maps_that_do_not_contract(solver, factor, dtype):
+    """One more step would undo what such solvers are for."""
+    layer = EquilibriumLayer(
+        3,
+        8,
+        activation="identity",
+        solver=solver,
+        recurrent_variance=1.0,
+        tol=1e-5,
+        stability=None,
+        dtype=dtype,
+        generator=_generator(),
+    )
+    with torch.no_grad():
+        diagonal = torch.linspace(0.1, 1.0, 8, dtype=dtype)
+        layer.recurrent_weight.copy_(factor * np.sqrt(8) * diagonal.diag())
+        x = _inputs(50, dtype=dtype)
+        u, result = layer.drive(x), layer.solve(layer.drive(x))
+        assert result.converged.all()
+        gap = torch.linalg.vector_norm(layer.step(result.z, u) - result.z, dim=1)
+    # The gap of a state is known to the rounding of 100 times the state.
+    rounding = 100 * 16 * torch.finfo(dtype).eps
+    found = gap / result.z.norm(dim=1)
+    assert_allclose(found, result.residual, rtol=1e-3, atol=rounding)
+    assert (found <= 1e-5 + rounding).all()
+
+
+def test_unrolling_returns_the_best_state_of_rows_that_fail():
+    """Iterates whose residual falls at first, and rises for good afterwards."""
+    params = {"activation": "identity", "recurrent_variance": 1.0, "stability": None}
+    found = []
+    for backward in ("implicit", "unrolled"):
+        layer = _layer(
+            width=2, backward=backward, solver_max_iter=12, tol=1e-9, **params
+        )
+        with torch.no_grad():
+            layer.recurrent_weight.copy_(np.sqrt(2) * torch.tensor([1.5, 0.1]).diag())
+            layer.input_weight.copy_(torch.tensor([[1e-3, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+        with pytest.warns(SolverWarning):
+            z = layer(torch.ones(1, 3, dtype=torch.float64))
+        found.append(z.detach())
+        with pytest.warns(SolverWarning) if backward == "implicit" else nullcontext():
+            z.sum().backward()
+    assert layer.recurrent_weight.grad.abs().sum() > 0
+    assert_allclose(found[1], found[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("backward", ["implicit", "phantom", "one_step"])
+def test_backward_under_autocast(backward):
+    """As precise as without, also where it is called within the context."""
+    x, gradients = _inputs(dtype=torch.float32), []
+    for enabled in (False, True):
+        layer = _layer(width=40, dtype=torch.float32, tol=1e-6, backward=backward)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            layer(x).square().sum().backward()
+        gradients.append(layer.recurrent_weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_second_derivatives_under_autocast():
+    x, found = _inputs(dtype=torch.float32).requires_grad_(), []
+    for enabled in (False, True):
+        layer = _layer(width=40, dtype=torch.float32, tol=1e-6, activation="tanh")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            (first,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+        found += torch.autograd.grad(first.square().sum(), x)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_starts_of_another_shape_are_refused(rows):
+    layer = _layer()
+    with pytest.raises(ValueError, match=r"z0 must be of shape \(5, 8\), got"):
+        layer(_inputs(5), torch.zeros(rows, 8))
+
+
+def test_starts_that_are_not_finite_begin_anew():
+    layer, x = _layer(), _inputs()
+    start = torch.zeros(4, 8, dtype=torch.float64)
+    start[1, 2] = torch.nan
+    assert_allclose(layer(x, start).detach(), layer(x).detach(), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3), (4, 2)])
+def test_samples_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"x must be of shape \(n, 3\), got"):
+        _layer()(torch.zeros(shape))
 
 
 def test_autocast_does_not_lower_the_accuracy():

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn import EquilibriumLayer
-from sklearn_deq.nn._mixed import lower_pays
+from sklearn_deq.nn._mixed import full_sums, lower_pays
 from sklearn_deq.theory import ACTIVATIONS, equilibrium_moments
 
 WIDTH = 128
@@ -181,3 +181,11 @@ def test_mixed_on_gpu_equals_full_on_cpu():
     found, expected = _gradient(gpu, x.cuda()), _gradient(cpu, x)
     assert_allclose(found[0].cpu(), expected[0], atol=1e-5)
     assert_allclose(found[1].cpu(), expected[1], atol=1e-4)
+
+
+def test_sums_are_of_float32():
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction
+    with full_sums(torch.device("cuda")):
+        assert settings.allow_bf16_reduced_precision_reduction is False
+    assert settings.allow_bf16_reduced_precision_reduction == before

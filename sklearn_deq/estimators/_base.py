@@ -127,8 +127,18 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
 
     def _prepare_input(self, X: np.ndarray) -> np.ndarray:
         """Cast to the working dtype, and project on the sphere if asked."""
-        X = X.astype(self.dtype or X.dtype, copy=False)
-        return normalize_rows(X) if self.normalize else X
+        if self.normalize:
+            # First: what is too large for a dtype is not so on the sphere.
+            X = normalize_rows(X)
+        dtype = np.dtype(self.dtype or X.dtype)
+        if X.dtype.itemsize > dtype.itemsize:
+            largest = float(np.abs(X).max())
+            if largest > float(np.finfo(dtype).max):
+                raise ValueError(
+                    f"X is too large for {dtype.name}: it reaches {largest:.1e}. Scale "
+                    "X, or set normalize=True."
+                )
+        return X.astype(dtype, copy=False)
 
     def _solve_equilibrium(
         self, X: np.ndarray, sample_weight: np.ndarray | None = None

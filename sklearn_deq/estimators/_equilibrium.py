@@ -11,31 +11,29 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
 from sklearn_deq.estimators._monitoring import (
-    shrink,
+    amend_history,
     solver_history,
     summarise,
 )
 from sklearn_deq.estimators._network import NetworkEstimator
-from sklearn_deq.estimators._solves import Solves, without_solver_warnings
+from sklearn_deq.estimators._solves import (
+    Solves,
+    bring_back,
+    without_solver_warnings,
+)
 from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
     NetworkRegressorMixin,
 )
+from sklearn_deq.estimators._training import BLOCK, as_tensor
 from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
 from sklearn_deq.nn._equilibrium import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
 
 # Units of rounding below which a residual says nothing.
 _LEAST_TOL = 64.0
-# A row that does not converge is tried again with so many times the iterations, and at
-# least so many; of more rows than that the worst are. It counts as unstable if its
-# residual is then still above the last number.
-_PATIENT_FACTOR = 10
-_PATIENT_ITERATIONS = 2000
-_PATIENT_ROWS = 64
+# Residual of a row that has an equilibrium, where rounding keeps it from its tolerance.
 _SETTLED = 1e-3
-# Steps of A towards 0 that a trained layer may need: little is left of it then.
-_MOST_SHRINKS = 20
 
 
 class EquilibriumNetworkEstimator(NetworkEstimator):
@@ -49,6 +47,9 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         "stability": [StrOptions({s for s in STABILITIES if s is not None}), None],
         "backward": [StrOptions(set(BACKWARDS))],
     }
+    _followed = NetworkEstimator._followed.union(
+        ("solver", "tol", "solver_max_iter", "stability", "backward")
+    )
     _body_class = EquilibriumLayer
 
     def _body_settings(
@@ -56,13 +57,18 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
     ) -> dict[str, Any]:
         return {
             "n_features": n_features,
-            "width": self.width,
+            "width": int(self.width),
             "activation": moments.activation,
             "recurrent_variance": self.recurrent_variance,
             "input_variance": self.input_variance,
             "bias_variance": self.bias_variance,
             "offset": moments.offset,
             "trainable": self.trainable,
+            **self._solver_settings(dtype),
+        }
+
+    def _solver_settings(self, dtype: np.dtype) -> dict[str, Any]:
+        return {
             "solver": self.solver,
             "tol": max(self.tol, _LEAST_TOL * float(np.finfo(dtype).eps)),
             "solver_max_iter": self.solver_max_iter,
@@ -70,62 +76,68 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             "backward": self.backward,
         }
 
+    def _follow(self, X: np.ndarray) -> None:
+        before, settings = self._settings, self._solver_settings(X.dtype)
+        self._settings = {**before, **settings}
+        self._body.configure(**settings)
+        if before["stability"] != self.stability:
+            self._settled = self._check_start(X)
+
     def _frozen_features(self, X: np.ndarray) -> np.ndarray:
         """Features at the initial weights, which have to be stable."""
         solves = Solves.of(self._body, X)
         self._require_stable(X, solves)
         self._record(solves)
+        parts = (as_tensor(part[:BLOCK]) for part in (X, solves.features))
+        weight = self._body.recurrent_weight
+        self._body.measure_slopes(*(part.to(weight) for part in parts))
         summary = summarise(solves.statuses, self._body)
         # Of all rows alike, though the last block has fewer.
         summary["n_iter"] = float(solves.n_iter.mean())
         self.solver_history_ = {name: [value] for name, value in summary.items()}
         return solves.features
 
-    def _check_start(self, X: np.ndarray) -> bool:
+    def _check_start(self, X: np.ndarray) -> float | None:
         with without_solver_warnings():
             return self._require_stable(X, Solves.of(self._body, X))
 
-    def _require_stable(self, X: np.ndarray, solves: Solves) -> bool:
-        """Whether training can hold on to the equilibria, which are there now.
+    def _require_stable(self, X: np.ndarray, solves: Solves) -> float | None:
+        """Largest residual, if tried with patience, of a row that has an equilibrium.
 
-        Without `stability` it is not to; with too few iterations it cannot. That they
-        are not there at all is an error.
+        None if `stability` is. That a row has none to begin with is an error.
         """
-        failed = np.flatnonzero(~solves.converged)
-        if self.stability is None or not failed.size:
-            return self.stability is not None
-        worst = failed[np.argsort(-solves.residual[failed])][:_PATIENT_ROWS]
-        patience = max(_PATIENT_ITERATIONS, _PATIENT_FACTOR * self.solver_max_iter)
-        with without_solver_warnings():
-            again = Solves.of(self._body, X[worst], max_iter=patience)
-        # A tolerance below rounding is met by nobody; that is no instability.
-        if np.all(again.converged | (again.residual <= _SETTLED)):
-            return False
+        if self.stability is None:
+            return None
+        residual = solves.lost_residual(self._body, X)
+        if residual <= _SETTLED:
+            # A tolerance below rounding is met by nobody; that is no instability.
+            return _SETTLED if residual > 0.0 else 0.0
         raise ValueError(
-            "Unstable: at the initial weights the layer does not settle for "
-            f"{failed.size} of {len(X)} samples (relative residual "
-            f"{again.residual.max():.1e} after {patience} iterations), although an "
-            f"infinitely wide one does. With width={self.width} lower "
+            "Unstable: at the weights that training begins with the layer does not "
+            f"settle for {(~solves.converged).sum()} of {len(X)} samples (relative "
+            f"residual {residual:.1e} with patience), although an infinitely wide one "
+            f"does. With width={self.width} lower "
             f"recurrent_variance={self.recurrent_variance:.4g}, raise width, try "
             "another random_state, or set stability=None to go on nevertheless."
         )
 
-    def _settle(self, X: np.ndarray) -> None:
+    def _settle(self, X: np.ndarray) -> list[str]:
+        solves, shrinks, lost = bring_back(self._body, X, self._settled)
+        amend_history(self.net_.history, self._body, shrinks)
         self.solver_history_ = solver_history(self.net_.history)
-        for times in range(_MOST_SHRINKS if self._keep_stable else 0):
-            with without_solver_warnings():
-                solves = Solves.of(self._body, X)
-            if solves.converged.all():
-                break
-            shrink(self._body, times)
-        else:
-            # Said by the layer, if there is something to say.
-            solves = Solves.of(self._body, X)
         self._record(solves)
         if not np.isfinite(solves.features).all():
             raise ValueError(
                 "Training diverged: features are not finite. Lower lr, or scale X."
             )
+        said = [solves.complaint(self._body) or ""]
+        if shrinks:
+            said.append(
+                f"The last updates lost the equilibrium of {lost} of {len(X)} training "
+                f"samples: {shrinks} steps of A towards 0 brought it back. Lower lr or "
+                "recurrent_variance."
+            )
+        return said
 
     def _record(self, solves: Solves) -> None:
         self.solver_n_iter_ = solves.n_iter
@@ -175,16 +187,19 @@ class DEQClassifier(
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
-        to the loss instead. Where an equilibrium is lost all the same, a step of A
-        towards 0 takes the place of the update, and this is said. None leaves A free.
+        to the loss instead. Where an equilibrium is lost all the same, however many
+        iterations a solve is given, a step of A towards 0 takes the place of the
+        update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
-    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
-        Of the mini-batch training.
+    optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
+        Of the mini-batch training: a name, a torch optimizer class, or a function of
+        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
     lr : float or "auto", default="auto"
-        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.1, with
-        SGD 1.0. The weights have unit variance, hence the large values.
+        Its learning rate at the start; annealed to 0 along a cosine, unless one of the
+        callbacks is an LRScheduler. "auto": 0.1, with SGD 1.0. The weights have unit
+        variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -199,7 +214,8 @@ class DEQClassifier(
     class_weight : dict or "balanced", default=None
         Weights of the classes in the loss; None where y has several labels.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the last one.
+        Whether `fit` goes on from the weights of the last one. Settings of solver,
+        stability and training may change then; what the network is may not.
     callbacks : list, default=None
         skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
@@ -231,7 +247,8 @@ class DEQClassifier(
     solver_history_ : dict of str to list of float
         How the solves of every epoch fared: "n_iter" (per sample, mean of the updates),
         "residual" (largest), "unconverged" (rows), "backward_residual" (largest, of the
-        adjoint), "chi" and "spectral_bound" (at its end); one entry if solved once.
+        adjoint), "chi" and "spectral_bound" (at its end), "shrinks" (steps of A towards
+        0, those after the last update included); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
@@ -293,7 +310,7 @@ class DEQClassifier(
         solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
-        optimizer: str | type = "adam",
+        optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,
@@ -396,16 +413,19 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
-        to the loss instead. Where an equilibrium is lost all the same, a step of A
-        towards 0 takes the place of the update, and this is said. None leaves A free.
+        to the loss instead. Where an equilibrium is lost all the same, however many
+        iterations a solve is given, a step of A towards 0 takes the place of the
+        update, and this is said. None leaves A free.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
-    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
-        Of the mini-batch training.
+    optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
+        Of the mini-batch training: a name, a torch optimizer class, or a function of
+        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
     lr : float or "auto", default="auto"
-        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.03, with
-        SGD 1.0. The weights have unit variance, hence the large values.
+        Its learning rate at the start; annealed to 0 along a cosine, unless one of the
+        callbacks is an LRScheduler. "auto": 0.03, with SGD 1.0. The weights have unit
+        variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -418,7 +438,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     validation_fraction : float, default=0.1
         Share of the rows held out by early stopping.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the last one.
+        Whether `fit` goes on from the weights of the last one. Settings of solver,
+        stability and training may change then; what the network is may not.
     callbacks : list, default=None
         skorch callbacks; they are copied, and a saved model forgets their states.
     device : str, default="cpu"
@@ -448,7 +469,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     solver_history_ : dict of str to list of float
         How the solves of every epoch fared: "n_iter" (per sample, mean of the updates),
         "residual" (largest), "unconverged" (rows), "backward_residual" (largest, of the
-        adjoint), "chi" and "spectral_bound" (at its end); one entry if solved once.
+        adjoint), "chi" and "spectral_bound" (at its end), "shrinks" (steps of A towards
+        0, those after the last update included); one entry if solved once.
     n_iter_ : int
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
@@ -505,7 +527,7 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
-        optimizer: str | type = "adam",
+        optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,18 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 from tqdm import tqdm
 
+from sklearn_deq.exceptions import SolverWarning
+
 # Epochs without improvement of the validation loss that end an early-stopped fit.
 PATIENCE = 10
 # By this factor A is shrunk when training has taken the equilibrium away, and by its
 # square, fourth power, … when it has to be again at once.
 _SHRINK = 0.9
 _LARGEST_SHRINK = 0.1
+# A row that does not converge is tried again with at least so many iterations; of more
+# rows than that the worst are.
+PATIENCE_OF_SOLVES = 2000
+_PATIENT_ROWS = 64
 # A relative residual of the adjoint that makes a gradient doubtful.
 _DOUBTFUL = 1e-2
 # Before the names of the solver's columns in the history of a net.
@@ -35,9 +42,10 @@ _SUMMARIES: dict[str, Callable[[list[float]], float]] = {
     "unconverged": sum,
     "backward_residual": max,
 }
-# And what it has of the weights at the end of the epoch.
+# What it has of the weights at the end of the epoch, and how often A was shrunk in it.
 _MEASURES = ("chi", "spectral_bound")
-SOLVER_COLUMNS = (*_SUMMARIES, *_MEASURES)
+_SHRINKS = "shrinks"
+SOLVER_COLUMNS = (*_SUMMARIES, *_MEASURES, _SHRINKS)
 
 
 def solver_status(body: nn.Module) -> dict[str, float]:
@@ -92,7 +100,48 @@ def summarise(statuses: list[dict[str, float]], body: Any) -> dict[str, float]:
         name: float(summary([status[name] for status in statuses]))
         for name, summary in _SUMMARIES.items()
     }
-    return found | {name: float(getattr(body, name)) for name in _MEASURES}
+    return found | _measures(body) | {_SHRINKS: 0.0}
+
+
+def _measures(body: Any) -> dict[str, float]:
+    return {name: float(getattr(body, name)) for name in _MEASURES}
+
+
+def lost_residual(
+    body: Any, X: torch.Tensor, converged: torch.Tensor, residual: torch.Tensor
+) -> float:
+    """Try the rows again that did not converge, with patience.
+
+    Whether an equilibrium is lost must not depend on how many iterations the user
+    grants a solve.
+
+    Parameters
+    ----------
+    body : nn.Module
+        An `EquilibriumLayer`.
+    X : tensor of shape (n, p)
+        Rows that have been solved for.
+    converged, residual : tensors of shape (n,)
+        How it went.
+
+    Returns
+    -------
+    float
+        The largest relative residual that is left; 0.0 if all converge.
+    """
+    failed = torch.nonzero(~converged)[:, 0]
+    if not len(failed):
+        return 0.0
+    worst = failed[residual[failed].argsort(descending=True)[:_PATIENT_ROWS]]
+    limit, result = body.solver_max_iter, body.last_result
+    body.solver_max_iter = max(limit, PATIENCE_OF_SOLVES)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SolverWarning)
+            again = body.solve(body.drive(X[worst].to(body.recurrent_weight)))
+    finally:
+        body.solver_max_iter, body.last_result = limit, result
+    return float(again.residual.masked_fill(again.converged, 0.0).max())
 
 
 def shrink(body: Any, times: int) -> None:
@@ -113,30 +162,38 @@ def shrink(body: Any, times: int) -> None:
 class Annealing(Callback):
     """Anneal the learning rate to 0 along a cosine, once over every call of `train`.
 
+    A rate that was set by others is left to them.
+
     Parameters
     ----------
     lr : float
         Rate at the start.
+    scheduled : bool, default=False
+        Whether another callback sets the rate, from the first update on.
     """
 
-    def __init__(self, lr: float) -> None:
-        self.lr = lr
+    def __init__(self, lr: float, scheduled: bool = False) -> None:
+        self.lr, self.scheduled = lr, scheduled
         self.steps_ = 0
         self.step_ = 0
+        self.rate_: float | None = None
 
     def start(self, steps: int) -> None:
         """Begin anew, to end after so many steps; 0 keeps the rate as it is."""
-        self.steps_, self.step_ = steps, 0
+        self.steps_, self.step_, self.rate_ = steps, 0, None
 
     def on_batch_begin(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
         """Set the rate of the update."""
-        if not training:
+        groups = net.optimizer_.param_groups
+        found = {group["lr"] for group in groups}
+        self.scheduled |= self.rate_ is not None and found != {self.rate_}
+        if not training or self.scheduled:
             return
-        rate = self.lr
+        self.rate_ = self.lr
         if self.steps_:
-            rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
-        for group in net.optimizer_.param_groups:
-            group["lr"] = rate
+            self.rate_ *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
+        for group in groups:
+            group["lr"] = self.rate_
         self.step_ += 1
 
 
@@ -205,14 +262,33 @@ def solver_history(history: Any) -> dict[str, list[float]]:
     return {name: [row[_PREFIX + name] for row in rows] for name in SOLVER_COLUMNS}
 
 
+def amend_history(history: Any, body: Any, shrinks: int) -> None:
+    """Bring the last epoch's record up to the weights that training ended with.
+
+    Parameters
+    ----------
+    history : skorch.history.History
+        Of a net with a `SolverRecord`.
+    body : nn.Module
+        An `EquilibriumLayer`.
+    shrinks : int
+        How often A was shrunk after the last update.
+    """
+    if solver_history(history)["n_iter"] and _PREFIX + "n_iter" in history[-1]:
+        for name, value in _measures(body).items():
+            history.record(_PREFIX + name, value)
+        history.record(_PREFIX + _SHRINKS, history[-1, _PREFIX + _SHRINKS] + shrinks)
+
+
 class UpdateGuard(Callback):
     """Withhold updates whose gradients mean nothing, and count them.
 
     Parameters
     ----------
-    keep_stable : bool
-        Whether an update is withheld where the equilibrium of a row was not reached,
-        and A shrunk in its place, until training is back where it is.
+    settled : float or None
+        Largest `lost_residual` with which a row has an equilibrium. An update is
+        withheld where one has none, and A shrunk in its place, until training is back
+        where it is. None: no equilibria are held on to.
 
     Attributes
     ----------
@@ -221,22 +297,44 @@ class UpdateGuard(Callback):
     not_finite_ : int
         Of these, withheld since they were not finite.
     lost_ : int
-        Of these, with a row whose equilibrium was not reached.
+        Of these, with a row that has no equilibrium.
+    unreached_ : int
+        Of these, others with a row whose equilibrium was not reached.
     doubtful_ : int
         Of these, with a row whose adjoint has a relative residual above 1e-2.
     lost_at_once_ : int
         How many of the last ones were lost, without one between them that was not.
     """
 
-    def __init__(self, keep_stable: bool) -> None:
-        self.keep_stable = keep_stable
-        self.steps_ = self.not_finite_ = self.lost_ = self.doubtful_ = 0
-        self.lost_at_once_ = 0
+    def __init__(self, settled: float | None) -> None:
+        self.settled = settled
+        self._count_from_zero()
+
+    def _count_from_zero(self) -> None:
+        self.steps_ = self.not_finite_ = self.doubtful_ = 0
+        self.lost_ = self.unreached_ = self.lost_at_once_ = 0
+        self._lost_before_epoch = 0
+        self._rows: torch.Tensor | None = None
 
     def on_train_begin(self, net: NeuralNet, **_: Any) -> None:
         """Count from zero."""
-        self.steps_ = self.not_finite_ = self.lost_ = self.doubtful_ = 0
-        self.lost_at_once_ = 0
+        self._count_from_zero()
+
+    def on_epoch_begin(self, net: NeuralNet, **_: Any) -> None:
+        """Note how many were lost before."""
+        self._lost_before_epoch = self.lost_
+
+    def on_epoch_end(self, net: NeuralNet, **_: Any) -> None:
+        """Record how often A was shrunk, after `SolverRecord` has written its row."""
+        if _PREFIX + _SHRINKS in net.history[-1]:
+            shrinks = float(self.lost_ - self._lost_before_epoch)
+            net.history.record(_PREFIX + _SHRINKS, shrinks)
+
+    def on_batch_begin(
+        self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
+    ) -> None:
+        """Note the rows, which a loss must be told from a lack of iterations for."""
+        self._rows = batch[0] if training else None
 
     def on_grad_computed(
         self, net: NeuralNet, named_parameters: Any, training: bool = False, **_: Any
@@ -245,19 +343,31 @@ class UpdateGuard(Callback):
         parameters = [p for p in net.module_.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
         finite = bool(torch.isfinite(norm))
-        status = solver_status(net.module_.body)
-        lost = status.get("unconverged", 0) > 0
+        body = net.module_.body
+        status = solver_status(body)
+        unreached = status.get("unconverged", 0) > 0
+        lost = unreached and self._is_lost(body)
         self.steps_ += 1
         self.not_finite_ += not finite
         self.lost_ += lost
+        self.unreached_ += unreached and not lost
         self.doubtful_ += status.get("backward_residual", 0.0) > _DOUBTFUL
-        if lost and self.keep_stable:
-            shrink(net.module_.body, self.lost_at_once_)
+        if lost:
+            shrink(body, self.lost_at_once_)
         self.lost_at_once_ = self.lost_at_once_ + 1 if lost else 0
-        if not finite or (lost and self.keep_stable):
+        if not finite or lost:
             # An optimizer leaves alone what has no gradient.
             for parameter in parameters:
                 parameter.grad = None
+
+    def _is_lost(self, body: Any) -> bool:
+        if self.settled is None or self._rows is None:
+            return False
+        result = body.last_result
+        rows = self._rows.to(result.residual.device)
+        return lost_residual(body, rows, result.converged, result.residual) > (
+            self.settled
+        )
 
     def report(self) -> str | None:
         """Say what was withheld; None if nothing was.
@@ -267,18 +377,14 @@ class UpdateGuard(Callback):
         str or None
             One sentence, with advice.
         """
-        parts = []
-        if self.not_finite_:
-            parts.append(f"the gradients of {self.not_finite_} were not finite")
-        if self.lost_ and self.keep_stable:
-            parts.append(
-                f"{self.lost_} were replaced by a step of A towards 0, since the "
-                "equilibrium of a sample was not reached"
-            )
-        elif self.lost_:
-            parts.append(f"{self.lost_} saw a sample whose equilibrium was not reached")
-        if self.doubtful_:
-            parts.append(f"{self.doubtful_} saw an adjoint that did not converge")
+        counts = {
+            "the gradients of {} were not finite": self.not_finite_,
+            "{} were replaced by a step of A towards 0, since the equilibrium of a "
+            "sample was lost": self.lost_,
+            "{} saw a sample whose equilibrium was not reached": self.unreached_,
+            "{} saw an adjoint that did not converge": self.doubtful_,
+        }
+        parts = [what.format(count) for what, count in counts.items() if count]
         if not parts:
             return None
         return (

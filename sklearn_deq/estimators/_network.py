@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ _LEAST_DECAY = 1e-6
 _LARGEST_BATCH = 128
 # Stable for targets and data of unit size.
 _SGD_LR = 1.0
+# Of the largest number: what targets may reach, with room for predictions beyond.
+_HEADROOM = 1e-3
 # What a file holds in another form: rebuilt from the arrays in `_saved`.
 _LIVE = ("_body", "_generator", "net_")
 
@@ -79,61 +82,106 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+    # What a training that goes on follows; the rest is what the network is.
+    _followed: ClassVar[frozenset[str]] = frozenset(
+        {"optimizer", "lr", "weight_decay", "max_epochs", "batch_size", "callbacks"}
+        | {"early_stopping", "validation_fraction", "class_weight", "warm_start"}
+        | {"device", "random_state", "verbose"}
+    )
     _body_class: ClassVar[type[nn.Module]]
     # What lr="auto" is with Adam, and with other optimizers but SGD.
     _adam_lr: ClassVar[float]
     _body: Any
     _plan: TrainingPlan
+    _generator: torch.Generator
     net_: InterruptibleNet
     loss_curve_: list[float]
 
     def _fit(self, X: Any, y: Any) -> NetworkEstimator:
         """Validate, solve the theory, and train the readout or everything."""
-        device = resolve_device(self.device)
-        check_training_tools(self.optimizer, self.callbacks)
-        going_on = (
-            self.warm_start and self.trainable != "readout" and hasattr(self, "net_")
-        )
-        X, y = self._validate(X, y, reset=not going_on)
-        targets = self._targets(X, y, going_on=going_on)
-        self._check_rules(targets)
-        if not going_on:
-            self._start(X, self._solve_equilibrium(X), device)
-        if self.trainable == "readout":
-            self._fit_readout(X, targets)
-        else:
-            rows, validation = self._split(X, targets)
-            with self._nothing_left_by_errors():
+        device = self._check_tools(held_out=self.early_stopping)
+        trains = self.trainable != "readout"
+        going_on = self.warm_start and trains and hasattr(self, "net_")
+        with self._all_or_nothing():
+            X, targets = self._begin(X, y, device, going_on=going_on)
+            if trains:
+                rows, held_out = self._split(X, targets)
                 self._train(
                     X[rows],
                     targets[rows],
                     device,
                     self.max_epochs,
-                    validation=validation,
+                    going_on=going_on,
+                    validation=held_out,
                 )
-                self._finish(X, targets)
-        return self
+                interrupted = self._finish_in_any_case(X, targets)
+            else:
+                interrupted = self._fit_readout(X, targets)
+        return self._return(interrupted)
 
     def _partial_fit(self, X: Any, y: Any, classes: Any = None) -> NetworkEstimator:
         """Validate, and train for an epoch."""
-        device = resolve_device(self.device)
-        check_training_tools(self.optimizer, self.callbacks)
+        device = self._check_tools(held_out=False)
         if self.early_stopping:
             raise ValueError(
                 "partial_fit sees one batch at a time and cannot hold out samples: set "
                 "early_stopping=False."
             )
-        first = not hasattr(self, "net_")
-        X, y = self._validate(X, y, reset=first)
-        targets = self._targets(X, y, going_on=not first, classes=classes)
-        self._check_rules(targets)
-        if first:
-            self._start(X, self._solve_equilibrium(X), device)
-        with self._nothing_left_by_errors():
+        going_on = hasattr(self, "net_")
+        with self._all_or_nothing():
+            X, targets = self._begin(X, y, device, going_on=going_on, classes=classes)
             # Nobody knows how many calls will come, so the rate stays as it is.
-            self._train(X, targets, device, 1, anneal=False)
-            self._finish(X, targets)
+            self._train(X, targets, device, 1, going_on=going_on, anneal=False)
+            interrupted = self._finish_in_any_case(X, targets)
+        return self._return(interrupted)
+
+    def _return(self, interrupted: bool) -> NetworkEstimator:
+        if interrupted:
+            raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
         return self
+
+    def _check_tools(self, *, held_out: bool) -> torch.device:
+        """Refuse a device, an optimizer or callbacks that are of no use."""
+        device = resolve_device(self.device)
+        if device.type == "meta":
+            raise ValueError("device='meta' computes nothing: give 'cpu' or a GPU.")
+        if self.trainable != "readout":
+            check_training_tools(
+                self.optimizer, self.weight_decay, self.callbacks, held_out=held_out
+            )
+        return device
+
+    def _begin(
+        self, X: Any, y: Any, device: torch.device, *, going_on: bool, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Validate; draw the weights, or go on with those that there are."""
+        if going_on:
+            self._refuse_another_structure()
+        X, y = self._validate(X, y, reset=not going_on)
+        targets = self._targets(X, y, going_on=going_on, **options)
+        self._check_rules(targets)
+        if going_on:
+            # Of its own, lest a failure leave the earlier model with another.
+            self._generator = restore_generator(self._generator.get_state().numpy())
+        else:
+            self._start(X, self._solve_equilibrium(X), device)
+        return X, targets
+
+    def _structure(self) -> dict[str, Any]:
+        parameters = self.get_params(deep=False)
+        return {k: v for k, v in parameters.items() if k not in self._followed}
+
+    def _refuse_another_structure(self) -> None:
+        """Refuse to go on with parameters that the network was not made with."""
+        for name, value in self._structure().items():
+            known = self._made_with[name]
+            if value is not known and not value == known:
+                raise ValueError(
+                    f"{name} was {known!r} when the network was made, and is {value!r} "
+                    "now, which training cannot go on with: set it back, or call fit "
+                    "with warm_start=False. Parameters that may change are "
+                    f"{sorted(self._followed)}."
+                )
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(
@@ -150,10 +198,22 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
 
     def _targets(self, X: np.ndarray, y: Any, **options: Any) -> np.ndarray:
         """Encoded labels, or targets in the dtype of X."""
+        limit = _HEADROOM * float(np.finfo(X.dtype).max)
+        if self._numeric_targets and not np.abs(y).max() <= limit:
+            raise ValueError(
+                f"y is too large for {X.dtype.name}, which predictions come in: it "
+                f"reaches {np.abs(y).max():.1e}. Scale y, or use float64."
+            )
         targets = self._set_targets(y, **options)
-        if targets.dtype.kind == "f":
-            targets = targets.astype(X.dtype, copy=False)
-        return targets
+        if targets.dtype.kind != "f":
+            return targets
+        if not np.abs(targets).max() <= math.sqrt(limit):
+            raise ValueError(
+                "y is too far from the targets that training began with: it is up to "
+                f"{np.abs(targets).max():.1e} of their standard deviations away. Scale "
+                "y, or call fit anew."
+            )
+        return targets.astype(X.dtype, copy=False)
 
     def _check_rules(self, targets: np.ndarray) -> None:
         """Refuse, before any work, a held-out set that cannot be drawn."""
@@ -179,11 +239,12 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self.__dict__.pop(outdated, None)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._generator = torch.Generator().manual_seed(int(seed))
+        self._made_with = self._structure()
         self._settings = self._body_settings(X.shape[1], moments, X.dtype)
         dtype = getattr(torch, X.dtype.name)
         self._body = self._build_body(dtype, device, self._generator)
-        self._n_features_out = self.width
-        self._keep_stable = False
+        self._n_features_out = int(self.width)
+        self._settled: float | None = None
 
     def _body_settings(
         self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
@@ -205,31 +266,28 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         device: torch.device,
         epochs: int,
         *,
+        going_on: bool,
         validation: Dataset | None = None,
         anneal: bool = True,
     ) -> None:
-        """Train a net anew, or go on with the one that there is."""
-        going_on = hasattr(self, "net_")
-        if not going_on:
-            self._keep_stable = self._check_start(X)
-        self._weigh(targets)
-        criterion = self._criterion(self._torch_dtype())
-        plan, generator = self._make_plan(X.shape[0], device), self._generator
+        """Train a net anew, or go on with a copy of the one that there is."""
         if going_on:
-            # Built anew, so that it follows the parameters as they are now.
-            earlier = self.net_
-            same_callbacks = plan.callbacks is self._plan.callbacks
-            self.net_ = make_net(
-                earlier.module_,
-                criterion,
-                plan,
-                generator,
-                progress=training_progress(earlier),
-                own_callbacks=earlier.own_callbacks if same_callbacks else None,
-            )
+            module = copy.deepcopy(self.net_.module_)
+            self._body = module.body
+            self._follow(X)
         else:
+            self._settled = self._check_start(X)
             module = self._module(self._n_outputs())
-            self.net_ = make_net(module, criterion, plan, generator)
+        self._weigh(targets)
+        plan = self._make_plan(X.shape[0], device)
+        earlier: dict[str, Any] = {}
+        if going_on:
+            earlier["progress"] = copy.deepcopy(training_progress(self.net_))
+            if plan.callbacks is self._plan.callbacks:
+                earlier["own_callbacks"] = self.net_.own_callbacks
+        criterion = self._criterion(self._torch_dtype())
+        # Built anew, so that it follows the parameters as they are now.
+        self.net_ = make_net(module, criterion, plan, self._generator, **earlier)
         self._plan = plan
         # Moved to another device it is another module.
         self._body = self.net_.module_.body
@@ -254,7 +312,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             batch_size = min(_LARGEST_BATCH, n_samples)
         lr = self.lr
         if lr == "auto":
-            is_sgd = self.optimizer in ("sgd", OPTIMIZERS["sgd"])
+            # Of a partial one what it makes.
+            kind = getattr(self.optimizer, "func", self.optimizer)
+            is_sgd = kind in ("sgd", OPTIMIZERS["sgd"])
             lr = _SGD_LR if is_sgd else self._adam_lr
         return TrainingPlan(
             optimizer=self.optimizer,
@@ -263,7 +323,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             batch_size=batch_size,
             callbacks=self.callbacks,
             device=str(device),
-            keep_stable=self._keep_stable,
+            settled=self._settled,
             verbose=int(self.verbose),
         )
 
@@ -279,50 +339,71 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         )
         return fit_rows, Dataset(as_tensor(X[held]), as_tensor(targets[held]))
 
-    def _fit_readout(self, X: np.ndarray, targets: np.ndarray) -> None:
-        """Solve for the equilibria once, and for the readout as a convex problem."""
+    def _fit_readout(self, X: np.ndarray, targets: np.ndarray) -> bool:
+        """Solve for the equilibria once, and for the readout as a convex problem.
+
+        Returns whether it was interrupted.
+        """
         with self._solver_warnings_as_sklearn():
             features = self._frozen_features(X)
         decay = max(self.weight_decay, _LEAST_DECAY)
         self.readout_, interrupted = self._convex_readout(features, targets, decay)
         self.n_iter_, self.loss_curve_ = self.readout_.n_iter_, []
-        if interrupted:
-            raise KeyboardInterrupt("The readout was interrupted; the model is fitted.")
+        return interrupted
+
+    def _finish_in_any_case(self, X: np.ndarray, targets: np.ndarray) -> bool:
+        """Finish, and again if interrupted; returns whether something was.
+
+        A second interruption ends in what there was before.
+        """
+        try:
+            self._finish(X, targets)
+        except KeyboardInterrupt:
+            self._finish(X, targets)
+            return True
+        return self.net_.interrupted
 
     def _finish(self, X: np.ndarray, targets: np.ndarray) -> None:
         """Record the outcome of a training by mini-batches, and judge it."""
         self.loss_curve_ = loss_curve(self.net_)
         self.n_iter_ = max(1, len(self.loss_curve_))
-        messages = [check_outcome(self.net_, self._start_loss(targets))]
-        with self._solver_warnings_as_sklearn():
-            self._settle(X)
-        if getattr(self, "converged_", True):
-            # Else the same has been said of the final weights.
-            messages.append(self.net_.callback("guard").report())
-        for message in filter(None, messages):
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
-        if self.net_.interrupted:
-            raise KeyboardInterrupt("Training was interrupted; the model is fitted.")
+        messages = [
+            check_outcome(self.net_, self._start_loss(targets)),
+            self.net_.callback("guard").report(),
+            *self._settle(X),
+        ]
+        said = " ".join(filter(None, messages))
+        if said:
+            warnings.warn(said, ConvergenceWarning, stacklevel=5)
 
     @contextmanager
-    def _nothing_left_by_errors(self) -> Iterator[None]:
-        """Leave no net behind that was half trained, or trained to no use."""
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave all as it was by an error: nothing half trained, no model lost."""
+        before = dict(vars(self))
         try:
             yield
-        except Exception:
-            self.__dict__.pop("net_", None)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
             raise
 
-    def _check_start(self, X: np.ndarray) -> bool:
-        """Whether training is to hold on to the equilibria that the body starts with.
+    def _follow(self, X: np.ndarray) -> None:
+        """Bring the body of a training that goes on up to the parameters."""
+
+    def _check_start(self, X: np.ndarray) -> float | None:
+        """What `UpdateGuard` is to hold on to the body's equilibria by.
 
         Bodies without equilibria have none to hold on to. Others refuse to start
         without.
         """
-        return False
+        return None
 
-    def _settle(self, X: np.ndarray) -> None:
-        """Leave a trained body well-posed on the training rows; record its solves."""
+    def _settle(self, X: np.ndarray) -> list[str]:
+        """Leave a trained body well-posed on the training rows; record its solves.
+
+        Returns what there is to say of it.
+        """
+        return []
 
     def _frozen_features(self, X: np.ndarray) -> np.ndarray:
         """Features of the training rows of a body that is not trained."""

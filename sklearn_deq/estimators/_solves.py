@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from sklearn_deq.estimators._monitoring import solver_status
-from sklearn_deq.estimators._training import BLOCK, in_blocks
+from sklearn_deq.estimators._monitoring import lost_residual, shrink, solver_status
+from sklearn_deq.estimators._training import BLOCK, as_tensor, in_blocks
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn import EquilibriumLayer
+
+# Steps of A towards 0 that a trained layer may need: little is left of it then.
+_MOST_SHRINKS = 20
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,7 @@ class Solves:
     statuses: list[dict[str, float]]
 
     @classmethod
-    def of(
-        cls, body: EquilibriumLayer, X: np.ndarray, max_iter: int | None = None
-    ) -> Solves:
+    def of(cls, body: EquilibriumLayer, X: np.ndarray) -> Solves:
         """Solve for the equilibria of some rows, in blocks.
 
         Parameters
@@ -48,31 +50,101 @@ class Solves:
             What to solve.
         X : ndarray of shape (n, p)
             The rows.
-        max_iter : int, default=None
-            Iterations at most; None: as many as the body is set to.
 
         Returns
         -------
         Solves
             All of them.
         """
-        limit = body.solver_max_iter
         blocks: list[tuple[np.ndarray, ...]] = []
         statuses = []
-        try:
-            body.solver_max_iter = max_iter or limit
-            for start in range(0, len(X), BLOCK):
-                features = in_blocks(body, X[start : start + BLOCK])
-                result: Any = body.last_result
-                parts = (result.n_iter, result.residual, result.converged)
-                blocks.append((features, *(part.cpu().numpy() for part in parts)))
-                statuses.append(solver_status(body))
-        finally:
-            body.solver_max_iter = limit
+        for start in range(0, len(X), BLOCK):
+            features = in_blocks(body, X[start : start + BLOCK])
+            result: Any = body.last_result
+            parts = (result.n_iter, result.residual, result.converged)
+            blocks.append((features, *(part.cpu().numpy() for part in parts)))
+            statuses.append(solver_status(body))
         features, n_iter, residual, converged = map(
             np.concatenate, zip(*blocks, strict=True)
         )
         return cls(features, n_iter, residual, converged, statuses)
+
+    def lost_residual(self, body: EquilibriumLayer, X: np.ndarray) -> float:
+        """Try the rows again that did not converge, see the function of this name.
+
+        Parameters
+        ----------
+        body : EquilibriumLayer
+            What was solved.
+        X : ndarray of shape (n, p)
+            The rows.
+
+        Returns
+        -------
+        float
+            The largest relative residual that is left.
+        """
+        outcome = torch.from_numpy(self.converged), torch.from_numpy(self.residual)
+        return lost_residual(body, as_tensor(X), *outcome)
+
+    def complaint(self, body: EquilibriumLayer) -> str | None:
+        """Say which rows did not converge; None if all did.
+
+        Parameters
+        ----------
+        body : EquilibriumLayer
+            What was solved.
+
+        Returns
+        -------
+        str or None
+            One sentence, with advice.
+        """
+        failed = int((~self.converged).sum())
+        if not failed:
+            return None
+        return (
+            f"With the final weights the equilibrium of {failed} of {len(self.n_iter)} "
+            "training samples did not converge: largest relative residual "
+            f"{self.residual.max():.1e} after {body.solver_max_iter} iterations. Raise "
+            "solver_max_iter or tol, or lower recurrent_variance."
+        )
+
+
+def bring_back(
+    body: EquilibriumLayer, X: np.ndarray, settled: float | None
+) -> tuple[Solves, int, int]:
+    """Shrink A until every row has an equilibrium; it is not touched if all have.
+
+    Parameters
+    ----------
+    body : EquilibriumLayer
+        Changed in place.
+    X : ndarray of shape (n, p)
+        The rows.
+    settled : float or None
+        Largest `lost_residual` of a row that has one; None: A is not touched.
+
+    Returns
+    -------
+    solves : Solves
+        With the A there is now.
+    shrinks, lost : int
+        How often it was shrunk, and rows that did not converge before.
+    """
+    shrinks = lost = 0
+    with without_solver_warnings():
+        solves = Solves.of(body, X)
+        while (
+            shrinks < _MOST_SHRINKS
+            and settled is not None
+            and solves.lost_residual(body, X) > settled
+        ):
+            lost = lost or int((~solves.converged).sum())
+            shrink(body, shrinks)
+            shrinks += 1
+            solves = Solves.of(body, X)
+    return solves, shrinks, lost
 
 
 @contextmanager

@@ -165,7 +165,9 @@ class NetworkClassifierMixin:
         by_code = self._class_weight_by_code()
         if isinstance(by_code, dict):
             values = np.array([by_code.get(c, 1.0) for c in np.unique(targets)])
-            if not (np.isfinite(values).all() and values.min() >= 0 < values.max()):
+            if values.dtype.kind not in "fiub" or not (
+                np.isfinite(values).all() and values.min() >= 0 < values.max()
+            ):
                 raise ValueError(
                     "class_weight must be finite, not negative, and positive for one "
                     f"of the classes in y at least, got {self.class_weight!r}."
@@ -318,16 +320,20 @@ class NetworkRegressorMixin:
         """Targets around 0 with deviation 1, one column each."""
         y = np.asarray(y.toarray() if issparse(y) else y, dtype=np.float64)
         columns = y.reshape(len(y), -1)
+        # Powers of two: only what would overflow or vanish is changed by them.
+        unit = np.ldexp(1.0, np.frexp(np.abs(columns).max(axis=0))[1] - 1)
         if not going_on:
-            self._y_mean = columns.mean(axis=0)
-            scale = columns.std(axis=0)
+            shares = columns / unit
+            self._y_mean = shares.mean(axis=0) * unit
+            scale = shares.std(axis=0) * unit
             self._y_scale = np.where(scale > 0, scale, 1.0)
             self._y_is_1d = y.ndim == 1
         elif columns.shape[1] != len(self._y_mean):
             raise ValueError(
                 f"y has {columns.shape[1]} targets, but {len(self._y_mean)} before."
             )
-        return (columns - self._y_mean) / self._y_scale
+        with np.errstate(over="ignore"):
+            return (columns / unit - self._y_mean / unit) / (self._y_scale / unit)
 
     def _n_outputs(self) -> int:
         return len(self._y_mean)

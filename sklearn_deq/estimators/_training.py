@@ -6,15 +6,18 @@ Only this file and `_monitoring`, its callbacks, import skorch.
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import ClassifierMixin, RegressorMixin
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import nn
@@ -104,8 +107,11 @@ class Batches:
         order = torch.arange(n)
         if self.shuffle:
             order = torch.randperm(n, generator=self.generator)
+        X, y = self.dataset.X, self.dataset.y
+        # Predictions need no targets.
+        y = torch.zeros(n) if y is None else y
         for rows in order.split(self.batch_size):
-            yield self.dataset.X[rows], self.dataset.y[rows]
+            yield X[rows], y[rows]
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -146,18 +152,22 @@ class InterruptibleNet(NeuralNet):
 
     def train_step(self, batch: Any, **params: Any) -> Any:
         """One update, and what the body does to stay well-posed after it."""
-        step = super().train_step(batch, **params)
-        stabilize = getattr(self.module_.body, "stabilize", None)
-        if stabilize is not None:
-            stabilize()
-        return step
+        try:
+            return super().train_step(batch, **params)
+        finally:
+            # Of an interrupted one as well.
+            getattr(self.module_.body, "stabilize", lambda: None)()
 
     def get_loss(self, *arguments: Any, training: bool = False, **params: Any) -> Any:
-        """Loss, with the body's own penalty in training if it asks for one."""
+        """Loss; in training its gradient has that of a penalty the body may ask for.
+
+        Its value has not, to be comparable with that of held-out rows.
+        """
         loss = super().get_loss(*arguments, training=training, **params)
         body = self.module_.body
         if training and getattr(body, "stability", None) == "jacobian":
-            loss = loss + body.jacobian_penalty()
+            penalty = body.jacobian_penalty()
+            loss = loss + (penalty - penalty.detach())
         return loss
 
     def fit_loop(self, X: Any, y: Any = None, **params: Any) -> Any:
@@ -178,16 +188,44 @@ class InterruptibleNet(NeuralNet):
         return dict(self.callbacks_)[name]
 
 
+class RegressorNet(RegressorMixin, InterruptibleNet):
+    """A net whose predictions, which callbacks may score, are its outputs."""
+
+
+class ClassifierNet(ClassifierMixin, InterruptibleNet):
+    """A net whose predictions, which callbacks may score, are codes of classes."""
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Codes of the classes, or numbers of the labels."""
+        return np.arange(self.module_.readout.out_features)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Codes of the most probable classes, or zeros and ones of several labels."""
+        probabilities = self.predict_proba(X)
+        if isinstance(self.criterion_, nn.BCEWithLogitsLoss):
+            return (probabilities > 0.5).astype(np.int64)
+        return probabilities.argmax(axis=1)
+
+
+def _probabilities(criterion: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What turns the outputs of a classifier into probabilities."""
+    if isinstance(criterion, nn.BCEWithLogitsLoss):
+        return torch.sigmoid
+    return functools.partial(torch.softmax, dim=-1)
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """How a net is trained: the estimator's parameters, resolved.
 
     Attributes
     ----------
-    optimizer : str or type
-        A key of `OPTIMIZERS` or a torch optimizer class.
+    optimizer : str or callable
+        A key of `OPTIMIZERS`, or what makes a torch optimizer, such as its class.
     lr, weight_decay : float
-        Of the optimizer; the rate is annealed to 0 over the epochs.
+        Of the optimizer; the rate is annealed to 0 over the epochs, unless a callback
+        sets it.
     batch_size : int
         Rows per update.
     callbacks : list or None
@@ -195,8 +233,8 @@ class TrainingPlan:
         go on with one another share their copies.
     device : str
         Where to train.
-    keep_stable : bool
-        Whether updates that lose the equilibrium are withheld, see `UpdateGuard`.
+    settled : float or None
+        What `UpdateGuard` holds on to equilibria by.
     verbose : int
         0: silent; 1: a progress bar; 2: a line per epoch as well.
     """
@@ -207,7 +245,7 @@ class TrainingPlan:
     batch_size: int
     callbacks: Any
     device: str
-    keep_stable: bool
+    settled: float | None
     verbose: int
 
 
@@ -245,20 +283,24 @@ def make_net(
     """
     if own_callbacks is None:
         own_callbacks = copy.deepcopy(list(plan.callbacks or []))
+    scheduled = any(isinstance(_instance(c), LRScheduler) for c in own_callbacks)
     callbacks: list[Any] = [
-        ("annealing", Annealing(plan.lr)),
+        ("annealing", Annealing(plan.lr, scheduled)),
         ("held_out", HeldOutStopping(patience=PATIENCE, load_best=True)),
         ("solver_record", SolverRecord()),
         *own_callbacks,
         ("progress", Progress()),
         # Last, to see the gradients as the optimizer will.
-        ("guard", UpdateGuard(plan.keep_stable)),
+        ("guard", UpdateGuard(plan.settled)),
     ]
-    net = InterruptibleNet(
+    is_regressor = isinstance(criterion, nn.MSELoss)
+    optimizer, options = _optimizer_options(plan.optimizer, plan.weight_decay)
+    net = (RegressorNet if is_regressor else ClassifierNet)(
         module,
         criterion=criterion,
-        **_optimizer_options(plan.optimizer),
-        optimizer__weight_decay=plan.weight_decay,
+        predict_nonlinearity=None if is_regressor else _probabilities(criterion),
+        optimizer=optimizer,
+        **{f"optimizer__{name}": value for name, value in options.items()},
         lr=plan.lr,
         batch_size=plan.batch_size,
         iterator_train=Batches,
@@ -269,6 +311,8 @@ def make_net(
         callbacks=callbacks,
         device=plan.device,
         verbose=max(0, plan.verbose - 1),
+        # Residuals are small.
+        callbacks__print_log__floatfmt=".4g",
     ).initialize()
     net.own_callbacks = own_callbacks
     if progress is not None:
@@ -280,11 +324,18 @@ def make_net(
     return net
 
 
-def _optimizer_options(optimizer: Any) -> dict[str, Any]:
-    """How skorch is told of an optimizer; those with a name go over memory once."""
+def _optimizer_options(
+    optimizer: Any, weight_decay: float
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What makes an optimizer, and with what beside parameters and rate."""
     if isinstance(optimizer, str):
-        return {"optimizer": OPTIMIZERS[optimizer], "optimizer__fused": True}
-    return {"optimizer": optimizer}
+        # Fused ones go over memory once.
+        options = {"weight_decay": weight_decay, "fused": True}
+        return OPTIMIZERS[optimizer], options
+    known = inspect.signature(optimizer).parameters
+    if "weight_decay" in known or weight_decay:
+        return optimizer, {"weight_decay": weight_decay}
+    return optimizer, {}
 
 
 def training_progress(net: InterruptibleNet) -> dict[str, Any]:
@@ -356,48 +407,95 @@ def train(
     ):
         # The guard counts what these would say of every batch.
         warnings.simplefilter("ignore", SolverWarning)
-        torch.manual_seed(net.iterator_train__generator.initial_seed())
+        seed = net.iterator_train__generator.initial_seed()
+        # Not torch.manual_seed, which seeds every device.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         try:
             net.partial_fit(data, y=None, epochs=epochs)
+        except KeyboardInterrupt:
+            # In a callback before the first epoch, or after the last one.
+            net.interrupted = True
         finally:
             net.train_split = None
             net.callback("progress").bar_ = None
 
 
-def check_training_tools(optimizer: Any, callbacks: Any) -> None:
+def check_training_tools(
+    optimizer: Any, weight_decay: float, callbacks: Any, *, held_out: bool
+) -> None:
     """Refuse optimizers and callbacks that torch and skorch could not use.
 
     Parameters
     ----------
-    optimizer : str or type
-        A key of `OPTIMIZERS` or a torch optimizer class.
+    optimizer : str or callable
+        A key of `OPTIMIZERS`, or what makes a torch optimizer.
+    weight_decay : float
+        That it is given.
     callbacks : list or None
         skorch callbacks, or pairs of a name and one.
+    held_out : bool
+        Whether there are rows to validate on.
 
     Raises
     ------
     ValueError
         If either is of another kind.
     """
-    is_class = isinstance(optimizer, type)
-    if not isinstance(optimizer, str) and not (
-        is_class and issubclass(optimizer, torch.optim.Optimizer)
-    ):
-        raise ValueError(
-            f"optimizer must be one of {sorted(OPTIMIZERS)} or a class derived from "
-            f"torch.optim.Optimizer, got {optimizer!r}."
-        )
+    _try_optimizer(optimizer, weight_decay)
     for item in callbacks or []:
-        callback = item[1] if isinstance(item, tuple) and len(item) == 2 else item
-        if isinstance(callback, type):
-            is_callback = issubclass(callback, Callback)
-        else:
-            is_callback = isinstance(callback, Callback)
-        if not is_callback:
+        callback = _instance(item)
+        if not isinstance(callback, Callback):
             raise ValueError(
                 "callbacks must hold skorch callbacks, or pairs of a name and one, "
                 f"got {item!r}."
             )
+        monitor = getattr(callback, "monitor", None)
+        if not held_out and isinstance(monitor, str) and monitor.startswith("valid"):
+            raise ValueError(
+                f"The callback {type(callback).__name__} monitors {monitor!r}, which "
+                "needs held-out samples: set early_stopping=True to hold some out, or "
+                "give it monitor='train_loss'."
+            )
+
+
+def _instance(item: Any) -> Any:
+    """The callback of what skorch takes for one; the item itself if it is none."""
+    callback = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+    if isinstance(callback, type) and issubclass(callback, Callback):
+        return callback()
+    return callback
+
+
+def _try_optimizer(optimizer: Any, weight_decay: float) -> None:
+    """Refuse what cannot make an update of a matrix and a vector."""
+    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+        return
+    allowed = (
+        f"optimizer must be one of {sorted(OPTIMIZERS)}, a torch optimizer class, or a "
+        "function of parameters and lr that makes one, such as "
+        "functools.partial(torch.optim.SGD, momentum=0.9)"
+    )
+    fixed = {"lr", "weight_decay"} & set(getattr(optimizer, "keywords", None) or ())
+    if fixed:
+        raise ValueError(f"{allowed}; set {sorted(fixed)} on the estimator.")
+    parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        make, options = _optimizer_options(optimizer, weight_decay)
+        made = make(parameters, lr=0.1, **options)
+        made.step(lambda: torch.zeros(()))
+        usable = isinstance(made, torch.optim.Optimizer)
+    except Exception as error:
+        raise ValueError(
+            f"{allowed}, got {optimizer!r}, which fails with weight_decay="
+            f"{weight_decay}: {error}"
+        ) from error
+    if not usable:
+        raise ValueError(f"{allowed}, got {optimizer!r}.")
 
 
 def check_outcome(net: InterruptibleNet, start_loss: float) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 import weakref
@@ -14,7 +13,7 @@ from torch import nn
 
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn._activations import torch_activation
-from sklearn_deq.nn._implicit import Equilibrium
+from sklearn_deq.nn._implicit import Equilibrium, full_precision
 from sklearn_deq.nn._mixed import can_lower, lower, lower_pays
 from sklearn_deq.nn._recurrence import (
     AdjointRecurrence,
@@ -23,8 +22,8 @@ from sklearn_deq.nn._recurrence import (
     settle,
 )
 from sklearn_deq.nn._solvers import FixedPointResult, check_solver
-from sklearn_deq.nn._spectral import SpectralGuard, norm_bound
-from sklearn_deq.theory import Activation, lipschitz_constant
+from sklearn_deq.nn._stability import WellPosed
+from sklearn_deq.theory import Activation
 
 BACKWARDS = ("implicit", "phantom", "one_step", "unrolled")
 STABILITIES = ("project", "jacobian", None)
@@ -36,7 +35,7 @@ _PHANTOM_STEPS = 5
 _PHANTOM_DAMPING = 0.5
 
 
-class EquilibriumLayer(nn.Module):
+class EquilibriumLayer(WellPosed):
     """z = (φ(σ_a A z + σ_b B x/√p + σ_c c) − offset)/√m, solved for z.
 
     Parameters
@@ -88,7 +87,8 @@ class EquilibriumLayer(nn.Module):
     bias : Parameter of shape (m,) or None
         c; None without bias variance.
     last_result : FixedPointResult or None
-        Outcome of the last forward solve.
+        Outcome of the last forward solve. Where the plain iteration converged, the
+        states are one step further than those that were measured.
     last_backward_residual : float
         Largest relative residual of the last adjoint solve; nan before the first, and
         for the other kinds of gradients.
@@ -103,6 +103,10 @@ class EquilibriumLayer(nn.Module):
 
     Notes
     -----
+    A row of the states does not depend on the others but by rounding, which may let it
+    stop an evaluation earlier or later: in float32 those of different batches agree to
+    about ``tol``.
+
     Memory is that of a few states, whatever the number of iterations. States and
     gradients belong to residuals measured in the weights' own precision, whatever the
     iterations were made in; TF32 is used only if torch is told to. The implicit
@@ -147,11 +151,9 @@ class EquilibriumLayer(nn.Module):
         precision: str = "auto",
     ) -> None:
         super().__init__()
-        _check_choice("backward", backward, BACKWARDS)
         _check_choice("trainable", trainable, TRAINABLE)
-        _check_choice("stability", stability, STABILITIES)
         _check_choice("precision", precision, PRECISIONS)
-        check_solver(solver, tol, solver_max_iter)
+        _check_settings(solver, tol, solver_max_iter, stability, backward)
         if n_features < 1 or width < 1:
             raise ValueError(
                 "n_features and width must be at least 1, "
@@ -164,10 +166,7 @@ class EquilibriumLayer(nn.Module):
                 f"nonnegative and finite, got {variances}."
             )
         self.activation = torch_activation(activation)
-        self.stability = stability
         self.offset = offset
-        self.solver, self.tol, self.solver_max_iter = solver, tol, solver_max_iter
-        self.backward_mode = backward
         self.precision = precision
         self.recurrent_scale = math.sqrt(recurrent_variance)
         self.input_scale = math.sqrt(input_variance / n_features)
@@ -185,9 +184,8 @@ class EquilibriumLayer(nn.Module):
         self.bias: nn.Parameter | None = None
         if bias_variance > 0:
             self.bias = draw(width, train=trainable == "all")
-        self.guard: SpectralGuard | None = None
-        if stability == "project" and trainable != "readout":
-            self.guard = SpectralGuard(self.recurrent_weight.detach())
+        self.guard = None
+        self.configure(solver, tol, solver_max_iter, stability, backward)
         self.last_result: FixedPointResult | None = None
         self.last_backward_residual = math.nan
         # Mean φ'² of every unit, and states with their samples, of the last pass.
@@ -195,6 +193,29 @@ class EquilibriumLayer(nn.Module):
         self._last_pass: tuple[torch.Tensor, torch.Tensor] | None = None
         self._probes = 0
         self._low: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
+
+    def configure(
+        self,
+        solver: str,
+        tol: float,
+        solver_max_iter: int,
+        stability: str | None,
+        backward: str,
+    ) -> None:
+        """Change how the layer is solved and trained, not what it computes.
+
+        Parameters
+        ----------
+        solver, tol, solver_max_iter, stability, backward : as in the constructor
+            All of them. Projection that begins here holds the norm that A has now.
+        """
+        _check_settings(solver, tol, solver_max_iter, stability, backward)
+        self.solver, self.tol, self.solver_max_iter = solver, tol, solver_max_iter
+        self.stability, self.backward_mode = stability, backward
+        if stability != "project" or not self.recurrent_weight.requires_grad:
+            self.guard = None
+        elif self.guard is None:
+            self.guard = self._make_guard()
 
     def drive(
         self,
@@ -272,9 +293,14 @@ class EquilibriumLayer(nn.Module):
         SolverWarning
             If a row does not converge.
         """
-        kind = self.recurrent_weight.device.type
-        with torch.autocast(kind, enabled=False):
+        n_features = self.input_weight.shape[1]
+        if x.ndim != 2 or x.shape[1] != n_features:
+            raise ValueError(
+                f"x must be of shape (n, {n_features}), got {tuple(x.shape)}."
+            )
+        with full_precision(self.recurrent_weight):
             x = x.to(self.recurrent_weight.dtype)
+            z0 = self._check_start(x, z0)
             if self.backward_mode == "unrolled" and torch.is_grad_enabled():
                 z = self._unroll(self.drive(x), z0)
             else:
@@ -286,19 +312,44 @@ class EquilibriumLayer(nn.Module):
             self._last_pass = x.detach(), z.detach()
         return z
 
+    def _check_start(
+        self, x: torch.Tensor, z0: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Refuse starts of another shape; begin anew where one is not finite."""
+        shape = (x.shape[0], self.recurrent_weight.shape[0])
+        if z0 is None:
+            return None
+        if z0.shape != shape:
+            raise ValueError(f"z0 must be of shape {shape}, got {tuple(z0.shape)}.")
+        z0 = z0.to(x)
+        finite = torch.isfinite(z0).all(dim=1)
+        if bool(finite.all()):
+            return z0
+        cold = self._emit(self.drive(x)) * self.output_scale
+        return torch.where(finite[:, None], z0, cold)
+
     def _unroll(self, u: torch.Tensor, z0: torch.Tensor | None) -> torch.Tensor:
         """Repeat the iterations of the solve for autograd: of each row, its own."""
         result = self.solve(u.detach(), z0)
+        failed = ~result.converged
         # A row that overflowed keeps its best state, without a gradient.
-        lost = ~result.converged & (result.n_iter < self.solver_max_iter)
+        lost = failed & (result.n_iter < self.solver_max_iter)
         steps = torch.where(lost, 0, result.n_iter)
         start = self._emit(u) * self.output_scale if z0 is None else z0
-        z = torch.where(lost[:, None], result.z, start)
+        z = best = torch.where(lost[:, None], result.z, start)
+        least = torch.full_like(result.residual, math.inf)
         for k in range(max(steps.tolist(), default=0)):
-            z = torch.where((steps > k)[:, None], self.step(z, u), z)
+            after = self.step(z, u)
+            if bool(failed.any()):
+                gap, size = ((t.detach()).norm(dim=1) for t in (after - z, z))
+                better = gap < least * size
+                best = torch.where(better[:, None], z, best)
+                least = torch.where(better, gap / size, least)
+            z = torch.where((steps > k)[:, None], after, z)
+        # Of the others that failed the best, as solvers have it.
+        z = torch.where((failed & ~lost)[:, None], best, z)
         with torch.no_grad():
-            slope = self.activation.derivative(self._mix(z, u))
-            self._slopes = slope.square().mean(dim=0)
+            self._note_slopes(self._mix(z, u))
         return z
 
     def solve(
@@ -316,8 +367,7 @@ class EquilibriumLayer(nn.Module):
         Returns
         -------
         FixedPointResult
-            States, residuals, iterations and success, row by row. The states are one
-            step further than those whose residuals are given.
+            States, residuals, iterations and success, row by row: see `last_result`.
         """
         with torch.no_grad():
             self.equilibrium(u, self.recurrent_weight, z0)
@@ -468,86 +518,25 @@ class EquilibriumLayer(nn.Module):
             self._low = weakref.ref(weight), weight._version, low
         return low
 
-    def stabilize(self) -> None:
-        """Hold the largest singular value of A at its initial value.
-
-        To be called after every update; without effect unless ``stability="project"``.
-        Where 2 σ_a Lip(φ) < 1 this keeps the layer a contraction while it trains
-        (docs/theory.md, section 1). Only what exceeds the limit is taken away, so that
-        the weights that were drawn, which carry the kernel, are never touched.
-
-        Notes
-        -----
-        Between two measurements from a random start, after updates 1, 2, 4, … 64 and
-        every 64th, directions that are new can exceed the limit for a few updates, by
-        some per cent at the estimators' learning rate (the tests hold it below 8 %, and
-        2 % on average); `spectral_bound` tells.
-        """
-        if self.guard is not None:
-            self.guard.project(self.recurrent_weight)
-
-    @property
-    def chi(self) -> float:
-        """σ_a² E[φ'²], averaged over the last batch that gradients went through.
-
-        ‖J‖²_F/m of the Jacobian J = diag(φ') σ_a A/√m with the present A, whose
-        spectral radius tends to √χ; nan before the first such batch.
-        """
-        if self._slopes is None:
-            return math.nan
-        rows = torch.linalg.vector_norm(self.recurrent_weight.detach(), dim=1)
-        total = torch.dot(self._slopes, rows.square())
-        return float(total) * self.recurrent_scale**2 / rows.numel() ** 2
-
-    @property
-    def spectral_bound(self) -> float:
-        """Upper bound of σ_a Lip(φ) ‖A‖/√m: below 1 the layer is a contraction.
-
-        Tight to some 2 %; computed anew from a random start, in the time of eighty
-        products of A with a vector. inf if φ has no largest slope.
-        """
-        norm = norm_bound(self.recurrent_weight.detach())
-        return self._alpha * self._lipschitz * norm
-
-    @functools.cached_property
-    def _lipschitz(self) -> float:
-        try:
-            return lipschitz_constant(self.activation.activation)
-        except ValueError:
-            return math.inf
-
-    def jacobian_penalty(self) -> torch.Tensor:
-        """Estimate χ of the last batch by a random probe, for the loss.
-
-        Mean over the samples of ‖Jᵀε‖²/m with J = diag(φ') σ_a A/√m at the states that
-        `forward` found last, taken as constants, and signs ε, new ones in every call.
+    def get_extra_state(self) -> dict[str, int]:
+        """Beside the weights, the number of the next probe belongs to the state.
 
         Returns
         -------
-        tensor of shape ()
-            The penalty, whose expectation is χ; gradients reach all weights.
-
-        Raises
-        ------
-        RuntimeError
-            Unless ``stability="jacobian"`` and `forward` ran with gradients enabled.
+        dict of str to int
+            Of plain values.
         """
-        if self._last_pass is None:
-            raise RuntimeError(
-                "jacobian_penalty needs stability='jacobian' and the states of a "
-                f"forward pass with gradients enabled (stability={self.stability!r})."
-            )
-        x, z = self._last_pass
-        pre = self._mix(z, self.drive(x))
-        (slope,) = torch.autograd.grad(
-            self.activation(pre).sum(), pre, create_graph=True
-        )
-        generator = torch.Generator().manual_seed(self._probes)
-        self._probes += 1
-        signs = torch.randint(2, z.shape, generator=generator, dtype=torch.int8)
-        probe = signs.mul_(2).sub_(1).to(z.device, z.dtype)
-        probed = (slope * probe) @ self.recurrent_weight
-        return (self._alpha * probed).square().sum() / max(z.numel(), 1)
+        return {"probes": self._probes}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take it from a state dict.
+
+        Parameters
+        ----------
+        state : dict of str to int
+            What `get_extra_state` returned.
+        """
+        self._probes = state["probes"]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last pass's tensors out of copies and pickles."""
@@ -561,6 +550,15 @@ def _phantom(recurrence: AdjointRecurrence) -> torch.Tensor:
     for _ in range(_PHANTOM_STEPS - 1):
         v = torch.lerp(v, recurrence.affine(v), _PHANTOM_DAMPING)
     return v
+
+
+def _check_settings(
+    solver: str, tol: float, max_iter: int, stability: str | None, backward: str
+) -> None:
+    """Refuse settings of solves and training that are not among those known."""
+    _check_choice("backward", backward, BACKWARDS)
+    _check_choice("stability", stability, STABILITIES)
+    check_solver(solver, tol, max_iter)
 
 
 def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

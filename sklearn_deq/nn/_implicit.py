@@ -6,6 +6,8 @@ No graph of the solver is kept: the derivatives are fixed points themselves
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,22 @@ if TYPE_CHECKING:
     from sklearn_deq.nn._equilibrium import EquilibriumLayer
 
 Gradient = torch.Tensor | None
+
+
+def full_precision(like: torch.Tensor) -> torch.autocast:
+    """Within it products are as precise as their factors, whatever is around it."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _in_full_precision(pass_: Callable[..., Any]) -> Callable[..., Any]:
+    """A pass of an autograd function, which autocast must not change."""
+
+    @wraps(pass_)
+    def wrapped(ctx: Any, first: torch.Tensor, *others: Any) -> Any:
+        with full_precision(first):
+            return pass_(ctx, first, *others)
+
+    return wrapped
 
 
 class Equilibrium(torch.autograd.Function):
@@ -38,6 +56,7 @@ class Equilibrium(torch.autograd.Function):
         return z
 
     @staticmethod
+    @_in_full_precision
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Gradient, ...]:
         """Solve the adjoint; with a graph, so that it can be differentiated, if asked.
 
@@ -91,6 +110,7 @@ class Adjoint(torch.autograd.Function):
     """(source, s, A) ↦ v = source + s ∘ α v A."""
 
     @staticmethod
+    @_in_full_precision
     def forward(
         ctx: Any,
         source: torch.Tensor,
@@ -105,6 +125,7 @@ class Adjoint(torch.autograd.Function):
         return v
 
     @staticmethod
+    @_in_full_precision
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Gradient, ...]:
         """Solve the equation with Aᵀ, μ = s ∘ (w + α μ Aᵀ); with it λ = w + α μ Aᵀ.
 

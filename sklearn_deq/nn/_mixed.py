@@ -10,6 +10,8 @@ precision.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,6 +63,21 @@ def _cpu_has_matrix_units() -> bool:
     return bool(has.get("amx_bf16")) and bool(has.get("amx_tile"))
 
 
+@contextmanager
+def full_sums(device: torch.device) -> Iterator[None]:
+    """Let products in bfloat16 be summed up in float32 alone, on GPUs as on CPUs."""
+    if device.type != "cuda":
+        yield
+        return
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        settings.allow_bf16_reduced_precision_reduction = before
+
+
 def approach(
     recurrence: Recurrence, low: torch.Tensor, tol: float, max_iter: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -92,9 +109,9 @@ def approach(
     rows, part, y = torch.arange(n, device=z.device), recurrence, z
     value, change = recurrence.constant.clone(), z.to(low.dtype)
     for level in range(_MOST_LEVELS):
-        y, steps, done = _descend(
-            part, low, y, value, change, tol, max_iter // _MOST_LEVELS - 1
-        )
+        most = max_iter // _MOST_LEVELS - 1
+        with full_sums(z.device):
+            y, steps, done = _descend(part, low, y, value, change, tol, most)
         n_iter[rows] += steps
         z = _put(z, rows, y)
         if level == _MOST_LEVELS - 1 or bool(done.all()):

@@ -243,8 +243,9 @@ def settle(
     Returns
     -------
     result : FixedPointResult
-        Its states are f of those that the residuals belong to, one step further at no
-        cost; of rows that did not converge, the best ones seen.
+        Its states are those that the residuals belong to, the best ones seen. Where the
+        plain iteration converged they are its next ones, f of those, at no cost: it
+        converges where f contracts alone, so that their residuals are smaller.
     values : tensor of shape (n, m)
         Of which they are the states.
     """
@@ -284,7 +285,9 @@ def _settle_block(
     if low is not None and max_iter >= _LEAST_ROOM:
         start, low_iter, evaluations = approach(recurrence, low, tol, max_iter)
     result = fixed_point(recurrence, start, solver=solver, tol=tol, max_iter=max_iter)
-    z = recurrence.emit(recurrence.value)
+    # Other solvers get to states that f leads away from.
+    further = solver == "picard"
+    z = recurrence.emit(recurrence.value) if further else result.z
     bad = ~result.converged
     if bool(bad.any()):
         # The values of the last states seen: go back to the best ones. Where states are
