@@ -107,7 +107,7 @@ class WellPosed(nn.Module):
             return math.inf
 
     def jacobian_penalty(self) -> torch.Tensor:
-        """Estimate χ of the last batch by a random probe, for the loss [3]_.
+        """Estimate χ of the last batch by a random probe, for the loss.
 
         Mean over the samples of ‖Jᵀε‖²/m with J = diag(φ') σ_a A/√m at the states that
         `forward` found last, taken as constants, and signs ε, new ones in every call.
