@@ -291,6 +291,8 @@ def test_scores_are_those_of_fits_by_hand(iris, splits):
     assert pipeline[-1].width == 512
 
 
+# Held-out rows may be smaller than those of the training.
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_repetitions_draw_new_weights_and_may_run_in_parallel(iris, splits):
     X, y = iris
     model = ExplicitEquivalentClassifier(trainable="readout")

@@ -14,6 +14,7 @@ from skorch.callbacks import EpochTimer
 
 from sklearn_deq import (
     DEQClassifier,
+    DEQKernelTransformer,
     DEQRegressor,
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
@@ -127,6 +128,8 @@ def test_x_of_another_width(iris):
         match_deq(deq, X[:, :2])
 
 
+# Some of the test rows are larger than those of the training.
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_the_equivalent_learns_as_well_as_the_deq(digits):
     X_train, X_test, y_train, y_test = digits
     deq = DEQClassifier(width=256, trainable="readout", dtype="float32", random_state=0)
@@ -255,9 +258,56 @@ def test_auto_measures_the_norms(iris):
     match = model.fit(X, y).match_
     norms = np.sqrt(np.mean(X**2, axis=1))
     assert match.architecture == "hermite"
-    assert f"norms from {norms.min():.3g} to {norms.max():.3g}" in match.reason
+    low, high = match.norms
+    assert_allclose((low, high), (norms.min(), norms.max()))
+    assert f"norms from {low:.3g} to {high:.3g}" in match.reason
     model.set_params(normalize=True)
     assert model.fit(X, y).match_.architecture == "hermite"
     # A zero row has no norm to be matched.
     X[0] = 0.0
     assert model.fit(X, y).match_.architecture == "hermite"
+
+
+def test_norms_that_a_layer_was_not_made_for(iris):
+    """They are treated as those at the end of the range, and this is said."""
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(activation="gelu", width=16, max_epochs=1)
+    model.fit(X, y)
+    assert "outside" not in str(model.match_report(1.02 * X))
+    # Zero rows have no norm.
+    model.predict(np.vstack([1.02 * X, 0 * X[:1]]))
+    far = X * np.where(np.arange(len(X)) < 3, 30.0, 1.0)[:, None]
+    for method in (model.predict, model.predict_proba, model.transform):
+        with pytest.warns(
+            UserWarning, match="3 of 150 samples.*normalize=True"
+        ) as all_:
+            method(far)
+        assert len(all_) == 1
+    report = model.match_report(far)
+    assert report.n_outside == 3
+    assert "3 of the samples have norms outside" in str(report)
+    for other in ({"normalize": True}, {"architecture": "leaky_relu"}):
+        model = ExplicitEquivalentClassifier(width=16, max_epochs=1, **other)
+        assert model.fit(X, y).match_report(far).n_outside == 0
+        model.predict(far)
+    features = DEQKernelTransformer(
+        n_components=16, approximation="random_features", activation="gelu"
+    ).fit(X)
+    with pytest.warns(UserWarning, match="samples.*approximation='nystroem'"):
+        features.transform(far)
+
+
+def test_norms_of_a_first_batch_are_not_relied_on(iris):
+    """partial_fit may begin with a single row."""
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(width=16)
+    model.partial_fit(X[:1], y[:1], classes=np.unique(y)).partial_fit(X, y)
+    assert model.match_.architecture == "leaky_relu"
+    model.predict(X)
+    normalised = ExplicitEquivalentClassifier(width=16, normalize=True)
+    normalised.partial_fit(X[:1], y[:1], classes=np.unique(y))
+    assert normalised.match_.architecture == "hermite"
+    asked = ExplicitEquivalentClassifier(width=16, architecture="hermite")
+    asked.partial_fit(X[:1], y[:1], classes=np.unique(y))
+    with pytest.warns(UserWarning, match="outside of those"):
+        asked.predict(X)

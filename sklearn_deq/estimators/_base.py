@@ -108,6 +108,9 @@ class RefusesUnknownParameters:
 class DEQParameters(RefusesUnknownParameters, BaseEstimator):
     """Base of all estimators: the parameters that define a wide DEQ."""
 
+    # Of the samples that the estimator is matched for; None: they are not known.
+    _norms: tuple[float, float] | None
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [str, Activation, callable],
         "recurrent_variance": [Interval(Real, 0, None, closed="left")],

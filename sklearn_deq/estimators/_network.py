@@ -128,12 +128,17 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         targets = self._targets(X, y, going_on=not first, classes=classes)
         self._check_rules(targets)
         if first:
-            self._start(X, self._solve_equilibrium(X), device)
+            moments = self._solve_equilibrium(X)
+            self._forget_norms(moments)
+            self._start(X, moments, device)
         with self._nothing_left_by_errors():
             # Nobody knows how many calls will come, so the rate stays as it is.
             self._train(X, targets, device, 1, anneal=False)
             self._finish(X, targets)
         return self
+
+    def _forget_norms(self, moments: EquilibriumMoments) -> None:
+        """Rely on no norms of a first batch, if there is a way without."""
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(

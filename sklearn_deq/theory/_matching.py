@@ -68,6 +68,9 @@ class MatchResult:
         How far the target is out of reach: the residual of any network of this
         architecture is at least this, by the bounds of docs/theory.md, section 5. 0.0
         if they leave room, as they do for whatever converged.
+    norms : tuple of 2 floats or None
+        Range of √s_ii that a "hermite" layer is made for; samples outside of it are
+        treated as those at its end. None: any norms.
     """
 
     architecture: str
@@ -80,6 +83,7 @@ class MatchResult:
     reason: str
     multipliers: tuple[float, ...] | None = None
     distance: float = 0.0
+    norms: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         """Report the layers and the equations as a small table."""
@@ -254,6 +258,9 @@ def _match_hermite(
         converged=found.residual <= tol,
         reason=f"one hidden layer made for this kernel, {_which(moments, norms)}",
         multipliers=(0.0, 1.0) if frozen else None,
+        norms=None
+        if is_homogeneous(moments)
+        else norms or (moments.tau0, moments.tau0),
     )
 
 
