@@ -141,7 +141,7 @@ def test_the_equivalent_learns_as_well_as_the_deq(digits):
 def test_match_report(iris):
     X, y = StandardScaler().fit_transform(iris[0]), iris[1]
     model = ExplicitEquivalentClassifier(
-        width=2048, trainable="readout", random_state=0
+        width=2048, architecture="leaky_relu", trainable="readout", random_state=0
     )
     before = model.match_report(X)
     assert before.finite is None

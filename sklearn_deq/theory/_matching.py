@@ -15,7 +15,11 @@ from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
 from sklearn_deq.theory._explicit import ExplicitLayer, explicit_moments, propagate
 from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
-from sklearn_deq.theory._hermite_match import is_homogeneous, match_hermite
+from sklearn_deq.theory._hermite_match import (
+    is_homogeneous,
+    kernel_error,
+    match_hermite,
+)
 from sklearn_deq.theory._least_squares import least_squares
 
 # Targets below this share of the largest count as this share of it.
@@ -26,8 +30,10 @@ _ODD = 1e-12
 _EXACT = 1e-12
 # For a target that is not met: go on while eight steps gain this share.
 _POLISH = 1e-3
-# Norms that differ by a smaller share may have one "hermite" layer within tol.
+# Norms that differ by a smaller share count as one in what is printed.
 _NEARLY_EQUAL = 0.02
+# Where "auto" takes a "hermite" layer, as nothing is closer, this residual is no news.
+_CLOSE = 1e-3
 # Where the search for multipliers starts, unless the target says.
 _RATIO = 0.3
 _RATIOS = (1e-3, 50.0)
@@ -130,9 +136,10 @@ def solve_match(
         "piecewise_linear" or "rounded" (as few of one or two as meet the target); or
         "hermite", one hidden layer made for this kernel: exact where all samples have
         one norm, and for uncentred positively homogeneous activations. "auto" takes
-        the shallowest whose residual is within tol, else the best; of one hidden layer,
-        with norms given, those of the equations before "hermite", if norms differ.
-        Where the four equations do not hold (bias, or no centring), "hermite".
+        the shallowest whose residual is within tol, else the best. With norms given
+        that is "hermite", unless its residual is over tol and the kernel of a network
+        that solves the equations is closer at these norms. Where the four equations do
+        not hold (bias, or no centring), "hermite".
     tol : float, default=1e-6
         Largest residual that counts as converged.
     multipliers : bool, default=True
@@ -140,10 +147,9 @@ def solve_match(
         with a single rate does not have the NTK asked for.
     norms : tuple of 2 floats or None, default=None
         Smallest and largest √s_ii of the data, for which "hermite" is made. Where they
-        are equal up to tol the coefficient of χχᵀ is no equation, as χ = 0, and where
-        they differ by less than 2 % "auto" takes "hermite" first. None: norms vary, in
-        a way that is not known, so that "auto" does not take "hermite"; asked for, it
-        is made for τ0 alone.
+        are equal up to tol the coefficient of χχᵀ is no equation, as χ = 0. None: norms
+        vary, in a way that is not known, so that "auto" does not take "hermite"; asked
+        for, it is made for τ0 alone.
     trainable : {"all", "readout"}, default="all"
         What of the network is to be trained for the NTKs: with "readout" its CK is
         matched, which "hermite" alone can do.
@@ -163,6 +169,7 @@ def solve_match(
     -----
     MatchWarning
         If the residual is over tol; the message says which architecture does better.
+        Where "auto" takes "hermite", as nothing is closer: if that is over 1e-3.
 
     Notes
     -----
@@ -204,37 +211,41 @@ def solve_match(
     known = norms is not None or is_homogeneous(moments)
     if architecture == "hermite" or (architecture == "auto" and alone and known):
         result = _match_hermite(moments, kernel, trainable, norms, tol)
-        if not result.converged:
-            advice = _hermite_advice(kernel, norms)
-            _warn_of(result, kernel, tol, advice, stacklevel=3)
-        return result
-    _check_matchable(moments, kernel, trainable)
-    problem = _Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
-    if architecture == "auto":
-        result = _match_auto(problem, trainable, norms)
     else:
-        result = problem.shallowest([architecture])
-    if not result.converged:
-        _warn(problem, architecture, result)
+        _check_matchable(moments, kernel, trainable)
+        problem = _Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
+        if architecture == "auto":
+            result = _match_auto(problem, trainable, norms)
+        else:
+            result = problem.shallowest([architecture])
+        if result.architecture != "hermite":
+            if not result.converged:
+                _warn(problem, architecture, result)
+            return result
+    if result.residual > (max(tol, _CLOSE) if architecture == "auto" else tol):
+        _warn_of(result, kernel, tol, _hermite_advice(kernel, norms), stacklevel=3)
     return result
 
 
 def _match_auto(
     problem: _Problem, trainable: str, norms: tuple[float, float] | None
 ) -> MatchResult:
-    """The shallowest network within tolerance, by what is known of the norms."""
+    """The layer made for the norms, unless another network is closer to the kernel."""
     names = list(ARCHITECTURES)
     if norms is None:
         return problem.shallowest(names)
-    # Where norms hardly differ nothing is as close as a layer that knows them.
-    hermite_first = norms[1] / norms[0] - 1.0 <= _NEARLY_EQUAL
-    single = None if hermite_first else problem.first_converged(names, most=1)
-    if single is not None:
-        return single
-    made = _match_hermite(
-        problem.moments, problem.kernel, trainable, norms, problem.tol
-    )
-    return made if made.converged else problem.shallowest(names)
+    moments, kernel = problem.moments, problem.kernel
+    made = _match_hermite(moments, kernel, trainable, norms, problem.tol)
+    if made.converged:
+        return made
+    other = problem.shallowest(names)
+    error = kernel_error(other.layers, other.multipliers, moments, kernel, norms)
+    if made.residual < error:
+        also = f"{other.architecture!r}, which goes by equations, by {error:.1e}"
+        reason = f"{made.reason}; it errs by {made.residual:.1e}, {also}"
+        return replace(made, reason=reason)
+    also = f"it errs by {error:.1e}, a 'hermite' layer by {made.residual:.1e}"
+    return replace(other, reason=f"{other.reason}; at the norms of the data {also}")
 
 
 def _match_hermite(
@@ -402,11 +413,11 @@ class _Problem:
             if depth in ARCHITECTURES[name].depths
         ]
 
-    def first_converged(self, names: list[str], most: int = 3) -> MatchResult | None:
-        """The first candidate of so many layers at most that is within tolerance."""
+    def first_converged(self, names: list[str]) -> MatchResult | None:
+        """The first candidate that is within tolerance."""
         chosen = "as asked" if len(names) == 1 else self._reason()
         for candidate in self.candidates(names):
-            if candidate.depth <= most and self.distance(candidate) <= self.tol:
+            if self.distance(candidate) <= self.tol:
                 result = self.solve(candidate, chosen)
                 if result.converged:
                     return result
