@@ -57,6 +57,7 @@ def _softplus_like(x):
 
 @pytest.mark.parametrize("trainable", ["all", "recurrent", "readout"])
 @pytest.mark.parametrize("Classifier", CLASSIFIERS)
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_classifiers_learn(Classifier, trainable, digits):
     X_train, X_test, y_train, y_test = digits
     model = Classifier(

@@ -69,6 +69,7 @@ class Poison(Callback):
 
 @pytest.mark.parametrize("trainable", ["all", "readout"])
 @pytest.mark.parametrize("estimator", CLASSIFIERS)
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_digits_are_learnt(digits, estimator, trainable):
     X_train, X_test, y_train, y_test = digits
     model = estimator(width=256, trainable=trainable, dtype="float32", random_state=0)

@@ -259,7 +259,8 @@ def test_auto_measures_the_norms(iris):
     norms = np.sqrt(np.mean(X**2, axis=1))
     assert match.architecture == "hermite"
     low, high = match.norms
-    assert_allclose((low, high), (norms.min(), norms.max()))
+    # A little more than what was measured.
+    assert 0.7 < low / norms.min() < 1 < high / norms.max() < 1.4
     assert f"norms from {low:.3g} to {high:.3g}" in match.reason
     model.set_params(normalize=True)
     assert model.fit(X, y).match_.architecture == "hermite"

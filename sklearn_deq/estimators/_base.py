@@ -34,6 +34,9 @@ from sklearn_deq.theory._equilibrium import normalize_rows
 
 # Squares of the data, and of states that are as large, must stay far from overflow.
 _HEADROOM = 1e-8
+# Networks are matched for the range of norms and this share of its logarithm on each
+# side.
+_WIDER = 0.1
 
 
 def final_step(estimator: Any) -> tuple[Any, list[Any]]:
@@ -152,7 +155,9 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         equilibrium_variance(moments, s)
         # Zero rows have no direction: no kernel is made for their norm.
         norms = np.sqrt(s[s > 0]) if s.any() else np.ones(1)
-        self._norms = float(norms.min()), float(norms.max())
+        # New samples may have norms a little outside of those of the training rows.
+        wider = (norms.max() / norms.min()) ** _WIDER
+        self._norms = float(norms.min() / wider), float(norms.max() * wider)
         self.tau0_ = tau0
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset

@@ -34,6 +34,8 @@ _POLISH = 1e-3
 _NEARLY_EQUAL = 0.02
 # Where "auto" takes a "hermite" layer, as nothing is closer, this residual is no news.
 _CLOSE = 1e-3
+# Kernels of smaller norms are too small to be squared: no Hermite layer is made.
+_TINY = 1e-70
 # Where the search for multipliers starts, unless the target says.
 _RATIO = 0.3
 _RATIOS = (1e-3, 50.0)
@@ -232,7 +234,7 @@ def _match_auto(
 ) -> MatchResult:
     """The layer made for the norms, unless another network is closer to the kernel."""
     names = list(ARCHITECTURES)
-    if norms is None:
+    if norms is None or norms[0] < _TINY:
         return problem.shallowest(names)
     moments, kernel = problem.moments, problem.kernel
     made = _match_hermite(moments, kernel, trainable, norms, problem.tol)
