@@ -323,6 +323,26 @@ def test_error_of_an_equations_network_at_the_norms_of_the_data(rng):
     assert 0.9 * error < kernel_error(*settings) < 1.5 * error
 
 
+def test_parallel_samples_of_different_norms():
+    """The kernel of a kinked activation is a cone there: it is said, apart."""
+    moments = equilibrium_moments("relu")
+    settings = {"kernel": "ntk", "norms": (0.7, 1.4)}
+    match = solve_match(moments, **settings)
+    X = np.array([[0.7], [1.4]])
+    found = explicit_kernel(X, layers=match.layers, kernel="ntk")
+    expected = deq_kernel(X, kernel="ntk")
+    error = abs(found - expected)[0, 1] / np.sqrt(expected[0, 0] * expected[1, 1])
+    assert match.residual < 1e-6 < 1e-3 < error
+    assert 0.9 * error < match.residual_parallel < 2 * error
+    assert "nearly parallel samples of different norms" in str(match)
+    with pytest.warns(MatchWarning, match="for nearly parallel samples"):
+        solve_match(moments, architecture="hermite", tol=1e-9, **settings)
+    smooth = solve_match(equilibrium_moments("gelu"), **settings)
+    assert smooth.residual_parallel < 1e-8
+    homogeneous = equilibrium_moments("relu", center=False)
+    assert solve_match(homogeneous, **settings).residual_parallel < 1e-6
+
+
 @pytest.mark.parametrize(
     "norms", [(2.0, 1.0), (0.0, 1.0), (np.nan, 1.0), (1.0, np.inf), (1.0,), 1.0]
 )
