@@ -20,6 +20,7 @@ from sklearn_deq import (
     ExplicitEquivalentRegressor,
     match_deq,
 )
+from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import equilibrium_moments, solve_match
 
@@ -312,3 +313,19 @@ def test_norms_of_a_first_batch_are_not_relied_on(iris):
     asked.partial_fit(X[:1], y[:1], classes=np.unique(y))
     with pytest.warns(UserWarning, match="outside of those"):
         asked.predict(X)
+
+
+def test_a_tau0_that_is_not_the_size_of_the_data():
+    """Equations are solved for tau0 alone, Hermite layers for the norms that are."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 5))
+    X *= 2.0 / np.sqrt(np.mean(X**2, axis=1, keepdims=True))
+    deq = DEQClassifier(activation="tanh")
+    model = match_deq(deq, tau0=1.0, architecture="hard_tanh")
+    with pytest.warns(MatchWarning, match=r"tau0=1, but .* is 2: .*tau0=None"):
+        report = model.match_report(X)
+    assert report.infinite.operator > 0.02
+    for tau0 in (1.95, None):
+        match_deq(deq, tau0=tau0, architecture="hard_tanh").match_report(X)
+    report = match_deq(deq, tau0=1.0).match_report(X)
+    assert report.infinite.operator < 1e-6

@@ -113,6 +113,8 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
 
     # Of the samples that the estimator is matched for; None: they are not known.
     _norms: tuple[float, float] | None
+    # √(mean |x|²/p) of the training rows, whatever tau0.
+    _size: float
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [str, Activation, callable],
@@ -147,10 +149,8 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
                 f"X is too large for {X.dtype.name}: its mean squares reach "
                 f"{s.max():.1e}. Scale X, or set normalize=True."
             )
-        tau0 = self.tau0
-        if tau0 is None:
-            tau0 = np.sqrt(np.average(s, weights=sample_weight))
-        tau0 = float(tau0)
+        self._size = float(np.sqrt(np.average(s, weights=sample_weight)))
+        tau0 = self._size if self.tau0 is None else float(self.tau0)
         moments = self._moments(tau0)
         equilibrium_variance(moments, s)
         # Zero rows have no direction: no kernel is made for their norm.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._norms import outside_norms, warn_outside
 from sklearn_deq.estimators._onnx import build_network, save
 from sklearn_deq.estimators._training import as_tensor, in_blocks
+from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
@@ -29,6 +31,9 @@ from sklearn_deq.theory import (
     MatchResult,
     solve_match,
 )
+
+# Share by which mean squares may differ from the tau0² of the equations.
+_OTHER_SIZE = 0.1
 
 
 class ExplicitNetworkEstimator(NetworkEstimator):
@@ -68,13 +73,29 @@ class ExplicitNetworkEstimator(NetworkEstimator):
 
     def _match(self, moments: EquilibriumMoments) -> MatchResult:
         """Match for data of the norms that were measured with the moments."""
-        return solve_match(
+        match = solve_match(
             moments,
             kernel=self.kernel,
             architecture=self.architecture,
             norms=self._norms,
             trainable="readout" if self.trainable == "readout" else "all",
         )
+        if match.architecture != "hermite":
+            self._check_size(moments.tau0)
+        return match
+
+    def _check_size(self, tau0: float) -> None:
+        """Warn where equations are solved for data of another size."""
+        if abs(self._size**2 - tau0**2) > _OTHER_SIZE * tau0**2:
+            warnings.warn(
+                f"The four equations are solved for data of size tau0={tau0:.3g}, but "
+                f"√(mean |x|²/p) of these rows is {self._size:.3g}: the network's "
+                "kernel on them may be far from the DEQ's, whatever the residual. "
+                "Scale the rows to tau0, or set tau0=None to match a DEQ for data of "
+                "their size, or architecture='hermite', which is made for their norms.",
+                MatchWarning,
+                stacklevel=5,
+            )
 
     def match_report(
         self, X: Any, *, max_samples: int = 2000, random_state: Any = 0
