@@ -86,6 +86,9 @@ def test_pipelines_and_searches(iris):
     grid.fit(X, y)
     assert match_deq(grid).width == grid.best_params_["deqclassifier__width"]
     assert match_deq(grid).tau0 == grid.best_estimator_[-1].tau0_
+    # Nothing is fitted again: parameters of the best are known all the same.
+    best = GridSearchCV(pipe, {"deqclassifier__width": [3]}, cv=2, refit=False)
+    assert match_deq(best.fit(X, y)).width == 3
     random = RandomizedSearchCV(DEQRegressor(), {"width": [8]}, n_iter=1)
     assert match_deq(make_pipeline(StandardScaler(), random)).width == 512
     nested = make_pipeline(StandardScaler(), make_pipeline("passthrough", pipe[-1]))

@@ -14,6 +14,7 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
+    clone,
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
@@ -45,7 +46,8 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
     Parameters
     ----------
     estimator : estimator, Pipeline or search
-        Of a fitted search the best estimator counts; others are returned as they are.
+        Of a fitted search the best estimator counts, or with refit=False the best
+        parameters; others are returned as they are.
 
     Returns
     -------
@@ -58,7 +60,14 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
             steps += [s for s in estimator[:-1] if s not in (None, "passthrough")]
             estimator = estimator[-1]
         elif hasattr(estimator, "cv") and hasattr(estimator, "estimator"):
-            estimator = getattr(estimator, "best_estimator_", estimator.estimator)
+            best = getattr(estimator, "best_params_", None)
+            if best is not None and not hasattr(estimator, "best_estimator_"):
+                # refit=False: the best one has not been fitted.
+                estimator = clone(estimator.estimator).set_params(
+                    **clone(best, safe=False)
+                )
+            else:
+                estimator = getattr(estimator, "best_estimator_", estimator.estimator)
         else:
             return estimator, steps
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 
@@ -36,6 +37,8 @@ _NEARLY_EQUAL = 0.02
 _CLOSE = 1e-3
 # Kernels of smaller norms are too small to be squared: no Hermite layer is made.
 _TINY = 1e-70
+# An activation with a smaller mean squared derivative is constant.
+_FLAT = 1e-20
 # Where the search for multipliers starts, unless the target says.
 _RATIO = 0.3
 _RATIOS = (1e-3, 50.0)
@@ -208,6 +211,7 @@ def solve_match(
     (1, 0.9432, 1.0)
     """
     check_kernel(kernel)
+    _check_settings(moments, tol)
     names = (*ARCHITECTURES, "hermite")
     if architecture != "auto" and architecture not in names:
         raise ValueError(
@@ -308,12 +312,28 @@ def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> st
         return "at any norms"
     low, high = norms or (moments.tau0, moments.tau0)
     if high - low <= _NEARLY_EQUAL * high:
-        return f"at norms of {moments.tau0:.3g}"
+        return f"at norms of {high:.3g}"
     return f"at norms from {low:.3g} to {high:.3g}"
+
+
+def _check_settings(moments: EquilibriumMoments, tol: float) -> None:
+    """Refuse what is no DEQ, or no tolerance."""
+    if not isinstance(moments, EquilibriumMoments):
+        raise ValueError(
+            "moments must be the EquilibriumMoments of a DEQ, such as "
+            f"equilibrium_moments('relu'), got {moments!r}."
+        )
+    if not (isinstance(tol, Real) and 0.0 < float(tol) < math.inf):
+        raise ValueError(f"tol must be a positive finite number, got {tol!r}.")
 
 
 def check_sees_input(moments: EquilibriumMoments) -> None:
     """Refuse a DEQ whose states do not depend on its input."""
+    if moments.E_dphi2 < _FLAT:
+        raise ValueError(
+            f"A constant activation has no explicit equivalent: {moments.activation} "
+            f"has E[φ'²] = {moments.E_dphi2:.1e} at equilibrium."
+        )
     if moments.input_variance * moments.tau0 == 0.0:
         raise ValueError(
             "A DEQ that does not see its input has no explicit equivalent: "
