@@ -170,6 +170,9 @@ def test_match_report(iris):
     assert report.infinite.operator < report.finite.operator < 0.3
     assert "alpha1" in str(report)
     assert "this network" in str(report)
+    assert "after training" not in str(report)
+    trained = ExplicitEquivalentClassifier(width=16, max_epochs=1, random_state=0)
+    assert "after training" in str(trained.fit(X, y).match_report(X))
     few = model.match_report(X, max_samples=20)
     assert few.n_samples == 20
 

@@ -141,6 +141,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             infinite=KernelErrors.between(found, exact),
             finite=finite,
             n_outside=len(outside_norms(model.match_, rows)),
+            trained=finite is not None and self.trainable != "readout",
         )
 
     def _matched_on(self, X: Any) -> tuple[ExplicitNetworkEstimator, np.ndarray]:
