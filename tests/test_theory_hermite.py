@@ -359,6 +359,19 @@ def test_what_limits_a_layer_is_said():
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+def test_kinks_away_from_0_are_what_is_blamed(kernel):
+    clip = Activation(lambda x: np.clip(x, -1, 1), kinks=(-1.0, 1.0))
+    with pytest.warns(MatchWarning, match="kinks away from 0 ends too early") as caught:
+        solve_match(
+            equilibrium_moments(clip), kernel=kernel, architecture="hermite", tol=1e-9
+        )
+    message = str(caught[0].message)
+    assert "declared" not in message
+    assert "recurrent_variance" not in message
+    assert ("kernel='ck' has a smaller residual" in message) == (kernel == "ntk")
+
+
 def test_a_kinked_activation_of_ones_own():
     """A hard tanh: its series follows from its Hermite coefficients."""
     clip = Activation(lambda x: np.clip(x, -1, 1), kinks=(-1.0, 1.0))

@@ -39,6 +39,8 @@ _CLOSE = 1e-3
 _TINY = 1e-70
 # An activation with a smaller mean squared derivative is constant.
 _FLAT = 1e-20
+# Below this recurrent variance series of tangent kernels with kinks end too early.
+_WEAK = 0.05
 # Where the search for multipliers starts, unless the target says.
 _RATIO = 0.3
 _RATIOS = (1e-3, 50.0)
@@ -240,7 +242,9 @@ def solve_match(
                 _warn(problem, architecture, result)
             return result
     if result.residual > (max(tol, _CLOSE) if architecture == "auto" else tol):
-        _warn_of(result, kernel, tol, _hermite_advice(kernel, norms), stacklevel=3)
+        _warn_of(
+            result, kernel, tol, _hermite_advice(moments, kernel, norms), stacklevel=3
+        )
     return result
 
 
@@ -369,16 +373,23 @@ def _warn(problem: _Problem, architecture: str, result: MatchResult) -> None:
     _warn_of(result, problem.kernel, problem.tol, advice, stacklevel=4)
 
 
-def _hermite_advice(kernel: str, norms: tuple[float, float] | None) -> str:
+def _hermite_advice(
+    moments: EquilibriumMoments, kernel: str, norms: tuple[float, float] | None
+) -> str:
     """What makes a Hermite layer better that is not good enough."""
     if norms is not None and norms[1] > norms[0] * (1.0 + _NEARLY_EQUAL):
         return "it is exact where all norms are equal (normalize=True)"
-    if kernel == "ck":
-        return "the activation may have kinks that are not declared"
-    return (
-        "the series of a tangent kernel with kinks and a weak recurrence "
-        "(recurrent_variance below 0.05) ends too early; kernel='ck' is exact"
-    )
+    kinks = moments.activation.kinks
+    less = "" if kernel == "ck" else "; kernel='ck' has a smaller residual"
+    if any(kinks):
+        which = "an activation with kinks away from 0"
+    elif kinks and kernel != "ck":
+        which = "a tangent kernel with kinks"
+        if moments.recurrent_variance < _WEAK:
+            which += f" and a weak recurrence (recurrent_variance below {_WEAK})"
+    else:
+        which = "an activation with kinks that are not declared, if it has some,"
+    return f"the series of {which} ends too early{less}"
 
 
 def _warn_of(
