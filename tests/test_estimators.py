@@ -57,6 +57,7 @@ def _softplus_like(x):
 
 @pytest.mark.parametrize("trainable", ["all", "recurrent", "readout"])
 @pytest.mark.parametrize("Classifier", CLASSIFIERS)
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_classifiers_learn(Classifier, trainable, digits):
     X_train, X_test, y_train, y_test = digits
     model = Classifier(
@@ -267,7 +268,7 @@ def test_match_deq_copies_what_both_share(Network, Equivalent, iris):
         if name in deq.get_params():
             assert value == getattr(deq, name)
     assert match_deq(deq.fit(2 * X, y)).tau0 == deq.tau0_
-    assert explicit.fit(X, y).match_.residual < 1e-8
+    assert explicit.fit(X, y).match_.residual < 1e-6
 
 
 def test_match_deq_takes_pipelines_and_searches(iris):

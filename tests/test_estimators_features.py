@@ -173,6 +173,7 @@ def test_random_features_of_tiny_rows(X):
 
 
 @pytest.mark.parametrize("approximation", APPROXIMATIONS)
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_linear_model_on_features(approximation):
     X, y = load_digits(return_X_y=True)
     model = make_pipeline(

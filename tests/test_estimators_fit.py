@@ -69,6 +69,7 @@ class Poison(Callback):
 
 @pytest.mark.parametrize("trainable", ["all", "readout"])
 @pytest.mark.parametrize("estimator", CLASSIFIERS)
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_digits_are_learnt(digits, estimator, trainable):
     X_train, X_test, y_train, y_test = digits
     model = estimator(width=256, trainable=trainable, dtype="float32", random_state=0)
@@ -133,7 +134,8 @@ def test_deq_features_are_equilibria_of_the_layer(iris, trainable):
 
 def test_explicit_features_are_those_of_the_matched_layers(iris):
     X, y = iris
-    model = ExplicitEquivalentClassifier(**SMALL).fit(X, y)
+    model = ExplicitEquivalentClassifier(**SMALL, architecture="leaky_relu")
+    model.fit(X, y)
     x = X / np.sqrt(X.shape[1])
     for weight, layer in zip(model._body.weights, model.match_.layers, strict=True):
         pre = x @ weight.detach().numpy().T

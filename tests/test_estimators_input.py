@@ -250,7 +250,9 @@ def test_poor_matches_are_said(data):
         ).fit(*data)
     assert model.match_.residual > 1e-6
     assert not model.match_.converged
-    biased = ExplicitEquivalentClassifier(**SMALL, bias_variance=0.3)
+    biased = ExplicitEquivalentClassifier(
+        **SMALL, bias_variance=0.3, architecture="hermite"
+    )
     with pytest.warns(MatchWarning, match=r"residual.*normalize=True"):
         biased.fit(*data)
     with pytest.raises(ValueError, match=r"bias_variance=0\.3"):

@@ -14,11 +14,13 @@ from skorch.callbacks import EpochTimer
 
 from sklearn_deq import (
     DEQClassifier,
+    DEQKernelTransformer,
     DEQRegressor,
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
     match_deq,
 )
+from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import equilibrium_moments, solve_match
 
@@ -84,6 +86,9 @@ def test_pipelines_and_searches(iris):
     grid.fit(X, y)
     assert match_deq(grid).width == grid.best_params_["deqclassifier__width"]
     assert match_deq(grid).tau0 == grid.best_estimator_[-1].tau0_
+    # Nothing is fitted again: parameters of the best are known all the same.
+    best = GridSearchCV(pipe, {"deqclassifier__width": [3]}, cv=2, refit=False)
+    assert match_deq(best.fit(X, y)).width == 3
     random = RandomizedSearchCV(DEQRegressor(), {"width": [8]}, n_iter=1)
     assert match_deq(make_pipeline(StandardScaler(), random)).width == 512
     nested = make_pipeline(StandardScaler(), make_pipeline("passthrough", pipe[-1]))
@@ -127,6 +132,8 @@ def test_x_of_another_width(iris):
         match_deq(deq, X[:, :2])
 
 
+# Some of the test rows are larger than those of the training.
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_the_equivalent_learns_as_well_as_the_deq(digits):
     X_train, X_test, y_train, y_test = digits
     deq = DEQClassifier(width=256, trainable="readout", dtype="float32", random_state=0)
@@ -138,7 +145,7 @@ def test_the_equivalent_learns_as_well_as_the_deq(digits):
 def test_match_report(iris):
     X, y = StandardScaler().fit_transform(iris[0]), iris[1]
     model = ExplicitEquivalentClassifier(
-        width=2048, trainable="readout", random_state=0
+        width=2048, architecture="leaky_relu", trainable="readout", random_state=0
     )
     before = model.match_report(X)
     assert before.finite is None
@@ -163,6 +170,9 @@ def test_match_report(iris):
     assert report.infinite.operator < report.finite.operator < 0.3
     assert "alpha1" in str(report)
     assert "this network" in str(report)
+    assert "after training" not in str(report)
+    trained = ExplicitEquivalentClassifier(width=16, max_epochs=1, random_state=0)
+    assert "after training" in str(trained.fit(X, y).match_report(X))
     few = model.match_report(X, max_samples=20)
     assert few.n_samples == 20
 
@@ -255,9 +265,73 @@ def test_auto_measures_the_norms(iris):
     match = model.fit(X, y).match_
     norms = np.sqrt(np.mean(X**2, axis=1))
     assert match.architecture == "hermite"
-    assert f"norms from {norms.min():.3g} to {norms.max():.3g}" in match.reason
+    low, high = match.norms
+    # A little more than what was measured.
+    assert 0.7 < low / norms.min() < 1 < high / norms.max() < 1.4
+    assert f"norms from {low:.3g} to {high:.3g}" in match.reason
     model.set_params(normalize=True)
     assert model.fit(X, y).match_.architecture == "hermite"
     # A zero row has no norm to be matched.
     X[0] = 0.0
     assert model.fit(X, y).match_.architecture == "hermite"
+
+
+def test_norms_that_a_layer_was_not_made_for(iris):
+    """They are treated as those at the end of the range, and this is said."""
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(activation="gelu", width=16, max_epochs=1)
+    model.fit(X, y)
+    assert "outside" not in str(model.match_report(1.02 * X))
+    # Zero rows have no norm.
+    model.predict(np.vstack([1.02 * X, 0 * X[:1]]))
+    far = X * np.where(np.arange(len(X)) < 3, 30.0, 1.0)[:, None]
+    for method in (model.predict, model.predict_proba, model.transform):
+        with pytest.warns(
+            UserWarning, match="3 of 150 samples.*normalize=True"
+        ) as all_:
+            method(far)
+        assert len(all_) == 1
+    report = model.match_report(far)
+    assert report.n_outside == 3
+    assert "3 of the samples have norms outside" in str(report)
+    for other in ({"normalize": True}, {"architecture": "leaky_relu"}):
+        model = ExplicitEquivalentClassifier(width=16, max_epochs=1, **other)
+        assert model.fit(X, y).match_report(far).n_outside == 0
+        model.predict(far)
+    features = DEQKernelTransformer(
+        n_components=16, approximation="random_features", activation="gelu"
+    ).fit(X)
+    with pytest.warns(UserWarning, match="samples.*approximation='nystroem'"):
+        features.transform(far)
+
+
+def test_norms_of_a_first_batch_are_not_relied_on(iris):
+    """partial_fit may begin with a single row."""
+    X, y = StandardScaler().fit_transform(iris[0]), iris[1]
+    model = ExplicitEquivalentClassifier(width=16)
+    model.partial_fit(X[:1], y[:1], classes=np.unique(y)).partial_fit(X, y)
+    assert model.match_.architecture == "leaky_relu"
+    model.predict(X)
+    normalised = ExplicitEquivalentClassifier(width=16, normalize=True)
+    normalised.partial_fit(X[:1], y[:1], classes=np.unique(y))
+    assert normalised.match_.architecture == "hermite"
+    asked = ExplicitEquivalentClassifier(width=16, architecture="hermite")
+    asked.partial_fit(X[:1], y[:1], classes=np.unique(y))
+    with pytest.warns(UserWarning, match="outside of those"):
+        asked.predict(X)
+
+
+def test_a_tau0_that_is_not_the_size_of_the_data():
+    """Equations are solved for tau0 alone, Hermite layers for the norms that are."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 5))
+    X *= 2.0 / np.sqrt(np.mean(X**2, axis=1, keepdims=True))
+    deq = DEQClassifier(activation="tanh")
+    model = match_deq(deq, tau0=1.0, architecture="hard_tanh")
+    with pytest.warns(MatchWarning, match=r"tau0=1, but .* is 2: .*tau0=None"):
+        report = model.match_report(X)
+    assert report.infinite.operator > 0.02
+    for tau0 in (1.95, None):
+        match_deq(deq, tau0=tau0, architecture="hard_tanh").match_report(X)
+    report = match_deq(deq, tau0=1.0).match_report(X)
+    assert report.infinite.operator < 1e-6

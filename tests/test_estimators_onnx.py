@@ -1,6 +1,7 @@
 """Exported networks give the predictions of the estimators, in onnxruntime."""
 
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -10,8 +11,13 @@ from numpy.testing import assert_allclose
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    StandardScaler,
+)
 
 from sklearn_deq import ExplicitEquivalentClassifier, ExplicitEquivalentRegressor
 
@@ -104,4 +110,13 @@ def test_messages(tmp_path):
     model.fit(X, y)
     with pytest.raises(ValueError, match="as StandardScaler does"):
         model.export_onnx(tmp_path / "model.onnx", preprocessing=PCA().fit(X))
+    holes = X.copy()
+    holes[0] = np.nan
+    for other in (
+        make_pipeline(SimpleImputer(), StandardScaler()).fit(holes),
+        MinMaxScaler(clip=True).fit(1e4 * X),
+        FunctionTransformer(partial(np.clip, a_min=-50, a_max=50)).fit(X),
+    ):
+        with pytest.raises(ValueError, match="nothing clipped or imputed"):
+            model.export_onnx(tmp_path / "model.onnx", preprocessing=other)
     assert not (tmp_path / "model.onnx").exists()

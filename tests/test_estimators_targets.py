@@ -33,6 +33,7 @@ def labels():
 
 @pytest.mark.parametrize("trainable", ["all", "readout"])
 @pytest.mark.parametrize("Classifier", CLASSIFIERS)
+@pytest.mark.filterwarnings("ignore:.*samples have norms:UserWarning")
 def test_several_labels(labels, Classifier, trainable):
     X, Y = labels
     model = Classifier(**SMALL, trainable=trainable).fit(X[:150], Y[:150])

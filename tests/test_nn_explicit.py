@@ -101,7 +101,12 @@ def test_the_estimator_trains_with_the_multipliers(rng):
     X = rng.standard_normal((60, 4))
     y = X[:, 0] + 0.1 * rng.standard_normal(60)
     model = ExplicitEquivalentRegressor(
-        kernel="ntk_recurrent", width=64, lr=0.03, max_epochs=60, random_state=0
+        kernel="ntk_recurrent",
+        architecture="piecewise_linear",
+        width=64,
+        lr=0.03,
+        max_epochs=60,
+        random_state=0,
     ).fit(X, y)
     assert model.match_.depth == 1
     rate = model.match_.multipliers[0]
@@ -112,7 +117,24 @@ def test_the_estimator_trains_with_the_multipliers(rng):
 
 def test_the_report_counts_the_multipliers(rng):
     X = rng.standard_normal((80, 400))
-    report = ExplicitEquivalentRegressor(kernel="ntk").match_report(X)
+    model = ExplicitEquivalentRegressor(kernel="ntk", architecture="piecewise_linear")
+    report = model.match_report(X)
     assert report.match.multipliers is not None
     # The equations are those of p → ∞: errors of order 1/√p.
     assert report.infinite.operator < 0.03
+
+
+def test_multipliers_under_adam_act_as_their_roots():
+    layers = solve_match(equilibrium_moments("tanh")).layers
+    moved = []
+    for rate in (1.0, 4.0):
+        network = ExplicitNetwork(
+            3, 8, layers, multipliers=(rate, 1.0), generator=_generator()
+        )
+        before = network.matrices()[0].detach().clone()
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, eps=1e-30)
+        network(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        moved.append((network.matrices()[0] - before).detach())
+    # Rounding of weights of unit size, in float32, against steps of 1e-3.
+    assert_allclose(moved[1], 2.0 * moved[0], atol=1e-6)

@@ -1,6 +1,7 @@
 """The layer made for a kernel: power series, Hermite coefficients, exact kernels."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sklearn_deq.theory import (
     equilibrium_moments,
     solve_match,
 )
+from sklearn_deq.theory._hermite_match import kernel_error
 from sklearn_deq.theory._hermite_series import HermiteSeries
 from sklearn_deq.theory._pair_series import pair_power_series
 from sklearn_deq.theory._power_series import kernel_power_series
@@ -281,32 +283,64 @@ def test_auto_takes_it_where_norms_are_equal():
         solve_match(biased)
 
 
-@pytest.mark.parametrize(
-    ("name", "kernel", "architecture", "depth"),
-    [
-        # Of one layer what meets the equations comes first.
-        ("tanh", "ck", "hard_tanh", 1),
-        ("relu", "ntk", "piecewise_linear", 1),
-        # Else one layer comes before two.
-        ("relu", "ck", "hermite", 1),
-        ("gelu", "ck", "hermite", 1),
-    ],
-)
-def test_auto_takes_the_shallowest_for_norms_that_vary(
-    name, kernel, architecture, depth
-):
-    moments = equilibrium_moments(name)
-    match = solve_match(moments, kernel=kernel, norms=(0.7, 1.5))
-    assert (match.architecture, match.depth) == (architecture, depth)
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+@pytest.mark.parametrize("name", ["tanh", "relu", "gelu"])
+def test_auto_takes_it_where_norms_are_known(name, kernel):
+    """Equations' networks, of one layer too, are asymptotic alone."""
+    match = solve_match(equilibrium_moments(name), kernel=kernel, norms=(0.7, 1.5))
+    assert (match.architecture, match.depth) == ("hermite", 1)
     assert match.converged
-    # Who wants the kernel itself is told of it.
-    assert "'hermite'" in match.reason or "norms from 0.7 to 1.5" in match.reason
+    assert "norms from 0.7 to 1.5" in match.reason
 
 
-def test_auto_takes_two_layers_where_one_is_not_within_tolerance():
-    """Thirty-fold norms of a kinked activation, and a tolerance that is small."""
+def test_auto_takes_what_is_closest_if_nothing_is_within_tolerance():
+    """Thirty-fold norms of a kinked activation, and a tolerance that is small.
+
+    It does not warn: the network of the equations is worse.
+    """
     match = solve_match(equilibrium_moments("relu"), norms=(0.1, 3.0), tol=1e-8)
-    assert (match.architecture, match.depth) == ("leaky_relu", 2)
+    assert match.architecture == "hermite"
+    assert 1e-8 < match.residual < 1e-6
+    assert not match.converged
+    other = re.search(r"'leaky_relu', which goes by equations, by (.*)", match.reason)
+    assert 1e-3 < float(other[1]) < 0.1
+
+
+def test_error_of_an_equations_network_at_the_norms_of_the_data(rng):
+    """As seen on pairs of samples."""
+    moments = equilibrium_moments("relu")
+    match = solve_match(moments, kernel="ntk")
+    settings = match.layers, match.multipliers, moments, "ntk", (0.5, 2.0)
+    X = rng.standard_normal((200, 3))
+    X *= (rng.uniform(0.5, 2.0, 200) / np.sqrt(np.mean(X**2, axis=1)))[:, None]
+    found = explicit_kernel(
+        X, layers=match.layers, multipliers=match.multipliers, kernel="ntk"
+    )
+    expected = deq_kernel(X, kernel="ntk")
+    sizes = np.sqrt(np.diag(expected))
+    error = (np.abs(found - expected) / np.multiply.outer(sizes, sizes)).max()
+    # The grid has the ends of the norms.
+    assert 0.9 * error < kernel_error(*settings) < 1.5 * error
+
+
+def test_parallel_samples_of_different_norms():
+    """The kernel of a kinked activation is a cone there: it is said, apart."""
+    moments = equilibrium_moments("relu")
+    settings = {"kernel": "ntk", "norms": (0.7, 1.4)}
+    match = solve_match(moments, **settings)
+    X = np.array([[0.7], [1.4]])
+    found = explicit_kernel(X, layers=match.layers, kernel="ntk")
+    expected = deq_kernel(X, kernel="ntk")
+    error = abs(found - expected)[0, 1] / np.sqrt(expected[0, 0] * expected[1, 1])
+    assert match.residual < 1e-6 < 1e-3 < error
+    assert 0.9 * error < match.residual_parallel < 2 * error
+    assert "nearly parallel samples of different norms" in str(match)
+    with pytest.warns(MatchWarning, match="for nearly parallel samples"):
+        solve_match(moments, architecture="hermite", tol=1e-9, **settings)
+    smooth = solve_match(equilibrium_moments("gelu"), **settings)
+    assert smooth.residual_parallel < 1e-8
+    homogeneous = equilibrium_moments("relu", center=False)
+    assert solve_match(homogeneous, **settings).residual_parallel < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -323,6 +357,19 @@ def test_what_limits_a_layer_is_said():
     with pytest.warns(MatchWarning, match=r"recurrent_variance below 0\.05") as caught:
         solve_match(moments, kernel="ntk", architecture="hermite")
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+def test_kinks_away_from_0_are_what_is_blamed(kernel):
+    clip = Activation(lambda x: np.clip(x, -1, 1), kinks=(-1.0, 1.0))
+    with pytest.warns(MatchWarning, match="kinks away from 0 ends too early") as caught:
+        solve_match(
+            equilibrium_moments(clip), kernel=kernel, architecture="hermite", tol=1e-9
+        )
+    message = str(caught[0].message)
+    assert "declared" not in message
+    assert "recurrent_variance" not in message
+    assert ("kernel='ck' has a smaller residual" in message) == (kernel == "ntk")
 
 
 def test_a_kinked_activation_of_ones_own():

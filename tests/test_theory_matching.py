@@ -331,3 +331,25 @@ def test_unknown_names(params, message):
         solve_match(equilibrium_moments("relu"), **params)
     with pytest.raises(ValueError, match="does not see its input"):
         solve_match(equilibrium_moments("relu", tau0=0.0))
+
+
+def test_what_is_no_deq_and_no_tolerance():
+    moments = equilibrium_moments("tanh")
+    for tol in (0, -1.0, np.nan, np.inf, "small", None):
+        with pytest.raises(ValueError, match="tol must be a positive finite number"):
+            solve_match(moments, tol=tol)
+    with pytest.raises(ValueError, match="moments must be the EquilibriumMoments"):
+        solve_match("relu")
+    constant = equilibrium_moments(Activation(lambda x: 0.0 * x + 2.0))
+    for architecture in ("auto", "hermite"):
+        with pytest.raises(ValueError, match="A constant activation"):
+            solve_match(constant, architecture=architecture)
+    holes = Activation(lambda x: np.where(x > 0, x, np.nan))
+    with pytest.raises(ValueError, match="must be finite for all real numbers"):
+        equilibrium_moments(holes)
+
+
+def test_norms_are_those_of_the_data_not_tau0():
+    moments = equilibrium_moments("tanh", tau0=3.0)
+    match = solve_match(moments, norms=(1.0, 1.0))
+    assert "at norms of 1" in match.reason

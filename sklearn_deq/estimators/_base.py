@@ -14,6 +14,7 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
+    clone,
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
@@ -34,6 +35,9 @@ from sklearn_deq.theory._equilibrium import normalize_rows
 
 # Squares of the data, and of states that are as large, must stay far from overflow.
 _HEADROOM = 1e-8
+# Networks are matched for the range of norms and this share of its logarithm on each
+# side.
+_WIDER = 0.1
 
 
 def final_step(estimator: Any) -> tuple[Any, list[Any]]:
@@ -42,7 +46,8 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
     Parameters
     ----------
     estimator : estimator, Pipeline or search
-        Of a fitted search the best estimator counts; others are returned as they are.
+        Of a fitted search the best estimator counts, or with refit=False the best
+        parameters; others are returned as they are.
 
     Returns
     -------
@@ -55,7 +60,14 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
             steps += [s for s in estimator[:-1] if s not in (None, "passthrough")]
             estimator = estimator[-1]
         elif hasattr(estimator, "cv") and hasattr(estimator, "estimator"):
-            estimator = getattr(estimator, "best_estimator_", estimator.estimator)
+            best = getattr(estimator, "best_params_", None)
+            if best is not None and not hasattr(estimator, "best_estimator_"):
+                # refit=False: the best one has not been fitted.
+                estimator = clone(estimator.estimator).set_params(
+                    **clone(best, safe=False)
+                )
+            else:
+                estimator = getattr(estimator, "best_estimator_", estimator.estimator)
         else:
             return estimator, steps
 
@@ -108,6 +120,11 @@ class RefusesUnknownParameters:
 class DEQParameters(RefusesUnknownParameters, BaseEstimator):
     """Base of all estimators: the parameters that define a wide DEQ."""
 
+    # Of the samples that the estimator is matched for; None: they are not known.
+    _norms: tuple[float, float] | None
+    # √(mean |x|²/p) of the training rows, whatever tau0.
+    _size: float
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [str, Activation, callable],
         "recurrent_variance": [Interval(Real, 0, None, closed="left")],
@@ -151,15 +168,15 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
                 f"X is too large for {X.dtype.name}: its mean squares reach "
                 f"{s.max():.1e}. Scale X, or set normalize=True."
             )
-        tau0 = self.tau0
-        if tau0 is None:
-            tau0 = np.sqrt(np.average(s, weights=sample_weight))
-        tau0 = float(tau0)
+        self._size = float(np.sqrt(np.average(s, weights=sample_weight)))
+        tau0 = self._size if self.tau0 is None else float(self.tau0)
         moments = self._moments(tau0)
         equilibrium_variance(moments, s)
         # Zero rows have no direction: no kernel is made for their norm.
         norms = np.sqrt(s[s > 0]) if s.any() else np.ones(1)
-        self._norms = float(norms.min()), float(norms.max())
+        # New samples may have norms a little outside of those of the training rows.
+        wider = (norms.max() / norms.min()) ** _WIDER
+        self._norms = float(norms.min() / wider), float(norms.max() * wider)
         self.tau0_ = tau0
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset

@@ -3,178 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from sklearn.base import ClassifierMixin, RegressorMixin, clone
-from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import StrOptions, fit_context
-from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
-from sklearn_deq.estimators._match_report import (
-    KernelErrors,
-    MatchReport,
-    wide_kernels,
-)
-from sklearn_deq.estimators._network import NetworkEstimator
-from sklearn_deq.estimators._onnx import build_network, probabilities, save
+from sklearn_deq.estimators._explicit_network import ExplicitNetworkEstimator
+from sklearn_deq.estimators._onnx import probabilities
 from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
     NetworkRegressorMixin,
 )
-from sklearn_deq.estimators._training import as_tensor
-from sklearn_deq.nn import ExplicitNetwork
-from sklearn_deq.theory import (
-    ARCHITECTURES,
-    Activation,
-    EquilibriumMoments,
-    MatchResult,
-    solve_match,
-)
-
-
-class ExplicitNetworkEstimator(NetworkEstimator):
-    """Network estimator whose body is the explicit equivalent of a DEQ."""
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **NetworkEstimator._parameter_constraints,
-        **KERNEL_CONSTRAINTS,
-        "architecture": [StrOptions({"auto", "hermite", *ARCHITECTURES})],
-    }
-    _body_class = ExplicitNetwork
-
-    def _body_settings(
-        self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
-    ) -> dict[str, Any]:
-        self.match_ = self._match(moments)
-        return {
-            "n_features": n_features,
-            "widths": self.width,
-            "layers": self.match_.layers,
-            "trainable": "readout" if self.trainable == "readout" else "all",
-            "multipliers": self.match_.multipliers,
-        }
-
-    def _match(self, moments: EquilibriumMoments) -> MatchResult:
-        """Match for data of the norms that were measured with the moments."""
-        return solve_match(
-            moments,
-            kernel=self.kernel,
-            architecture=self.architecture,
-            norms=self._norms,
-            trainable="readout" if self.trainable == "readout" else "all",
-        )
-
-    def match_report(
-        self, X: Any, *, max_samples: int = 2000, random_state: Any = 0
-    ) -> MatchReport:
-        """Compare the network's kernel with the DEQ's on data.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples, as the estimator would see them.
-        max_samples : int, default=2000
-            Of more samples a random subset of this size is taken.
-        random_state : int, RandomState or None, default=0
-            Of the subset.
-
-        Returns
-        -------
-        MatchReport
-            Relative errors of the infinitely wide network's kernel in operator norm,
-            Frobenius norm and largest entry; those of this network once it is fitted,
-            trained as it is (for an NTK with readouts drawn anew); and every equation's
-            residual. It prints well.
-
-        Notes
-        -----
-        Works before `fit` as well: the matching is then solved for the size of X.
-        """
-        check_scalar(max_samples, "max_samples", Integral, min_val=1)
-        with self._solver_warnings_as_sklearn():
-            model, X = self._matched_on(X)
-            if len(X) > max_samples:
-                rng = check_random_state(random_state)
-                X = X[rng.permutation(len(X))[:max_samples]]
-            exact, found = wide_kernels(model, model._prepare_input(X))
-        finite = None
-        if model is self:
-            finite = KernelErrors.between(self._finite_kernel(X), exact)
-        return MatchReport(
-            n_samples=len(X),
-            kernel=self.kernel,
-            match=model.match_,
-            infinite=KernelErrors.between(found, exact),
-            finite=finite,
-        )
-
-    def _matched_on(self, X: Any) -> tuple[ExplicitNetworkEstimator, np.ndarray]:
-        """Itself, or a clone matched for X if it is not fitted; and X as floats."""
-        model = self if hasattr(self, "match_") else clone(self)
-        unfitted = model is not self
-        X = validate_data(model, X, reset=unfitted, dtype=[np.float64, np.float32])
-        if unfitted:
-            moments = model._solve_equilibrium(model._prepare_input(X))
-            model.match_ = model._match(moments)
-        return model, X
-
-    def _finite_kernel(self, X: np.ndarray) -> np.ndarray:
-        """Kernel of this network on X, of the kind that was matched."""
-        if self.kernel == "ck" or self.trainable == "readout":
-            features = self.transform(X).astype(np.float64)
-            return features @ features.T
-        rows = self._prepare_input(X).astype(self._working_dtype(), copy=False)
-        x = as_tensor(rows).to(self._body.weights[0].device)
-        return self._body.tangent_kernel(x).cpu().numpy()
-
-    def export_onnx(self, path: str | Path, preprocessing: Any = None) -> None:
-        """Write the fitted network to an ONNX file, in float32.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-        preprocessing : fitted transformer, default=None
-            What comes before the network and goes into the graph: a StandardScaler, or
-            a Pipeline of transformers that scale and shift each feature by itself.
-
-        Raises
-        ------
-        ImportError
-            Without onnx: ``pip install "sklearn-deq[onnx]"``.
-        ValueError
-            If the preprocessing is something else.
-
-        Notes
-        -----
-        The input is "X" of shape (n, n_features). A classifier's output is
-        "probabilities" (n, n_classes), in the order of ``classes_``, which the model's
-        properties hold as JSON; a regressor's is "predictions" (n, n_targets).
-        """
-        try:
-            import onnx  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                'export_onnx needs onnx: pip install "sklearn-deq[onnx]".'
-            ) from error
-        check_is_fitted(self)
-        graph, outputs = build_network(
-            self.n_features_in_,
-            self.match_.layers,
-            [weight.detach().cpu().numpy() for weight in self._body.matrices()],
-            self._readout(),
-            preprocessing=preprocessing,
-            normalize=self.normalize,
-        )
-        save(graph, path, self.n_features_in_, **self._write_outputs(graph, outputs))
-
-    def _write_outputs(self, graph: Any, outputs: str) -> dict[str, Any]:
-        """Finish an ONNX graph, and give what `_onnx.save` is to be told."""
-        raise AttributeError("An explicit estimator defines _write_outputs.")
+from sklearn_deq.theory import Activation
 
 
 class ExplicitEquivalentClassifier(

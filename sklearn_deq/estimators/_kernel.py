@@ -18,6 +18,7 @@ from sklearn_deq.estimators._base import (
     DEQParameters,
     FeaturesMixin,
 )
+from sklearn_deq.estimators._norms import warn_outside
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._memory import array_bytes, check_memory
 from sklearn_deq.kernels._samples import resolve_device
@@ -266,6 +267,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         with self._solver_warnings_as_sklearn():
             if self.n_components is None:
                 return self._kernel(X, self.X_fit_)
+            if self.approximation == "random_features":
+                warn_outside(self.match_, X, "approximation='nystroem'")
             shape = len(X), self._n_features_out
             block = array_bytes((min(len(X), _BLOCK), shape[1]), X.dtype)
             self._check_memory(

@@ -97,6 +97,11 @@ class MatchReport:
     finite : KernelErrors or None
         Of the fitted network as it is: of its features, or of its tangents with
         readouts drawn anew for an NTK. None where it is not fitted.
+    n_outside : int
+        How many of the samples have norms that the layers were not made for.
+    trained : bool
+        Whether this network's hidden layers have been trained, so that it is not as it
+        was drawn, of which alone the DEQ's kernel tells.
     """
 
     n_samples: int
@@ -104,6 +109,8 @@ class MatchReport:
     match: MatchResult
     infinite: KernelErrors
     finite: KernelErrors | None
+    n_outside: int = 0
+    trained: bool = False
 
     def __str__(self) -> str:
         """Report all that is known."""
@@ -114,4 +121,14 @@ class MatchReport:
         ]
         if self.finite is not None:
             lines.append(f"    this network     {self.finite}")
+        if self.trained:
+            lines.append(
+                "    (features after training, against the kernel at initialisation)"
+            )
+        if self.n_outside and self.match.norms is not None:
+            low, high = self.match.norms
+            lines.append(
+                f"  {self.n_outside} of the samples have norms outside of those from "
+                f"{low:.3g} to {high:.3g}, for which the layer was made"
+            )
         return "\n".join(lines)

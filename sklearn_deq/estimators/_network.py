@@ -129,7 +129,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             )
         going_on = hasattr(self, "net_")
         with self._all_or_nothing():
-            X, targets = self._begin(X, y, device, going_on=going_on, classes=classes)
+            X, targets = self._begin(
+                X, y, device, going_on=going_on, in_batches=True, classes=classes
+            )
             # Nobody knows how many calls will come, so the rate stays as it is.
             self._train(X, targets, device, 1, going_on=going_on, anneal=False)
             interrupted = self._finish_in_any_case(X, targets)
@@ -152,7 +154,14 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         return device
 
     def _begin(
-        self, X: Any, y: Any, device: torch.device, *, going_on: bool, **options: Any
+        self,
+        X: Any,
+        y: Any,
+        device: torch.device,
+        *,
+        going_on: bool,
+        in_batches: bool = False,
+        **options: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Validate; draw the weights, or go on with those that there are."""
         if going_on:
@@ -164,7 +173,10 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             # Of its own, lest a failure leave the earlier model with another.
             self._generator = restore_generator(self._generator.get_state().numpy())
         else:
-            self._start(X, self._solve_equilibrium(X), device)
+            moments = self._solve_equilibrium(X)
+            if in_batches:
+                self._forget_norms(moments)
+            self._start(X, moments, device)
         return X, targets
 
     def _structure(self) -> dict[str, Any]:
@@ -182,6 +194,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
                     "with warm_start=False. Parameters that may change are "
                     f"{sorted(self._followed)}."
                 )
+
+    def _forget_norms(self, moments: EquilibriumMoments) -> None:
+        """Rely on no norms of a first batch, if there is a way without."""
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(

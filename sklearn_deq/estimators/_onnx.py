@@ -23,6 +23,8 @@ _INT64 = 7
 # Cells on either side of 0 of a table, uniform in √|t| up to t = 16.
 _ROOT_CELLS = 4096
 _ROOT_END = 4.0
+# Sizes of the numbers by which a preprocessing is told to be affine.
+_PROBES = (1.0, 1e3, 1e6, 1e9)
 
 
 class _Graph:
@@ -183,7 +185,10 @@ def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray
         raise ValueError(
             f"preprocessing must be a fitted transformer, got {preprocessing!r}."
         )
-    probes = np.random.default_rng(0).standard_normal((4, n_features))
+    normal = np.random.default_rng(0).standard_normal((4, n_features))
+    # Large ones show what is clipped, and NaN what is imputed.
+    probes = np.concatenate([normal * size for size in _PROBES])
+    missing = np.full((1, n_features), np.nan)
     with warnings.catch_warnings():
         # A scaler fitted on a data frame would like the probes to have its names.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
@@ -191,13 +196,28 @@ def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray
             np.asarray(preprocessing.transform(rows))
             for rows in (np.zeros((1, n_features)), np.ones((1, n_features)), probes)
         )
+        passes = _passes_nan(preprocessing, missing)
     factor = ones - shift
-    if found.shape != probes.shape or not np.allclose(found, probes * factor + shift):
+    if (
+        found.shape != probes.shape
+        or not np.allclose(found, probes * factor + shift)
+        or not passes
+    ):
         raise ValueError(
             "preprocessing must be fitted, and scale and shift each feature by itself, "
-            f"as StandardScaler does; got {preprocessing!r}."
+            "as StandardScaler does, with nothing clipped or imputed; got "
+            f"{preprocessing!r}."
         )
     return factor, shift
+
+
+def _passes_nan(preprocessing: Any, missing: np.ndarray) -> bool:
+    """Whether what is missing stays so, or is refused."""
+    try:
+        found = np.asarray(preprocessing.transform(missing))
+    except ValueError:
+        return True
+    return found.shape == missing.shape and bool(np.isnan(found).all())
 
 
 def build_network(

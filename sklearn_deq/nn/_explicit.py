@@ -81,9 +81,10 @@ class ExplicitNetwork(nn.Module):
 
     Notes
     -----
-    Gradient descent on V moves W by the multiplier times its own gradient, with any
-    optimizer that follows gradients, so that the tangent kernel of V is
-    Σ_l λ_l (∂f/∂W_l)(∂f/∂W_l)ᵀ.
+    Gradient descent on V moves W by the multiplier λ times its own gradient, so that
+    the tangent kernel of V is Σ_l λ_l (∂f/∂W_l)(∂f/∂W_l)ᵀ. So does SGD; optimizers that
+    divide gradients by their size, such as Adam, move V alike whatever λ, and so W by
+    √λ times what they would.
 
     Examples
     --------

@@ -198,6 +198,7 @@ def equilibrium_moments(
     # Without any drive a DEQ may be at rest: take the limits of small variances.
     q = np.maximum(solved, 1e-200)
     if not np.isfinite(q[0]):
+        _check_finite(phi, np.sqrt(drive[0]))
         nothing = np.full(1, np.nan)
         _check_stability(
             f"at τ* (tau0={tau0:.4g})",
@@ -310,6 +311,20 @@ def _solve_variance(
     gap = recurrent_variance * spread.value + drive[active] - q[active]
     q[active] = np.where(np.abs(gap) <= 1e-11 * q[active], q[active], np.inf)
     return q
+
+
+def _check_finite(phi: Activation, tau: float) -> None:
+    """Refuse an activation that is not finite where it is needed."""
+    points = tau * np.linspace(-8.0, 8.0, 65)
+    with np.errstate(all="ignore"):
+        values = np.asarray(phi.function(points))
+    bad = points[~np.isfinite(values)]
+    if bad.size:
+        raise ValueError(
+            f"activation must be finite for all real numbers, but {phi} is not at "
+            f"{bad.size} of {points.size} points from {points[0]:.3g} to "
+            f"{points[-1]:.3g}, such as x = {bad[0]:.3g}."
+        )
 
 
 def _check_stability(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy as np
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._equilibrium import EquilibriumMoments
 from sklearn_deq.theory._equilibrium_kernel import equilibrium_kernel
-from sklearn_deq.theory._explicit import ExplicitLayer
+from sklearn_deq.theory._explicit import ExplicitLayer, explicit_pair_kernel
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_mixture import HermiteMixture, NormSeries
 from sklearn_deq.theory._hermite_series import HermiteSeries
 from sklearn_deq.theory._homogeneous import homogeneous_slopes
+from sklearn_deq.theory._pairs import PairKernel
 from sklearn_deq.theory._power_series import kernel_power_series
 
 HermiteLayer = HermiteFunction | HermiteMixture
@@ -23,7 +25,7 @@ _EQUAL = 1e-6
 # Where the kernels are compared: a grid in the angle, and close to the ends.
 _ANGLES = np.linspace(0.0, np.pi, 65)
 _COSINES = np.concatenate([np.cos(_ANGLES), [1 - 1e-3, 1 - 1e-5, 1e-5 - 1]])
-# Samples of different norms with larger cosines are not compared: kinks of φ make the
+# Samples of different norms with larger cosines are compared apart: kinks of φ make the
 # kernel a cone there, which takes many terms. The grid comes close to it.
 _PARALLEL = 0.952
 # Those of which the match reports.
@@ -43,12 +45,15 @@ class HermiteMatch:
     residual : float
         max |f − f̂|/√(K_ii K_jj) over cosines and, if they vary, pairs of norms; of
         different norms over cosines up to 0.95.
+    residual_parallel : float
+        The same of different norms over larger cosines.
     """
 
     layer: ExplicitLayer
     target: dict[str, float]
     achieved: dict[str, float]
     residual: float
+    residual_parallel: float
 
 
 def match_hermite(
@@ -80,26 +85,74 @@ def match_hermite(
     low, high = norms or (moments.tau0, moments.tau0)
     function = _function(moments, kernel, rate, low, high)
     layer = ExplicitLayer(hermite_activation(function), 0.0, moments.tau0)
-    samples = [low] if high - low <= _EQUAL * high else list(np.geomspace(low, high, 5))
-    pairs = [(r1, r2) for i, r1 in enumerate(samples) for r2 in samples[i:]]
-    exact = _exact(moments, kernel, pairs, _COSINES)
-    made = np.array([_made(function, rate, *pair, _COSINES) for pair in pairs])
-    sizes = {pair: row[0] for pair, row in zip(pairs, exact, strict=True)}
-    scale = [np.sqrt(sizes[r1, r1] * sizes[r2, r2]) for r1, r2 in pairs]
-    # Of different norms: where they are not parallel.
-    counted = [(r1 == r2) | (np.abs(_COSINES) <= _PARALLEL) for r1, r2 in pairs]
-    errors = np.where(counted, np.abs(made - exact), 0.0).max(axis=1)
-    residual = float((errors / scale).max())
+    pairs = _norm_pairs(low, high)
+    found = np.array([_made(function, rate, *pair, _COSINES) for pair in pairs])
+    exact = equilibrium_kernel(moments, kernel)
     shown = np.array(list(_SHOWN.values()))
-    r = samples[len(samples) // 2]
-    target = _exact(moments, kernel, [(r, r)], shown)[0]
+    r = float(np.sqrt(low * high))
+    target = _entries(exact, [(r, r)], shown)[0]
     achieved = _made(function, rate, r, r, shown)
     return HermiteMatch(
         layer,
         dict(zip(_SHOWN, map(float, target), strict=True)),
         dict(zip(_SHOWN, map(float, achieved), strict=True)),
-        residual,
+        *_largest_errors(found, exact, pairs),
     )
+
+
+def kernel_error(
+    layers: Sequence[ExplicitLayer],
+    multipliers: Sequence[float] | None,
+    moments: EquilibriumMoments,
+    kernel: str,
+    norms: tuple[float, float],
+) -> float:
+    """Error of any explicit network's kernel, as the residual of a Hermite layer.
+
+    Parameters
+    ----------
+    layers, multipliers
+        The network, as in `explicit_pair_kernel`.
+    moments : EquilibriumMoments
+        The DEQ.
+    kernel : {"ck", "ntk", "ntk_recurrent"}
+        Which kernel of the DEQ; the network's is its CK or NTK.
+    norms : tuple of 2 floats
+        Smallest and largest √s_ii of the data.
+
+    Returns
+    -------
+    float
+        The larger of both residuals of a `HermiteMatch`.
+    """
+    pairs = _norm_pairs(*norms)
+    made = explicit_pair_kernel(layers, kernel, multipliers)
+    found = _entries(made, pairs, _COSINES)
+    return max(_largest_errors(found, equilibrium_kernel(moments, kernel), pairs))
+
+
+def _norm_pairs(low: float, high: float) -> list[tuple[float, float]]:
+    """Pairs of norms at which kernels are compared."""
+    equal = high - low <= _EQUAL * high
+    samples = [low] if equal else [float(r) for r in np.geomspace(low, high, 5)]
+    return [(r1, r2) for i, r1 in enumerate(samples) for r2 in samples[i:]]
+
+
+def _largest_errors(
+    found: np.ndarray, exact: PairKernel, pairs: list[tuple[float, float]]
+) -> tuple[float, float]:
+    """Largest differences of kernels at pairs of norms and `_COSINES`.
+
+    Of different norms those of parallel samples, where kinks of φ make the kernel a
+    cone, are the second.
+    """
+    expected = _entries(exact, pairs, _COSINES)
+    sizes = {pair: row[0] for pair, row in zip(pairs, expected, strict=True)}
+    scale = [np.sqrt(sizes[r1, r1] * sizes[r2, r2]) for r1, r2 in pairs]
+    errors = np.abs(found - expected) / np.array(scale)[:, None]
+    cone = [(r1 != r2) & (np.abs(_COSINES) > _PARALLEL) for r1, r2 in pairs]
+    first, second = (np.where(part, errors, 0.0) for part in (np.invert(cone), cone))
+    return float(first.max()), float(second.max())
 
 
 def hermite_activation(function: HermiteLayer) -> Activation:
@@ -149,19 +202,16 @@ def _series(
     return HermiteSeries.from_energies(energies)
 
 
-def _exact(
-    moments: EquilibriumMoments,
-    kernel: str,
-    pairs: list[tuple[float, float]],
-    rho: np.ndarray,
+def _entries(
+    kernel: PairKernel, pairs: list[tuple[float, float]], rho: np.ndarray
 ) -> np.ndarray:
-    """The DEQ's kernel at pairs of norms and cosines, shape (n_pairs, m)."""
+    """A kernel at pairs of norms and cosines, shape (n_pairs, m)."""
     norms = np.array(pairs)
-    pair = equilibrium_kernel(moments, kernel)
     first, second = (
-        tuple(state[:, None] for state in pair.states(norms[:, k] ** 2)) for k in (0, 1)
+        tuple(state[:, None] for state in kernel.states(norms[:, k] ** 2))
+        for k in (0, 1)
     )
-    return np.asarray(pair.entries(first, second, norms.prod(axis=1)[:, None] * rho))
+    return np.asarray(kernel.entries(first, second, norms.prod(axis=1)[:, None] * rho))
 
 
 def _made(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 
@@ -15,7 +16,11 @@ from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
 from sklearn_deq.theory._explicit import ExplicitLayer, explicit_moments, propagate
 from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
-from sklearn_deq.theory._hermite_match import is_homogeneous, match_hermite
+from sklearn_deq.theory._hermite_match import (
+    is_homogeneous,
+    kernel_error,
+    match_hermite,
+)
 from sklearn_deq.theory._least_squares import least_squares
 
 # Targets below this share of the largest count as this share of it.
@@ -26,8 +31,16 @@ _ODD = 1e-12
 _EXACT = 1e-12
 # For a target that is not met: go on while eight steps gain this share.
 _POLISH = 1e-3
-# Norms that differ by a smaller share may have one "hermite" layer within tol.
+# Norms that differ by a smaller share count as one in what is printed.
 _NEARLY_EQUAL = 0.02
+# Where "auto" takes a "hermite" layer, as nothing is closer, this residual is no news.
+_CLOSE = 1e-3
+# Kernels of smaller norms are too small to be squared: no Hermite layer is made.
+_TINY = 1e-70
+# An activation with a smaller mean squared derivative is constant.
+_FLAT = 1e-20
+# Below this recurrent variance series of tangent kernels with kinks end too early.
+_WEAK = 0.05
 # Where the search for multipliers starts, unless the target says.
 _RATIO = 0.3
 _RATIOS = (1e-3, 50.0)
@@ -56,7 +69,8 @@ class MatchResult:
         kernels at three cosines.
     residual : float
         max_k |achieved_k − target_k| / max(|target_k|, 1e-6 max|target|); of "hermite"
-        the largest error of the kernel itself, relative to √(K_ii K_jj).
+        the largest error of the kernel itself, relative to √(K_ii K_jj), but for
+        samples of different norms with cosines beyond ±0.95.
     converged : bool
         Whether the residual is within the tolerance.
     reason : str
@@ -68,6 +82,13 @@ class MatchResult:
         How far the target is out of reach: the residual of any network of this
         architecture is at least this, by the bounds of docs/theory.md, section 5. 0.0
         if they leave room, as they do for whatever converged.
+    norms : tuple of 2 floats or None
+        Range of √s_ii that a "hermite" layer is made for; samples outside of it are
+        treated as those at its end. None: any norms.
+    residual_parallel : float
+        The error of a "hermite" layer's kernel for those samples of different norms
+        that are nearly parallel, which the residual leaves out; it is per cents for
+        tangent kernels of kinked activations.
     """
 
     architecture: str
@@ -80,6 +101,8 @@ class MatchResult:
     reason: str
     multipliers: tuple[float, ...] | None = None
     distance: float = 0.0
+    norms: tuple[float, float] | None = None
+    residual_parallel: float = 0.0
 
     def __str__(self) -> str:
         """Report the layers and the equations as a small table."""
@@ -91,6 +114,11 @@ class MatchResult:
         ]
         if self.distance:
             lines.append(f"  out of reach: no residual below {self.distance:.1e}")
+        if self.residual_parallel:
+            lines.append(
+                "  nearly parallel samples of different norms: error up to "
+                f"{self.residual_parallel:.1e}"
+            )
         lines += [f"  layer {i}: {layer}" for i, layer in enumerate(self.layers, 1)]
         if self.multipliers is not None:
             rates = ", ".join(f"{value:.6g}" for value in self.multipliers)
@@ -126,9 +154,10 @@ def solve_match(
         "piecewise_linear" or "rounded" (as few of one or two as meet the target); or
         "hermite", one hidden layer made for this kernel: exact where all samples have
         one norm, and for uncentred positively homogeneous activations. "auto" takes
-        the shallowest whose residual is within tol, else the best; of one hidden layer,
-        with norms given, those of the equations before "hermite", if norms differ.
-        Where the four equations do not hold (bias, or no centring), "hermite".
+        the shallowest whose residual is within tol, else the best. With norms given
+        that is "hermite", unless its residual is over tol and the kernel of a network
+        that solves the equations is closer at these norms. Where the four equations do
+        not hold (bias, or no centring), "hermite".
     tol : float, default=1e-6
         Largest residual that counts as converged.
     multipliers : bool, default=True
@@ -136,10 +165,9 @@ def solve_match(
         with a single rate does not have the NTK asked for.
     norms : tuple of 2 floats or None, default=None
         Smallest and largest √s_ii of the data, for which "hermite" is made. Where they
-        are equal up to tol the coefficient of χχᵀ is no equation, as χ = 0, and where
-        they differ by less than 2 % "auto" takes "hermite" first. None: norms vary, in
-        a way that is not known, so that "auto" does not take "hermite"; asked for, it
-        is made for τ0 alone.
+        are equal up to tol the coefficient of χχᵀ is no equation, as χ = 0. None: norms
+        vary, in a way that is not known, so that "auto" does not take "hermite"; asked
+        for, it is made for τ0 alone.
     trainable : {"all", "readout"}, default="all"
         What of the network is to be trained for the NTKs: with "readout" its CK is
         matched, which "hermite" alone can do.
@@ -159,6 +187,7 @@ def solve_match(
     -----
     MatchWarning
         If the residual is over tol; the message says which architecture does better.
+        Where "auto" takes "hermite", as nothing is closer: if that is over 1e-3.
 
     Notes
     -----
@@ -184,6 +213,7 @@ def solve_match(
     (1, 0.9432, 1.0)
     """
     check_kernel(kernel)
+    _check_settings(moments, tol)
     names = (*ARCHITECTURES, "hermite")
     if architecture != "auto" and architecture not in names:
         raise ValueError(
@@ -200,37 +230,44 @@ def solve_match(
     known = norms is not None or is_homogeneous(moments)
     if architecture == "hermite" or (architecture == "auto" and alone and known):
         result = _match_hermite(moments, kernel, trainable, norms, tol)
-        if not result.converged:
-            advice = _hermite_advice(kernel, norms)
-            _warn_of(result, kernel, tol, advice, stacklevel=3)
-        return result
-    _check_matchable(moments, kernel, trainable)
-    problem = _Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
-    if architecture == "auto":
-        result = _match_auto(problem, trainable, norms)
     else:
-        result = problem.shallowest([architecture])
-    if not result.converged:
-        _warn(problem, architecture, result)
+        _check_matchable(moments, kernel, trainable)
+        problem = _Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
+        if architecture == "auto":
+            result = _match_auto(problem, trainable, norms)
+        else:
+            result = problem.shallowest([architecture])
+        if result.architecture != "hermite":
+            if not result.converged:
+                _warn(problem, architecture, result)
+            return result
+    if result.residual > (max(tol, _CLOSE) if architecture == "auto" else tol):
+        _warn_of(
+            result, kernel, tol, _hermite_advice(moments, kernel, norms), stacklevel=3
+        )
     return result
 
 
 def _match_auto(
     problem: _Problem, trainable: str, norms: tuple[float, float] | None
 ) -> MatchResult:
-    """The shallowest network within tolerance, by what is known of the norms."""
+    """The layer made for the norms, unless another network is closer to the kernel."""
     names = list(ARCHITECTURES)
-    if norms is None:
+    if norms is None or norms[0] < _TINY:
         return problem.shallowest(names)
-    # Where norms hardly differ nothing is as close as a layer that knows them.
-    hermite_first = norms[1] / norms[0] - 1.0 <= _NEARLY_EQUAL
-    single = None if hermite_first else problem.first_converged(names, most=1)
-    if single is not None:
-        return single
-    made = _match_hermite(
-        problem.moments, problem.kernel, trainable, norms, problem.tol
-    )
-    return made if made.converged else problem.shallowest(names)
+    moments, kernel = problem.moments, problem.kernel
+    made = _match_hermite(moments, kernel, trainable, norms, problem.tol)
+    if made.converged:
+        return made
+    other = problem.shallowest(names)
+    error = kernel_error(other.layers, other.multipliers, moments, kernel, norms)
+    own = max(made.residual, made.residual_parallel)
+    if own < error:
+        also = f"{other.architecture!r}, which goes by equations, by {error:.1e}"
+        reason = f"{made.reason}; it errs by {own:.1e}, {also}"
+        return replace(made, reason=reason)
+    also = f"it errs by {error:.1e}, a 'hermite' layer by {own:.1e}"
+    return replace(other, reason=f"{other.reason}; at the norms of the data {also}")
 
 
 def _match_hermite(
@@ -251,9 +288,13 @@ def _match_hermite(
         target=found.target,
         achieved=found.achieved,
         residual=found.residual,
+        residual_parallel=found.residual_parallel,
         converged=found.residual <= tol,
         reason=f"one hidden layer made for this kernel, {_which(moments, norms)}",
         multipliers=(0.0, 1.0) if frozen else None,
+        norms=None
+        if is_homogeneous(moments)
+        else norms or (moments.tau0, moments.tau0),
     )
 
 
@@ -275,12 +316,28 @@ def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> st
         return "at any norms"
     low, high = norms or (moments.tau0, moments.tau0)
     if high - low <= _NEARLY_EQUAL * high:
-        return f"at norms of {moments.tau0:.3g}"
+        return f"at norms of {high:.3g}"
     return f"at norms from {low:.3g} to {high:.3g}"
+
+
+def _check_settings(moments: EquilibriumMoments, tol: float) -> None:
+    """Refuse what is no DEQ, or no tolerance."""
+    if not isinstance(moments, EquilibriumMoments):
+        raise ValueError(
+            "moments must be the EquilibriumMoments of a DEQ, such as "
+            f"equilibrium_moments('relu'), got {moments!r}."
+        )
+    if not (isinstance(tol, Real) and 0.0 < float(tol) < math.inf):
+        raise ValueError(f"tol must be a positive finite number, got {tol!r}.")
 
 
 def check_sees_input(moments: EquilibriumMoments) -> None:
     """Refuse a DEQ whose states do not depend on its input."""
+    if moments.E_dphi2 < _FLAT:
+        raise ValueError(
+            f"A constant activation has no explicit equivalent: {moments.activation} "
+            f"has E[φ'²] = {moments.E_dphi2:.1e} at equilibrium."
+        )
     if moments.input_variance * moments.tau0 == 0.0:
         raise ValueError(
             "A DEQ that does not see its input has no explicit equivalent: "
@@ -316,16 +373,23 @@ def _warn(problem: _Problem, architecture: str, result: MatchResult) -> None:
     _warn_of(result, problem.kernel, problem.tol, advice, stacklevel=4)
 
 
-def _hermite_advice(kernel: str, norms: tuple[float, float] | None) -> str:
+def _hermite_advice(
+    moments: EquilibriumMoments, kernel: str, norms: tuple[float, float] | None
+) -> str:
     """What makes a Hermite layer better that is not good enough."""
     if norms is not None and norms[1] > norms[0] * (1.0 + _NEARLY_EQUAL):
         return "it is exact where all norms are equal (normalize=True)"
-    if kernel == "ck":
-        return "the activation may have kinks that are not declared"
-    return (
-        "the series of a tangent kernel with kinks and a weak recurrence "
-        "(recurrent_variance below 0.05) ends too early; kernel='ck' is exact"
-    )
+    kinks = moments.activation.kinks
+    less = "" if kernel == "ck" else "; kernel='ck' has a smaller residual"
+    if any(kinks):
+        which = "an activation with kinks away from 0"
+    elif kinks and kernel != "ck":
+        which = "a tangent kernel with kinks"
+        if moments.recurrent_variance < _WEAK:
+            which += f" and a weak recurrence (recurrent_variance below {_WEAK})"
+    else:
+        which = "an activation with kinks that are not declared, if it has some,"
+    return f"the series of {which} ends too early{less}"
 
 
 def _warn_of(
@@ -334,6 +398,11 @@ def _warn_of(
     bound = ""
     if result.distance:
         bound = f", which cannot be below {result.distance:.1e}"
+    if result.residual_parallel > _CLOSE:
+        bound = (
+            f", and to {result.residual_parallel:.1e} for nearly parallel samples of "
+            "different norms"
+        )
     warnings.warn(
         f"The explicit network's kernel matches the DEQ's only to a relative residual "
         f"of {result.residual:.1e}{bound} (architecture={result.architecture!r}, "
@@ -395,11 +464,11 @@ class _Problem:
             if depth in ARCHITECTURES[name].depths
         ]
 
-    def first_converged(self, names: list[str], most: int = 3) -> MatchResult | None:
-        """The first candidate of so many layers at most that is within tolerance."""
+    def first_converged(self, names: list[str]) -> MatchResult | None:
+        """The first candidate that is within tolerance."""
         chosen = "as asked" if len(names) == 1 else self._reason()
         for candidate in self.candidates(names):
-            if candidate.depth <= most and self.distance(candidate) <= self.tol:
+            if self.distance(candidate) <= self.tol:
                 result = self.solve(candidate, chosen)
                 if result.converged:
                     return result

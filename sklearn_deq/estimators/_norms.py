@@ -1,0 +1,60 @@
+"""Samples whose norms are not those that a matched network was made for."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from sklearn_deq.theory import MatchResult
+
+# Where a norm is this share outside of the range kernels err by about one per cent.
+_MARGIN = 0.03
+
+
+def outside_norms(match: MatchResult, X: np.ndarray) -> np.ndarray:
+    """Norms √(|x|²/p) of rows that are outside of a match's range.
+
+    Parameters
+    ----------
+    match : MatchResult
+        The network; one that is made for any norms has none outside.
+    X : ndarray of shape (n, n_features)
+        Rows as the network sees them; zero rows have no norm.
+
+    Returns
+    -------
+    ndarray
+        The norms, by more than three per cent below or above.
+    """
+    if match.norms is None:
+        return np.empty(0)
+    low, high = match.norms
+    norms = np.sqrt(np.einsum("ij,ij->i", X, X) / X.shape[1])
+    below = (norms > 0) & (norms < low * (1.0 - _MARGIN))
+    return np.asarray(norms[below | (norms > high * (1.0 + _MARGIN))])
+
+
+def warn_outside(match: MatchResult, X: np.ndarray, remedy: str) -> None:
+    """Warn of rows for which a network was not made.
+
+    Parameters
+    ----------
+    match, X
+        As in `outside_norms`.
+    remedy : str
+        What else can be done than to fit on such rows or to normalise.
+    """
+    norms = outside_norms(match, X)
+    if not len(norms) or match.norms is None:
+        return
+    low, high = match.norms
+    warnings.warn(
+        f"{len(norms)} of {len(X)} samples have norms √(|x|²/p) from {norms.min():.3g} "
+        f"to {norms.max():.3g}, outside of those from {low:.3g} to {high:.3g} that the "
+        "Hermite layer was made for: it treats them as those at the end of the range, "
+        "and its kernel is not the DEQ's. Fit on data with these norms, or set "
+        f"normalize=True, or {remedy}.",
+        UserWarning,
+        stacklevel=5,
+    )
