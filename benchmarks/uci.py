@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import SEED, circumstances, parser, replace_table
+from _measure import SEED, circumstances, parser
+from _tables import replace_table
 from scipy.stats import rankdata, wilcoxon
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier

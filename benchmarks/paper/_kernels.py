@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks._measure import operator_norm
+from benchmarks._tables import operator_norm
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import (
