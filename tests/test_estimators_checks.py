@@ -19,6 +19,8 @@ SMALL = {"width": 32, "max_epochs": 25, "random_state": 0}
 # Some checks train on data with an offset of a hundred deviations, where a loss
 # may rise: that it is said so is right, and scikit-learn's own run ignores it as well.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+# Of a handful of rows those to predict have norms that none of the others has.
+@pytest.mark.filterwarnings("ignore:.* samples have norms:UserWarning")
 @parametrize_with_checks(
     [
         DEQClassifier(),

@@ -10,6 +10,8 @@ from sklearn_deq.theory import MatchResult
 
 # Where a norm is this share outside of the range kernels err by about one per cent.
 _MARGIN = 0.03
+# A share of the rows that is not worth a warning: there are outliers in most data.
+_RARE = 0.05
 
 
 def outside_norms(match: MatchResult, X: np.ndarray) -> np.ndarray:
@@ -36,7 +38,7 @@ def outside_norms(match: MatchResult, X: np.ndarray) -> np.ndarray:
 
 
 def warn_outside(match: MatchResult, X: np.ndarray, remedy: str) -> None:
-    """Warn of rows for which a network was not made.
+    """Warn of rows for which a network was not made, if they are not a few outliers.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ def warn_outside(match: MatchResult, X: np.ndarray, remedy: str) -> None:
         What else can be done than to fit on such rows or to normalise.
     """
     norms = outside_norms(match, X)
-    if not len(norms) or match.norms is None:
+    if match.norms is None or len(norms) <= _RARE * len(X):
         return
     low, high = match.norms
     warnings.warn(
