@@ -74,6 +74,7 @@ def test_error_falls_with_the_number_of_features(X, approximation, sizes, bounds
     assert (np.array(errors) < bounds).all(), errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_random_features_are_those_of_the_matched_network(X, activation):
     """On average over draws their inner products are the network's kernel."""
