@@ -3,11 +3,6 @@
 from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
 from sklearn_deq.linear._least_squares import fit_ridge
 from sklearn_deq.linear._logistic import LogisticFit, fit_logistic
-from sklearn_deq.linear._normal_equations import (
-    FeatureRidge,
-    NormalEquations,
-    feature_ridge,
-)
 from sklearn_deq.linear._nystroem import nystroem_map
 from sklearn_deq.linear._ridge import (
     RidgeSpectrum,
@@ -21,14 +16,11 @@ from sklearn_deq.linear._selection import as_good_as, prediction_losses
 
 __all__ = [
     "SCALINGS",
-    "FeatureRidge",
     "LogisticFit",
-    "NormalEquations",
     "RidgeSpectrum",
     "apply_scaling",
     "as_good_as",
     "class_probabilities",
-    "feature_ridge",
     "fit_logistic",
     "fit_ridge",
     "fit_scaling",
