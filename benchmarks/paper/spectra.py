@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.paper._data import images, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row
 from benchmarks.paper._figures import figure
 from benchmarks.paper._kernels import Kernels, kernels
-from sklearn_deq.nn import EquilibriumLayer
+from benchmarks.paper._networks import build, features
 
 OTHERS = ("finite", "asymptotic", "explicit")
 
@@ -58,22 +57,10 @@ def compute(cell: Cell, data_home: Path | None) -> Row:
 
 def _finite_width(X: np.ndarray, found: Kernels, width: int, draws: int) -> np.ndarray:
     """Mean kernel of the features of some DEQs of finite width."""
-    moments, total = found.moments, np.zeros((len(X), len(X)))
-    rows = torch.from_numpy(X)
+    total = np.zeros((len(X), len(X)))
     for seed in range(draws):
-        layer = EquilibriumLayer(
-            X.shape[1],
-            width,
-            activation=moments.activation,
-            recurrent_variance=moments.recurrent_variance,
-            input_variance=moments.input_variance,
-            offset=moments.offset,
-            trainable="readout",
-            dtype=torch.float64,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        with torch.inference_mode():
-            Z = layer(rows).numpy()
+        body = build("deq", found.moments, X, width, seed, trainable="readout")
+        Z = features(body, X).astype(np.float64)
         total += Z @ Z.T
     return total / draws
 
