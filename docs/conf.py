@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -11,6 +13,8 @@ import matplotlib
 import sklearn_deq
 
 matplotlib.use("Agg")
+# For gallery_order.
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "sklearn-deq"
 author = "The sklearn-deq developers"
@@ -72,6 +76,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
+    "within_subsection_order": "gallery_order.ByReader",
     "ignore_pattern": r"(^|/)demo\.py$",
     "doc_module": ("sklearn_deq",),
     "backreferences_dir": "generated/backreferences",
