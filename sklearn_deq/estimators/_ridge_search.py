@@ -49,6 +49,7 @@ from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
 from sklearn_deq.linear import SCALINGS, as_good_as, ridge_fit
 from sklearn_deq.theory import get_activation
 
+OneOrMore = Any  # a value, or a list, tuple or array of values
 _SEQUENCES = (list, tuple, np.ndarray)
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _SCALE = [None, StrOptions(set(SCALINGS))]
