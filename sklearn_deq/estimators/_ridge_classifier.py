@@ -69,10 +69,12 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     device : str, default="cpu"
         Torch device of the kernels, or "auto".
     dtype : {"float32", "float64"}, default=None
-        Of ``X_fit_`` and the results; None: that of X. The computation is float64.
+        Of ``X_fit_``, of the results, and of the Gram matrix of the fit to all samples;
+        None: that of X. The search, vectors and sums are float64.
     max_memory : float, default=None
-        Budget in bytes of what the search holds, in all jobs together; None: half of
-        the memory of the machine or its container.
+        Budget in bytes of what the search holds, in all jobs together, or the fit to
+        all samples if that is more; None: half of the memory of the machine or its
+        container.
     scale : {"standard", "arcsinh", "rank"} or sequence, default=None
         Scaling of the features by the training samples, without columns that are
         constant: means 0 and variances 1, in "arcsinh" followed by an inverse
@@ -164,6 +166,12 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     collection takes no more than 2,000 samples. It holds two n × n
     matrices of float64 at once, whatever the number of kernels and alphas; with k
     folds up to 1 + 2 (1 − 1/k)², and ``n_jobs`` times as much in parallel.
+
+    The fit to all samples holds one n × n matrix, in float32 (4 n² bytes) where X or
+    ``dtype`` is. It is decomposed in place, and conjugate gradients in float64 make up
+    for the rounding of that: coefficients are those of the kernel rounded to float32.
+    Predictions change by some 1e-5 of the size of y for alphas of 1e-5 or more; an
+    alpha that this rounding hides is refused.
 
     References
     ----------

@@ -143,14 +143,20 @@ class RidgeProblem:
         model._solve_equilibrium(model._prepare_input(X), self.sample_weight)
         return model
 
-    def gram(self, params: dict[str, Any], tau0: float, X: np.ndarray) -> np.ndarray:
-        """Gram matrix of scaled X, in float64."""
+    def gram(
+        self,
+        params: dict[str, Any],
+        tau0: float,
+        X: np.ndarray,
+        dtype: str | np.dtype = "float64",
+    ) -> np.ndarray:
+        """Gram matrix of scaled X."""
         return deq_kernel(
             X,
             **of_kernel(params),
             tau0=tau0,
             device=self.device,
-            dtype="float64",
+            dtype=dtype,
             # `held` is what was compared with the budget.
             max_memory=np.inf,
         )

@@ -207,12 +207,14 @@ class KernelRidgeCV(DEQParameters):
             ways += ["set n_jobs=1"]
         if self.cv is not None:
             ways += ["set cv=None"]
-        shape = (len(problem.X), len(problem.X))
-        if array_bytes(shape) > sum(held.values()):
-            held, ways = (
-                {f"a Gram matrix of shape {shape}": array_bytes(shape)},
-                ways[:1],
-            )
+        elif len(searched.X) > COLLECTION_SAMPLES:
+            ways += [f"search on fewer (search_samples={COLLECTION_SAMPLES})"]
+        shape, dtype = (len(problem.X), len(problem.X)), problem.X.dtype
+        size = array_bytes(shape, dtype)
+        if size > sum(held.values()):
+            held, ways = {f"a Gram matrix of shape {shape} in {dtype}": size}, ways[:1]
+            if dtype == np.float64:
+                ways += ["set dtype='float32'"]
         ridge = "RidgeClassifierCV" if is_classifier(self) else "RidgeCV"
         check_memory(
             held,
@@ -359,7 +361,7 @@ class KernelRidgeCV(DEQParameters):
         X = scaled(self.scalings_.get(params.get("scale")), problem.X)
         model = problem.equilibrium(params, X)
         dual, intercept = ridge_fit(
-            problem.gram(params, model.tau0_, X),
+            problem.gram(params, model.tau0_, X, X.dtype),
             problem.targets,
             params["alpha"],
             problem.weight,
