@@ -287,12 +287,30 @@ def _solve(K: np.ndarray, root: np.ndarray, alpha: float, B: np.ndarray) -> np.n
     if K.dtype == np.float32:
         return solve_single(K, root, alpha, B)
     _scale(K, root)
-    solution: np.ndarray = cho_solve(_cholesky(K, alpha), B, check_finite=False)
+    solution: np.ndarray = cho_solve(cholesky(K, alpha), B, check_finite=False)
     return solution
 
 
-def _cholesky(K: np.ndarray, alpha: float) -> tuple[np.ndarray, bool]:
-    """Factor K + α in place; no pivot may be what rounding has left of it."""
+def cholesky(K: np.ndarray, alpha: float) -> tuple[np.ndarray, bool]:
+    """Factor K + α in place; no pivot may be what rounding has left of it.
+
+    Parameters
+    ----------
+    K : ndarray of shape (n, n)
+        Symmetric, of float64 and C-contiguous; it is overwritten.
+    alpha : float
+        Positive number.
+
+    Returns
+    -------
+    tuple
+        What `scipy.linalg.cho_solve` takes.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If K + α is not positive definite to working precision.
+    """
     K.flat[:: len(K) + 1] += alpha
     noise = len(K) * np.finfo(K.dtype).eps * K.diagonal().max()
     try:
