@@ -131,7 +131,7 @@ def test_gradients_count(X):
     ("params", "held", "way"),
     [
         ({}, 2 * GRAM + PREDICTIONS, "fit fewer samples"),
-        ({"alphas": (0.1, 1.0)}, 2 * GRAM + 2 * PREDICTIONS, "make_pipeline"),
+        ({"alphas": (0.1, 1.0)}, 2 * GRAM + 2 * PREDICTIONS, "approximate"),
         # One kernel keeps one job busy.
         ({"n_jobs": 2}, 2 * GRAM + PREDICTIONS, "n_components"),
         (

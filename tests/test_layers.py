@@ -23,7 +23,17 @@ ROOMS = {
     "linear": ({"exceptions"}, {"numpy", "scipy", "threadpoolctl"}),
     "estimators": (
         {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
-        {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm", "onnx"},
+        {
+            "dask",
+            "joblib",
+            "numpy",
+            "onnx",
+            "scipy",
+            "sklearn",
+            "skorch",
+            "torch",
+            "tqdm",
+        },
     ),
     "inspection": (
         {"estimators", "nn", "theory"},

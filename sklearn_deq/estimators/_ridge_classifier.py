@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_deq._compat import StrOptions, fit_context
+from sklearn_deq.estimators._dask import is_dask
 from sklearn_deq.estimators._held_out import decide
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
 from sklearn_deq.estimators._ridge_search import KernelRidgeCV, OneOrMore
+from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals, class_factors
 from sklearn_deq.linear import class_probabilities, fit_temperature
 from sklearn_deq.theory import Activation
 
@@ -86,6 +88,18 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     search_samples : int, default=None
         Largest number of samples for the search by leave-one-out, evenly spaced among
         those sorted by y; None: 2000 for the collection, else all. The fit is to all.
+    n_components : int, default=None
+        Number of features whose inner products stand for each kernel that is fitted, as
+        of `DEQKernelTransformer`: then X may be larger than memory. None: the kernels
+        themselves.
+    approximation : {"nystroem", "random_features"}, default="nystroem"
+        Kind of the features.
+    random_state : int, RandomState or None, default=None
+        Of the features and of the rows of the search, if there are ``n_components``.
+    checkpoint : str or path-like, default=None
+        An .npz file of the sums so far, for ``n_components``: written every minute and
+        when a fit is interrupted, which goes on from it when it is called again.
+        Deleted when the fit is complete.
 
     Attributes
     ----------
@@ -103,10 +117,13 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         "split<i>_test_score". Kernels that are unstable on the data have score NaN.
     members_ : list of dict
         What is averaged, the best candidate first: "params" and, as the attributes
-        below, "dual_coef", "intercept", "tau0", "tau_star" and "offset" of each.
+        below, "dual_coef" or "coef", "intercept", "tau0", "tau_star" and "offset" of
+        each; with ``n_components`` also its "transformer".
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_classes)
         Coefficients of the kernel functions of the training samples, of the best
-        candidate.
+        candidate; without ``n_components``.
+    coef_ : ndarray of shape (n_components,) or (n_components, n_classes)
+        Coefficients of its features, with ``n_components``.
     intercept_ : float or ndarray of shape (n_classes,)
         Intercept of the best candidate.
     temperature_ : float
@@ -114,7 +131,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     X_fit_ : ndarray of shape (n_samples, n_features)
-        Training samples of positive weight, not scaled.
+        Training samples of positive weight, not scaled; without ``n_components``.
     scalings_ : dict
         Scalings of the members, by name: as of `sklearn_deq.linear.fit_scaling`.
     tau0_ : float
@@ -173,6 +190,13 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     Predictions change by some 1e-5 of the size of y for alphas of 1e-5 or more; an
     alpha that this rounding hides is refused.
 
+    With ``n_components`` = m the search takes ``search_samples`` random rows (None:
+    2,000; at least m for Nyström's subset), with their kernels themselves. τ0 and
+    scalings are those of these rows. The kernels that are chosen are then fitted to all
+    rows by m features each, with the penalty of the search: O(n m²) time, in one pass
+    over blocks of 2,048 rows whose sums are of float64, and the memory of three or four
+    m × m matrices for each kernel.
+
     References
     ----------
     .. [1] Cook & Weisberg (1982), "Residuals and Influence in Regression", section 2.2.
@@ -221,6 +245,10 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         scale: OneOrMore = None,
         average: bool | None = None,
         search_samples: int | None = None,
+        n_components: int | None = None,
+        approximation: str = "nystroem",
+        random_state: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.alphas = alphas
         self.kernel = kernel
@@ -243,6 +271,10 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         self.scale = scale
         self.average = average
         self.search_samples = search_samples
+        self.n_components = n_components
+        self.approximation = approximation
+        self.random_state = random_state
+        self.checkpoint = checkpoint
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -253,9 +285,11 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training samples.
+            Training samples. With ``n_components`` also a `numpy.memmap`, of which a
+            block at a time is read, or a dask array in chunks of whole rows, whose
+            blocks go to the workers.
         y : array-like of shape (n_samples,)
-            Class labels.
+            Class labels; an array, or a dask array with the chunks of X.
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the samples in τ0, the fit and the scores.
         groups : array-like of shape (n_samples,), default=None
@@ -274,13 +308,16 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples.
+            Samples; of a dask array the result is one, too, not yet computed.
 
         Returns
         -------
         values : ndarray of shape (n_samples,) or (n_samples, n_classes)
             Of the second class if there are two, else of each class.
         """
+        if is_dask(X):
+            shape = self._output_shape()
+            return self._lazy("decision_function", X, shape, self._dtype)
         return self._values(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -289,13 +326,16 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples.
+            Samples; of a dask array the result is one, too, not yet computed.
 
         Returns
         -------
         P : ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of ``classes_``.
         """
+        if is_dask(X):
+            shape = (len(self.classes_),)
+            return self._lazy("predict_proba", X, shape, self._dtype)
         return class_probabilities(self._values(X), self.temperature_)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -304,52 +344,27 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples.
+            Samples; of a dask array the result is one, too, not yet computed.
 
         Returns
         -------
         y : ndarray of shape (n_samples,)
             Class labels.
         """
+        if is_dask(X):
+            return self._lazy("predict", X, (), self.classes_.dtype)
         codes = decide(self._values(X))
         return self.classes_[codes]
 
-    def _set_targets(self, y: np.ndarray) -> np.ndarray:
-        """Signs of the classes, one column each or, for two, one."""
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        n_classes = len(self.classes_)
-        if n_classes < 2:
+    def _coding(self, totals: LabelTotals) -> Coding:
+        """Set the classes; they are coded by signs, with weights of their own."""
+        if len(totals.labels) < 2:
             raise ValueError(
                 "y needs at least 2 classes among the samples of positive "
-                f"sample_weight, but has only one class: {self.classes_[0]!r}."
+                f"sample_weight, but has only one class: {totals.labels[0]!r}."
             )
-        targets = 2.0 * (codes[:, None] == np.arange(n_classes)) - 1.0
-        return targets[:, 1:] if n_classes == 2 else targets
-
-    def _full_weight(
-        self, y: np.ndarray, sample_weight: np.ndarray | None
-    ) -> np.ndarray | None:
-        """Product of the weights of the samples and of the classes."""
-        if self.class_weight is None:
-            return sample_weight
-        codes = np.searchsorted(self.classes_, y)
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        if isinstance(self.class_weight, dict):
-            labels = self.classes_.tolist()
-            unknown = [label for label in self.class_weight if label not in labels]
-            factors = np.array([self.class_weight.get(c, 1.0) for c in labels], float)
-            if unknown:
-                raise ValueError(f"class_weight has labels that y lacks: {unknown}.")
-            if not (np.isfinite(factors) & (factors > 0)).all():
-                raise ValueError(
-                    "class_weight must have positive, finite values, got "
-                    f"{self.class_weight!r}."
-                )
-        else:
-            totals = np.bincount(codes, weights=weight)
-            factors = totals.mean() / totals
-        return weight * factors[codes]
+        self.classes_ = totals.labels
+        return Coding(totals.labels, class_factors(self.class_weight, totals))
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
         """Fit the temperature of the probabilities."""

@@ -129,6 +129,13 @@ class RidgeProblem:
             return None
         return fit_scaling(self.X, method, self.sample_weight)
 
+    def scalings(self, candidates: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Scalings of several candidates, by name."""
+        methods = dict.fromkeys(
+            params["scale"] for params in candidates if "scale" in params
+        )
+        return {method: self.scaling(method) or {} for method in methods}
+
     def scaled(self, params: dict[str, Any]) -> np.ndarray:
         """Features of all samples as the candidate scales them."""
         return scaled(self.scaling(params["scale"]), self.X)

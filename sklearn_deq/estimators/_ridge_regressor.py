@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from sklearn.base import RegressorMixin
 
 from sklearn_deq._compat import fit_context
+from sklearn_deq.estimators._dask import is_dask
 from sklearn_deq.estimators._ridge_search import KernelRidgeCV, OneOrMore
 from sklearn_deq.theory import Activation
 
@@ -77,6 +79,18 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     search_samples : int, default=None
         Largest number of samples for the search by leave-one-out, evenly spaced among
         those sorted by y; None: 2000 for the collection, else all. The fit is to all.
+    n_components : int, default=None
+        Number of features whose inner products stand for each kernel that is fitted, as
+        of `DEQKernelTransformer`: then X may be larger than memory. None: the kernels
+        themselves.
+    approximation : {"nystroem", "random_features"}, default="nystroem"
+        Kind of the features.
+    random_state : int, RandomState or None, default=None
+        Of the features and of the rows of the search, if there are ``n_components``.
+    checkpoint : str or path-like, default=None
+        An .npz file of the sums so far, for ``n_components``: written every minute and
+        when a fit is interrupted, which goes on from it when it is called again.
+        Deleted when the fit is complete.
 
     Attributes
     ----------
@@ -94,14 +108,17 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         "split<i>_test_score". Kernels that are unstable on the data have score NaN.
     members_ : list of dict
         What is averaged, the best candidate first: "params" and, as the attributes
-        below, "dual_coef", "intercept", "tau0", "tau_star" and "offset" of each.
+        below, "dual_coef" or "coef", "intercept", "tau0", "tau_star" and "offset" of
+        each; with ``n_components`` also its "transformer".
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
         Coefficients of the kernel functions of the training samples, of the best
-        candidate.
+        candidate; without ``n_components``.
+    coef_ : ndarray of shape (n_components,) or (n_components, n_targets)
+        Coefficients of its features, with ``n_components``.
     intercept_ : float or ndarray of shape (n_targets,)
         Intercept of the best candidate.
     X_fit_ : ndarray of shape (n_samples, n_features)
-        Training samples of positive weight, not scaled.
+        Training samples of positive weight, not scaled; without ``n_components``.
     scalings_ : dict
         Scalings of the members, by name: as of `sklearn_deq.linear.fit_scaling`.
     tau0_ : float
@@ -151,6 +168,13 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     Predictions change by some 1e-5 of the size of y for alphas of 1e-5 or more; an
     alpha that this rounding hides is refused.
 
+    With ``n_components`` = m the search takes ``search_samples`` random rows (None:
+    2,000; at least m for Nyström's subset), with their kernels themselves. τ0 and
+    scalings are those of these rows. The kernels that are chosen are then fitted to all
+    rows by m features each, with the penalty of the search: O(n m²) time, in one pass
+    over blocks of 2,048 rows whose sums are of float64, and the memory of three or four
+    m × m matrices for each kernel.
+
     References
     ----------
     .. [1] Cook & Weisberg (1982), "Residuals and Influence in Regression", section 2.2.
@@ -194,6 +218,10 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         scale: OneOrMore = None,
         average: bool | None = None,
         search_samples: int | None = None,
+        n_components: int | None = None,
+        approximation: str = "nystroem",
+        random_state: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.alphas = alphas
         self.kernel = kernel
@@ -215,6 +243,10 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self.scale = scale
         self.average = average
         self.search_samples = search_samples
+        self.n_components = n_components
+        self.approximation = approximation
+        self.random_state = random_state
+        self.checkpoint = checkpoint
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -225,9 +257,11 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training samples.
+            Training samples. With ``n_components`` also a `numpy.memmap`, of which a
+            block at a time is read, or a dask array in chunks of whole rows, whose
+            blocks go to the workers.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
+            Targets; an array, or a dask array with the chunks of X.
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the samples in τ0, the fit and the scores.
         groups : array-like of shape (n_samples,), default=None
@@ -246,17 +280,16 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples.
+            Samples; of a dask array the result is one, too, not yet computed.
 
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_targets)
             Predicted targets.
         """
+        if is_dask(X):
+            return self._lazy("predict", X, self._output_shape(), self._dtype)
         return self._values(X)
-
-    def _set_targets(self, y: np.ndarray) -> np.ndarray:
-        return y.reshape(len(y), -1).astype(np.float64, copy=False)
 
     def __sklearn_tags__(self) -> Any:
         """Describe the regressor to scikit-learn."""
