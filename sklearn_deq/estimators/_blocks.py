@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -44,8 +45,10 @@ def check_columns(estimator: Any, X: Any, *, reset: bool) -> None:
     """
     if X.dtype.kind not in "fiub":
         raise ValueError(f"X must have real numbers, got dtype {X.dtype}.")
-    # Of an array with as many columns the messages are scikit-learn's.
-    shape = X.shape if 0 in X.shape or X.ndim != 2 else (1, X.shape[1])
+    # For an array of one row, or none, the messages are scikit-learn's. What is not
+    # known of a dask array is NaN.
+    shape = (min(X.shape[0], 1), X.shape[1]) if X.ndim == 2 else (1,) * X.ndim
+    shape = tuple(1 if math.isnan(n) else n for n in shape)
     validate_data(estimator, np.zeros(shape, np.float32), reset=reset)
 
 

@@ -50,7 +50,8 @@ class DaskRows:
             )
         self._X, self._prepare = X, prepare
         self._y, self._weight = (
-            _aligned(name, values, X) for name, values in (("y", y), ("weight", weight))
+            _aligned(name, values, X)
+            for name, values in (("y", y), ("sample_weight", weight))
         )
 
     def __len__(self) -> int:
@@ -142,7 +143,7 @@ def lazy_rows(
     import dask.array
 
     _check_chunks(X)
-    shape = (0,) if n_columns is None else (0, n_columns)
+    empty = np.empty((0,) if n_columns is None else (0, n_columns), dtype)
     chunks = X.chunks[:1] if n_columns is None else (X.chunks[0], (n_columns,))
     # As an argument that is delayed the estimator is sent once, not with every block.
     return dask.array.map_blocks(
@@ -150,15 +151,16 @@ def lazy_rows(
         X,
         model=dask.delayed(model, traverse=False),
         method=method,
+        empty=empty,
         dtype=dtype,
         chunks=chunks,
         drop_axis=[1] if n_columns is None else None,
-        meta=np.empty(shape, dtype=dtype),
+        meta=empty,
     )
 
 
-def _apply(X: np.ndarray, model: Any, method: str) -> np.ndarray:
-    result: np.ndarray = getattr(model, method)(X)
+def _apply(X: np.ndarray, model: Any, method: str, empty: np.ndarray) -> np.ndarray:
+    result: np.ndarray = getattr(model, method)(X) if len(X) else empty
     return result
 
 
