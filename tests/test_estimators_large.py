@@ -199,6 +199,8 @@ def test_a_checkpoint_of_something_else_is_refused(table, tmp_path, monkeypatch)
             other.fit(*data)
     with pytest.raises(ValueError, match="is of other data"):
         model.fit(X, y, weight)
+    with pytest.raises(ValueError, match="is in a folder that does not exist"):
+        _regressor(checkpoint=tmp_path / "none" / "sums.npz").fit(X, y)
     np.savez(path, identity=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="is not a file of sums: Object arrays cannot"):
         model.fit(X, y)

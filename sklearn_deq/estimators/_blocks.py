@@ -99,8 +99,8 @@ class Rows:
         try:
             X = check_array(self._X[rows], dtype=[np.float64, np.float32])
         except ValueError as error:
-            first, last = (rows.start, rows.stop) if isinstance(rows, slice) else (0, 0)
-            where = f" (rows {first} to {last})" if last < len(self) and last else ""
+            part = isinstance(rows, slice) and rows.stop - rows.start < len(self)
+            where = f" (rows {rows.start} to {rows.stop})" if part else ""
             raise ValueError(f"{error}{where}") from error
         y, weight = (v if v is None else v[rows] for v in (self._y, self._weight))
         return Block(self._prepare(X), y, weight)

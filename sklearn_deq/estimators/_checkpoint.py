@@ -67,6 +67,11 @@ class Checkpoint:
         sums : FeatureSums or None
             The sums over them.
         """
+        if not self._path.parent.is_dir():
+            raise ValueError(
+                f"checkpoint={str(self._path)!r} is in a folder that does not exist: "
+                "make it, or give another path."
+            )
         if not self._path.exists():
             return 0, None
         try:

@@ -75,23 +75,16 @@ class DaskRows:
         parts = [dask.delayed(work)(y, weight) for y, weight in blocks]
         return list(_computed(dask.compute, *parts))
 
-    def total(
-        self,
-        work: Callable[[Block], Any],
-        *,
-        verbose: int = 0,
-        checkpoint: Any = None,
-    ) -> Any:
+    def total(self, work: Callable[[Block], Any], **options: Any) -> Any:
         """Sum what a work makes of the blocks, in a tree.
 
         Parameters
         ----------
         work : callable
             Block → what can be added.
-        verbose : int, default=0
-            Not used: dask shows what its workers do.
-        checkpoint : None
-            Refused: dask makes up for workers that fail.
+        **options : dict
+            Of `Rows.total`, not used: dask shows what its workers do, and repeats what
+            a lost one has not finished.
 
         Returns
         -------
@@ -100,11 +93,6 @@ class DaskRows:
         """
         import dask
 
-        if checkpoint is not None:
-            raise ValueError(
-                "checkpoint is for arrays on one machine: with dask arrays leave it "
-                "out, the scheduler repeats what a lost worker has not finished."
-            )
         # Sent once, not with every block.
         shared = dask.delayed((work, self._prepare), traverse=False)
         block_total, add = dask.delayed(_block_total), dask.delayed(_add)

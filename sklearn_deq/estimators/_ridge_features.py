@@ -82,6 +82,7 @@ class FeatureRidge(DEQParameters):
         seed: int,
     ) -> None:
         """Fit candidates to all rows by their features, which are summed in blocks."""
+        checkpoint = self._checkpoint(rows, problem, candidates)
         vars(self).pop("X_fit_", None)
         self.scalings_ = problem.scalings(candidates)
         maps = [
@@ -96,7 +97,6 @@ class FeatureRidge(DEQParameters):
             )
             for params in candidates
         ]
-        checkpoint = self._checkpoint(rows, problem, candidates)
         sums = rows.total(
             SumsOfBlock(maps, coding), verbose=self.verbose, checkpoint=checkpoint
         )
@@ -118,6 +118,11 @@ class FeatureRidge(DEQParameters):
         """File of the sums, of this data and these settings."""
         if self.checkpoint is None:
             return None
+        if isinstance(rows, DaskRows):
+            raise ValueError(
+                "checkpoint is for arrays on one machine: with dask arrays leave it "
+                "out, the scheduler repeats what a lost worker has not finished."
+            )
         if not isinstance(self.random_state, Integral):
             raise ValueError(
                 "checkpoint needs an integer as random_state, got "
@@ -134,9 +139,8 @@ class FeatureRidge(DEQParameters):
         identity = fingerprint(
             settings,
             kernels,
-            len(rows),
             problem.X,
-            problem.targets,
             problem.weight,
+            *rows.of_targets(fingerprint),
         )
         return Checkpoint(self.checkpoint, identity)

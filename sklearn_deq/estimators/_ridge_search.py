@@ -68,6 +68,8 @@ _POSITIVE = Interval(Real, 0, None, closed="neither")
 _SCALE = [None, StrOptions(set(SCALINGS))]
 # Bytes of the kernel between new and training samples that is held at once.
 _BLOCK_BYTES = 2**25
+# New samples for which the training samples are scaled once, if these are not more.
+_EXACT_ROWS = 2**15
 
 
 class KernelRidgeCV(FeatureRidge):
@@ -251,11 +253,10 @@ class KernelRidgeCV(FeatureRidge):
             held, ways = {f"a Gram matrix of shape {shape} in {dtype}": size}, ways[:1]
             if dtype == np.float64:
                 ways += ["set dtype='float32'"]
-        check_memory(
-            held,
-            self.max_memory,
-            f"{', '.join(ways)}, fit fewer samples, or approximate (n_components=...).",
-        )
+        ways += ["fit fewer samples"]
+        if self.n_components is None:
+            ways += ["approximate (n_components=...)"]
+        check_memory(held, self.max_memory, f"{', '.join(ways[:-1])}, or {ways[-1]}.")
 
     def _searched(self, problem: RidgeProblem) -> RidgeProblem:
         """Problem that the search solves: with fewer samples, if there are many."""
@@ -410,8 +411,9 @@ class KernelRidgeCV(FeatureRidge):
         check_is_fitted(self)
         rows: Any = rows_of(self, X, partial(cast, dtype=self.dtype), reset=False)
         values = np.empty((len(rows), *self._output_shape()), self._dtype)
-        # The training samples of an exact kernel are scaled for every block.
-        step = max(BLOCK_ROWS, len(getattr(self, "X_fit_", ())))
+        # An exact kernel has blocks of its own, for each of which X_fit_ is scaled.
+        exact = "dual_coef" in self.members_[0]
+        step = max(_EXACT_ROWS, len(self.X_fit_)) if exact else BLOCK_ROWS
         with self._solver_warnings_as_sklearn():
             for where, (block, _, _) in rows.blocks(step=step):
                 parts = [self._member_values(block, each) for each in self.members_]
@@ -430,7 +432,7 @@ class KernelRidgeCV(FeatureRidge):
 
     def _member_values(self, X: np.ndarray, member: dict[str, Any]) -> np.ndarray:
         """Values of one kernel's regression, in blocks of rows."""
-        if self.n_components is not None:
+        if "coef" in member:
             return member_values(self.scalings_, X, member)
         scaling = self.scalings_.get(member["params"].get("scale", ""))
         X, X_fit = scaled(scaling, X), scaled(scaling, self.X_fit_)
