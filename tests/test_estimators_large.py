@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, KFold
+from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_deq import (
@@ -199,6 +199,8 @@ def test_a_checkpoint_of_something_else_is_refused(table, tmp_path, monkeypatch)
             other.fit(*data)
     with pytest.raises(ValueError, match="is of other data"):
         model.fit(X, y, weight)
+    with pytest.raises(ValueError, match="set n_components, or leave it out"):
+        _regressor(checkpoint=path, n_components=None).fit(X, y)
     with pytest.raises(ValueError, match="is in a folder that does not exist"):
         _regressor(checkpoint=tmp_path / "none" / "sums.npz").fit(X, y)
     np.savez(path, identity=np.array([{}], dtype=object))
@@ -225,6 +227,8 @@ def test_an_error_of_the_data_names_its_rows(table, tmp_path):
         model.fit(mapped[:, 0], y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         model.fit(mapped, y[:-1])
+    with pytest.raises(ValueError, match="X has 1 row, but two"):
+        model.fit(mapped[:1], y[:1])
     mapped = np.memmap(tmp_path / "c", np.complex64, "w+", shape=(9, 2))
     with pytest.raises(ValueError, match="real numbers, got dtype complex64"):
         model.fit(mapped, y[:9])
@@ -244,6 +248,7 @@ def test_splitters_split_the_rows_of_the_search(table):
     groups = np.arange(N) % 7
     model = _regressor(cv=GroupKFold(3)).fit(X, y, groups=groups)
     assert "split2_test_score" in model.cv_results_
+    _regressor(cv=ShuffleSplit(2, random_state=0)).fit(X, y)
     with pytest.raises(ValueError, match="cv must be a number or a splitter where"):
         _regressor(cv=list(KFold(3).split(X))).fit(X, y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):

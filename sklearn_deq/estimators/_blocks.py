@@ -208,6 +208,8 @@ def rows_of(
     """
     if is_large(X):
         check_columns(estimator, X, reset=reset)
+        if y_checks and X.shape[0] < 2:
+            raise ValueError(f"X has {X.shape[0]} row, but two are needed to fit to.")
     if is_dask(X):
         if y_checks and y is None:
             validate_data(estimator, y=y, reset=False)  # says that it is required

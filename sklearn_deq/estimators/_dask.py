@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from sklearn_deq.estimators._blocks import Block
+
+# Filters of warnings and the number of torch's threads belong to the process: its
+# threads take turns, each with all threads of BLAS and torch.
+_TURN = threading.Lock()
 
 
 def is_dask(X: Any) -> bool:
@@ -148,7 +153,10 @@ def lazy_rows(
 
 
 def _apply(X: np.ndarray, model: Any, method: str, empty: np.ndarray) -> np.ndarray:
-    result: np.ndarray = getattr(model, method)(X) if len(X) else empty
+    if not len(X):
+        return empty
+    with _TURN:
+        result: np.ndarray = getattr(model, method)(X)
     return result
 
 
@@ -211,7 +219,8 @@ def _rows(X: Any, prepare: Any, y: Any, weight: Any) -> Any:
 def _block_total(shared: Any, X: Any, y: Any, weight: Any) -> Any:
     """Sum over one block of the dask arrays, which has many of ours; None if empty."""
     work, prepare = shared
-    return _rows(X, prepare, y, weight).total(work)
+    with _TURN:
+        return _rows(X, prepare, y, weight).total(work)
 
 
 def _add(first: Any, second: Any) -> Any:

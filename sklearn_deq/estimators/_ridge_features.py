@@ -7,18 +7,21 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length
 
 from sklearn_deq.estimators._base import DEQParameters
 from sklearn_deq.estimators._blocks import BLOCK_ROWS, Block, Rows
 from sklearn_deq.estimators._checkpoint import Checkpoint, fingerprint
 from sklearn_deq.estimators._dask import DaskRows
-from sklearn_deq.estimators._features import SumsOfBlock, feature_map, solved_member
+from sklearn_deq.estimators._features import (
+    FeatureMap,
+    SumsOfBlock,
+    feature_map,
+    solved_member,
+)
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
 from sklearn_deq.estimators._ridge_targets import Coding
 from sklearn_deq.kernels._memory import array_bytes, check_memory
-from sklearn_deq.theory import get_activation
 
 
 class FeatureRidge(DEQParameters):
@@ -45,9 +48,8 @@ class FeatureRidge(DEQParameters):
             check_consistent_length(rows, groups)
         if len(rows) <= size:
             return rows.take(slice(0, len(rows))), groups
-        if self.cv is not None and not isinstance(
-            self.cv, Integral | BaseCrossValidator
-        ):
+        splits_any = isinstance(self.cv, Integral) or hasattr(self.cv, "split")
+        if self.cv is not None and not splits_any:
             raise ValueError(
                 f"cv must be a number or a splitter where the search takes {size} of "
                 f"{len(rows)} samples: raise search_samples, or give such a cv."
@@ -82,7 +84,6 @@ class FeatureRidge(DEQParameters):
         seed: int,
     ) -> None:
         """Fit candidates to all rows by their features, which are summed in blocks."""
-        checkpoint = self._checkpoint(rows, problem, candidates)
         vars(self).pop("X_fit_", None)
         self.scalings_ = problem.scalings(candidates)
         maps = [
@@ -97,6 +98,7 @@ class FeatureRidge(DEQParameters):
             )
             for params in candidates
         ]
+        checkpoint = self._checkpoint(rows, problem, maps)
         sums = rows.total(
             SumsOfBlock(maps, coding), verbose=self.verbose, checkpoint=checkpoint
         )
@@ -109,15 +111,15 @@ class FeatureRidge(DEQParameters):
         if checkpoint is not None:
             checkpoint.remove()
 
-    def _checkpoint(
-        self,
-        rows: Rows | DaskRows,
-        problem: RidgeProblem,
-        candidates: list[dict[str, Any]],
-    ) -> Checkpoint | None:
-        """File of the sums, of this data and these settings."""
+    def _check_checkpoint(self, rows: Rows | DaskRows) -> None:
+        """Refuse a file that would be of no use."""
         if self.checkpoint is None:
-            return None
+            return
+        if self.n_components is None:
+            raise ValueError(
+                "checkpoint is for sums over blocks of rows: set n_components, or "
+                "leave it out."
+            )
         if isinstance(rows, DaskRows):
             raise ValueError(
                 "checkpoint is for arrays on one machine: with dask arrays leave it "
@@ -128,19 +130,21 @@ class FeatureRidge(DEQParameters):
                 "checkpoint needs an integer as random_state, got "
                 f"{self.random_state!r}: the same features must be made again."
             )
-        settings = {
-            name: getattr(self, name)
-            for name in ("n_components", "approximation", "random_state", "tau0")
-        }
-        kernels = [
-            params | {"activation": get_activation(params["activation"]).name}
-            for params in candidates
-        ]
+
+    def _checkpoint(
+        self, rows: Rows | DaskRows, problem: RidgeProblem, maps: list[FeatureMap]
+    ) -> Checkpoint | None:
+        """File of the sums, of this data and these settings."""
+        if self.checkpoint is None:
+            return None
+        settings = []
+        for scaling, transformer in ((each.scaling, each.transformer) for each in maps):
+            # Functions may have names in common, hardly what follows from them.
+            follows = f"{transformer.tau_star_:.9g} {transformer.offset_:.9g}"
+            params = transformer.get_params() | {"activation": follows}
+            params |= {"max_memory": None, "scale": scaling and scaling["method"]}
+            settings.append(params)
         identity = fingerprint(
-            settings,
-            kernels,
-            problem.X,
-            problem.weight,
-            *rows.of_targets(fingerprint),
+            settings, problem.X, problem.weight, *rows.of_targets(fingerprint)
         )
         return Checkpoint(self.checkpoint, identity)

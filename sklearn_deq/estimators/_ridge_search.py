@@ -75,7 +75,7 @@ _EXACT_ROWS = 2**15
 class KernelRidgeCV(FeatureRidge):
     """Base of the two: the search over kernels and alphas, and the fit.
 
-    Subclasses provide `_set_targets` and `_finish`.
+    Classifiers provide `_coding` and `_finish`.
     """
 
     _default_scoring: ClassVar[str]
@@ -103,11 +103,12 @@ class KernelRidgeCV(FeatureRidge):
         kernels = self._kernels()
         rows = self._training_rows(X, y, sample_weight)
         coding = self._coding_of(rows)
-        seed = int(check_random_state(self.random_state).randint(2**31))
+        self._check_checkpoint(rows)
         if self.n_components is None:
-            sample = rows.take(slice(0, len(rows)))
+            sample, seed = rows.take(slice(0, len(rows))), 0
         else:
             self._check_features_memory(len(kernels))
+            seed = int(check_random_state(self.random_state).randint(2**31))
             sample, groups = self._sample(rows, groups, seed)
         problem = self._problem(sample, coding, groups, alphas)
         self._dtype = problem.X.dtype
