@@ -115,6 +115,12 @@ def test_skorch_only_where_networks_are_trained(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_dask_is_optional_and_in_one_place(path):
+    imported = {module.partition(".")[0] for _, module, _ in _imports(path)}
+    assert "dask" not in imported or path.name == "_dask.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_private_scikit_learn_only_in_compat(path):
     if path.name != "_compat.py":
         assert not list(_private_imports(path))
