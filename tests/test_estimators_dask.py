@@ -61,8 +61,9 @@ def _chunks(*arrays, rows=(250, 100, 250)):
     return [da.from_array(a, chunks=(rows, *a.shape[1:])) for a in arrays]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=IDS)
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("model", "weighted"), [*zip(MODELS, (False, True, True), strict=True)], ids=IDS
+)
 def test_the_fit_is_that_in_memory(table, model, weighted):
     X, y, labels, weight = table
     y = _targets(model, y, labels)

@@ -75,8 +75,9 @@ def test_many_features_are_as_good_as_the_kernel(table):
         assert_allclose(low_rank._values(X), exact._values(X), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("approximation", APPROXIMATIONS)
-@pytest.mark.parametrize("dtype", [None, "float64"])
+@pytest.mark.parametrize(
+    ("approximation", "dtype"), [("nystroem", None), ("random_features", "float64")]
+)
 def test_a_file_is_as_good_as_memory(table, mapped, approximation, dtype):
     X, y, labels, weight = table
     params = {"approximation": approximation, "dtype": dtype, "normalize": True}
@@ -102,7 +103,7 @@ def test_a_file_is_as_good_as_memory(table, mapped, approximation, dtype):
 
 
 @pytest.mark.parametrize("model", [_regressor(), DEQKernelTransformer(n_components=20)])
-@pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["int16", "float64"])
 def test_a_file_is_not_copied(tmp_path, model, dtype):
     """Not to cast, to normalise, to weigh, to predict: blocks of a thirtieth are."""
     X = np.random.default_rng(0).integers(-9, 9, (60_000, 100)).astype(dtype)
