@@ -1,5 +1,6 @@
 """Arrays that are larger than memory: blocks, checkpoints and their errors."""
 
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -254,6 +255,27 @@ def test_splitters_split_the_rows_of_the_search(table):
         _regressor(cv=list(KFold(3).split(X))).fit(X, y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         _regressor(cv=GroupKFold(3)).fit(X, y, groups=groups[:-1])
+
+
+@pytest.mark.parametrize("approximation", APPROXIMATIONS)
+def test_copies_come_back_from_files(table, approximation):
+    X, _, labels, _ = table
+    model = DEQKernelRidgeClassifierCV(
+        n_components=20, approximation=approximation, normalize=True, **FAST
+    ).fit(X, labels)
+    restored = pickle.loads(pickle.dumps(model))
+    assert_array_equal(restored.predict_proba(X), model.predict_proba(X))
+
+
+def test_skops_trusts_features(table):
+    io = pytest.importorskip("skops.io")
+    X, y, _, _ = table
+    model = _regressor(scale="rank").fit(X, y)
+    dumped = io.dumps(model)
+    unknown = io.get_untrusted_types(data=dumped)
+    # Ours alone: nothing of NumPy's that is not an array.
+    assert all(name.startswith("sklearn_deq.") for name in unknown)
+    assert_array_equal(io.loads(dumped, trusted=unknown).predict(X), model.predict(X))
 
 
 def test_going_over_to_features_leaves_nothing_behind(table):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,7 @@ def lazy_rows(
         model=dask.delayed(model, traverse=False),
         method=method,
         empty=empty,
-        dtype=dtype,
+        dtype=empty.dtype,
         chunks=chunks,
         drop_axis=[1] if n_columns is None else None,
         meta=empty,
@@ -232,7 +233,11 @@ def _add(first: Any, second: Any) -> Any:
 def _computed(compute: Callable[..., Any], *values: Any) -> Any:
     """Compute; say what to do where a worker is lost for good."""
     try:
-        return compute(*values)
+        with warnings.catch_warnings():
+            # The maps of the features travel in the graph. What is scattered would be
+            # lost for good with the worker that holds it.
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            return compute(*values)
     except Exception as error:
         if type(error).__name__ != "KilledWorker":
             raise

@@ -111,7 +111,7 @@ class KernelRidgeCV(FeatureRidge):
             seed = int(check_random_state(self.random_state).randint(2**31))
             sample, groups = self._sample(rows, groups, seed)
         problem = self._problem(sample, coding, groups, alphas)
-        self._dtype = problem.X.dtype
+        self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
         self._check_memory(problem, searched, len(kernels))
         outcomes = self._search(searched, kernels)
