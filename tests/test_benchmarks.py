@@ -18,6 +18,7 @@ if not BENCHMARKS.exists():
     [
         ["bench_speed.py", "--only", "gram", "varying", "ridge", "memory", "search"],
         ["bench_kernels.py"],
+        ["bench_scaling.py", "--figure", "figure.png"],
         ["uci.py", "--models", "DEQ kernel ridge", "NTK, SVM", "random forest"],
         ["bench_mnist.py"],
         ["bench_finite_width.py", "--figure", "figure.png"],

@@ -50,6 +50,15 @@ VARIANTS = [
         class_weight="balanced",
         scoring="neg_log_loss",
     ),
+    # One of the checks asks for a score that few features do not reach.
+    DEQKernelRidgeCV(n_components=50, random_state=0, recurrent_variance=0.2),
+    DEQKernelRidgeClassifierCV(
+        n_components=5,
+        approximation="random_features",
+        random_state=0,
+        recurrent_variance=0.2,
+        scale="standard",
+    ),
 ]
 
 pytestmark = [

@@ -52,7 +52,7 @@ def _loaded(statement):
         ("import sklearn_deq.kernels", {"sklearn", "skorch"}),
         ("import sklearn_deq.nn", {"sklearn", "skorch"}),
         ("from sklearn_deq import DEQKernelTransformer", {"skorch", "matplotlib"}),
-        ("from sklearn_deq import DEQKernelRidgeCV", {"skorch", "matplotlib"}),
+        ("from sklearn_deq import DEQKernelRidgeCV", {"skorch", "matplotlib", "dask"}),
         ("import sklearn_deq.linear", {"sklearn", "torch", "skorch"}),
         ("from sklearn_deq import DEQClassifier", {"matplotlib"}),
         ("import sklearn_deq.inspection", {"matplotlib", "skorch"}),

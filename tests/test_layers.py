@@ -23,7 +23,17 @@ ROOMS = {
     "linear": ({"exceptions"}, {"numpy", "scipy", "threadpoolctl"}),
     "estimators": (
         {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
-        {"numpy", "scipy", "sklearn", "torch", "skorch", "joblib", "tqdm", "onnx"},
+        {
+            "dask",
+            "joblib",
+            "numpy",
+            "onnx",
+            "scipy",
+            "sklearn",
+            "skorch",
+            "torch",
+            "tqdm",
+        },
     ),
     "inspection": (
         {"estimators", "nn", "theory"},
@@ -102,6 +112,12 @@ def test_imports_point_downwards(path):
 def test_skorch_only_where_networks_are_trained(path):
     imported = {module.partition(".")[0] for _, module, _ in _imports(path)}
     assert "skorch" not in imported or str(path.relative_to(PACKAGE)) in SKORCH_FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_dask_is_optional_and_in_one_place(path):
+    imported = {module.partition(".")[0] for _, module, _ in _imports(path)}
+    assert "dask" not in imported or path.name == "_dask.py"
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

@@ -77,6 +77,36 @@ def test_both_solvers_solve_the_normal_equations(problem, weighted, fit_intercep
             assert_allclose(ours[0], expected[0], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("alpha", [1e-4, 1e-1, 10.0])
+def test_a_matrix_of_float32_is_solved_as_one_of_float64(
+    rng, weighted, fit_intercept, alpha
+):
+    # Of condition 3e6: the decomposition alone would err by tens of per cent.
+    features = rng.standard_normal((300, 40)) * np.logspace(0, -3, 40)
+    K = (features @ features.T).astype(np.float32)
+    K /= K.max()
+    Y = rng.standard_normal((300, 2)) * [1.0, 1e30] + 5.0
+    weight = rng.uniform(0.1, 3.0, 300) if weighted else None
+    mine, theirs = (
+        ridge_fit(K.astype(d), Y, alpha, weight, fit_intercept=fit_intercept)
+        for d in (np.float32, np.float64)
+    )
+    assert mine[0].dtype == np.float64
+    error = np.linalg.norm(mine[0] - theirs[0], axis=0)
+    assert (error < 1e-6 * np.linalg.norm(theirs[0], axis=0)).all()
+    assert_allclose(mine[1], theirs[1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_matrix_that_rounding_has_spoilt_is_refused(rng):
+    # The decomposition does not see an eigenvalue of −1e-6, or it fails at one of −0.1.
+    for least in (-1e-6, -0.1):
+        K = np.ones((50, 50)) + least * np.eye(50)
+        with pytest.raises(np.linalg.LinAlgError, match="alpha, or set dtype='float64"):
+            ridge_fit(K.astype(np.float32), rng.standard_normal((50, 1)), 1e-7)
+
+
 def test_scikit_learn_agrees_without_intercept(problem):
     K, Y, weight = problem
     dual, intercept = ridge_fit(K.copy(), Y, 0.1, weight, fit_intercept=False)

@@ -12,10 +12,8 @@ if TYPE_CHECKING:
     from sklearn_deq.estimators._gp_kernel import DEQKernel
     from sklearn_deq.estimators._kernel import DEQKernelTransformer
     from sklearn_deq.estimators._matching import match_deq
-    from sklearn_deq.estimators._ridge import (
-        DEQKernelRidgeClassifierCV,
-        DEQKernelRidgeCV,
-    )
+    from sklearn_deq.estimators._ridge_classifier import DEQKernelRidgeClassifierCV
+    from sklearn_deq.estimators._ridge_regressor import DEQKernelRidgeCV
 
 __all__ = [
     "DEQClassifier",
@@ -37,8 +35,8 @@ _MODULES = {
     "ExplicitEquivalentRegressor": "_explicit",
     "DEQKernel": "_gp_kernel",
     "DEQKernelTransformer": "_kernel",
-    "DEQKernelRidgeCV": "_ridge",
-    "DEQKernelRidgeClassifierCV": "_ridge",
+    "DEQKernelRidgeCV": "_ridge_regressor",
+    "DEQKernelRidgeClassifierCV": "_ridge_classifier",
     "match_deq": "_matching",
 }
 

@@ -72,6 +72,13 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
             return estimator, steps
 
 
+def mean_squares(X: np.ndarray) -> np.ndarray:
+    """|x|²/p of the rows of X, in float64."""
+    with np.errstate(over="ignore"):
+        s: np.ndarray = np.mean(X.astype(np.float64) ** 2, axis=1)
+    return s
+
+
 class RefusesUnknownParameters:
     """Mixin: an unknown keyword is refused with a suggestion."""
 
@@ -161,14 +168,20 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         self, X: np.ndarray, sample_weight: np.ndarray | None = None
     ) -> EquilibriumMoments:
         """Set τ0 and what follows from it; refuse settings that are unstable on X."""
-        with np.errstate(over="ignore"):
-            s = np.mean(X.astype(np.float64) ** 2, axis=1)
-        if not s.max() < _HEADROOM * np.finfo(X.dtype).max:
+        s = mean_squares(X)
+        mean = float(np.average(s, weights=sample_weight))
+        return self._solve_for(s, mean, X.dtype)
+
+    def _solve_for(
+        self, s: np.ndarray, mean: float, dtype: np.dtype
+    ) -> EquilibriumMoments:
+        """Do so for rows of these mean squares, or of their least and largest."""
+        if not s.max() < _HEADROOM * np.finfo(dtype).max:
             raise ValueError(
-                f"X is too large for {X.dtype.name}: its mean squares reach "
+                f"X is too large for {dtype.name}: its mean squares reach "
                 f"{s.max():.1e}. Scale X, or set normalize=True."
             )
-        self._size = float(np.sqrt(np.average(s, weights=sample_weight)))
+        self._size = float(np.sqrt(mean))
         tau0 = self._size if self.tau0 is None else float(self.tau0)
         moments = self._moments(tau0)
         equilibrium_variance(moments, s)

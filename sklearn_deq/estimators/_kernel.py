@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,8 +19,17 @@ from sklearn_deq.estimators._base import (
     KERNEL_CONSTRAINTS,
     DEQParameters,
     FeaturesMixin,
+    mean_squares,
 )
-from sklearn_deq.estimators._norms import warn_outside
+from sklearn_deq.estimators._blocks import (
+    BLOCK_ROWS,
+    Block,
+    Rows,
+    check_columns,
+    rows_of,
+)
+from sklearn_deq.estimators._dask import DaskRows, is_dask, lazy_rows
+from sklearn_deq.estimators._norms import outside_norms, warn_of_norms
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._memory import array_bytes, check_memory
 from sklearn_deq.kernels._samples import resolve_device
@@ -29,8 +40,45 @@ from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 # Squares of a network's slopes, which go like the inverse size of the data, overflow
 # below this.
 _LEAST_SIZE = 1e-100
-# Rows of new samples that are transformed at once.
-_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What τ0 depends on, of some rows; sums of two are those of both together.
+
+    Attributes
+    ----------
+    mean : float
+        Mean of |x|²/p.
+    n_rows : int
+        Number of rows.
+    extremes : ndarray
+        The least and the largest, and the least that is positive.
+    dtype : dtype
+        Of the rows.
+    """
+
+    mean: float
+    n_rows: int
+    extremes: np.ndarray
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, block: Block) -> Sizes:
+        """Measure a block of rows."""
+        s = mean_squares(block.X)
+        positive = s[s > 0] if s.any() else s
+        extremes = np.array([s.min(), s.max(), positive.min()])
+        return cls(float(s.mean()), len(s), extremes, block.X.dtype)
+
+    def __add__(self, other: Sizes) -> Sizes:
+        """Measures of the rows of both."""
+        n_rows = self.n_rows + other.n_rows
+        mean = self.mean + (other.mean - self.mean) * (other.n_rows / n_rows)
+        every = np.concatenate([self.extremes, other.extremes])
+        positive = every[every > 0] if every.any() else every
+        extremes = np.array([every.min(), every.max(), positive.min()])
+        return Sizes(mean, n_rows, extremes, self.dtype)
 
 
 class DEQKernelTransformer(FeaturesMixin, DEQParameters):
@@ -178,7 +226,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training samples.
+            Training samples. With ``n_components`` also an array that is larger than
+            memory: a `numpy.memmap`, or a dask array in chunks of whole rows.
         y : Ignored
             Not used.
 
@@ -188,31 +237,42 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             The fitted transformer.
         """
         resolve_device(self.device)
-        X = self._check_data(X, reset=True)
         with self._solver_warnings_as_sklearn():
-            moments = self._solve_equilibrium(X)
             if self.n_components is None:
-                self.X_fit_ = X
-                self._n_features_out = X.shape[0]
-            elif self.approximation == "nystroem":
-                self._fit_nystroem(X)
+                self.X_fit_ = self._check_data(X, reset=True)
+                self._n_features_out = len(self.X_fit_)
+                self._solve_equilibrium(self.X_fit_)
+                return self
+            rows = self._rows(X, reset=True)
+            sizes = rows.total(Sizes.of)
+            moments = self._solve_for(sizes.extremes, sizes.mean, sizes.dtype)
+            if self.approximation == "nystroem":
+                self._fit_nystroem(rows)
             else:
-                self._fit_network(X, moments)
+                self._fit_network(sizes.dtype, moments)
         return self
 
-    def _fit_nystroem(self, X: np.ndarray) -> None:
+    def _rows(self, X: Any, *, reset: bool) -> Rows | DaskRows:
+        """Rows of X, prepared block by block."""
+        # Of an estimator that is not fitted, which is little to send to workers.
+        return rows_of(self, X, clone(self)._prepare_input, reset=reset)
+
+    def _fit_nystroem(self, rows: Rows | DaskRows) -> None:
         """Choose a subset, and orthonormalise its kernel functions."""
         assert self.n_components is not None
         rng = check_random_state(self.random_state)
-        size = min(self.n_components, len(X))
+        size = min(self.n_components, len(rows))
         if size < self.n_components:
             warnings.warn(
-                f"n_components={self.n_components} is more than the {len(X)} samples: "
-                f"{size} features are made.",
+                f"n_components={self.n_components} is more than the {len(rows)} "
+                f"samples: {size} features are made.",
                 stacklevel=4,
             )
-        self.component_indices_ = rng.permutation(len(X))[:size]
-        self.X_fit_ = X[self.component_indices_]
+        self.component_indices_ = rng.permutation(len(rows))[:size]
+        order = np.argsort(self.component_indices_)
+        X = rows.take(self.component_indices_[order]).X
+        self.X_fit_ = np.empty_like(X)
+        self.X_fit_[order] = X
         # The Gram matrix, eigenvectors and two products of them, in `nystroem_map`.
         square = array_bytes((size, size))
         self._check_memory(
@@ -222,7 +282,7 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         self.normalization_ = nystroem_map(K).astype(X.dtype)
         self._n_features_out = size
 
-    def _fit_network(self, X: np.ndarray, moments: EquilibriumMoments) -> None:
+    def _fit_network(self, dtype: np.dtype, moments: EquilibriumMoments) -> None:
         """Match an explicit network to the DEQ, and draw its weights."""
         assert self.n_components is not None
         if 0.0 < self.tau0_ < _LEAST_SIZE:
@@ -235,18 +295,16 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         )
         seed = check_random_state(self.random_state).randint(2**31)
         widths = [self.n_components] * len(self.match_.layers)
-        shapes = list(zip(widths, [X.shape[1], *widths], strict=False))
+        shapes = list(zip(widths, [self.n_features_in_, *widths], strict=False))
         # They are drawn in float64 and kept in the dtype of X.
-        dtypes = {np.dtype(np.float64), X.dtype}
-        size = sum(array_bytes(s, dtype) for s in shapes for dtype in dtypes)
+        dtypes = {np.dtype(np.float64), dtype}
+        size = sum(array_bytes(s, each) for s in shapes for each in dtypes)
         drawn = ", ".join(map(str, shapes))
         self._check_memory({f"the network's weights of shapes {drawn}": size})
         weights = draw_weights(
-            X.shape[1], widths, torch.Generator().manual_seed(int(seed))
+            self.n_features_in_, widths, torch.Generator().manual_seed(int(seed))
         )
-        self.weights_ = [
-            weight.numpy().astype(X.dtype, copy=False) for weight in weights
-        ]
+        self.weights_ = [weight.numpy().astype(dtype, copy=False) for weight in weights]
         self._n_features_out = self.n_components
 
     def transform(self, X: Any) -> np.ndarray:
@@ -255,36 +313,44 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples.
+            Samples; of a `numpy.memmap` a block at a time is read.
 
         Returns
         -------
         ndarray of shape (n_samples, n_samples_fit) or (n_samples, n_components)
-            K(X, X_fit), or the features, which are computed in blocks of rows.
+            K(X, X_fit), or the features, which are computed in blocks of rows. Of a
+            dask array a dask array that is computed when it is asked for.
         """
         check_is_fitted(self)
-        X = self._check_data(X, reset=False)
+        if is_dask(X):
+            check_columns(self, X, reset=False)
+            dtype = self._prepare_input(np.ones((1, X.shape[1]), X.dtype)).dtype
+            return lazy_rows(self, "transform", X, self._n_features_out, dtype)
         with self._solver_warnings_as_sklearn():
             if self.n_components is None:
-                return self._kernel(X, self.X_fit_)
+                return self._kernel(self._check_data(X, reset=False), self.X_fit_)
+            return self._features(self._rows(X, reset=False))
+
+    def _features(self, rows: Any) -> np.ndarray:
+        """Low-rank features, block by block."""
+        shape, dtype = (len(rows), self._n_features_out), rows.take(slice(0, 1)).X.dtype
+        block = array_bytes((min(len(rows), BLOCK_ROWS), shape[1]), dtype)
+        self._check_memory(
+            {
+                f"features of shape {shape} in {dtype}": array_bytes(shape, dtype),
+                "two blocks of them": 2 * block,
+            },
+            "transform fewer rows at a time",
+        )
+        features, block_features = np.empty(shape, dtype), self._feature_map()
+        outside = []
+        for where, (X, _, _) in rows.blocks():
+            features[where] = block_features(X)
             if self.approximation == "random_features":
-                warn_outside(self.match_, X, "approximation='nystroem'")
-            shape = len(X), self._n_features_out
-            block = array_bytes((min(len(X), _BLOCK), shape[1]), X.dtype)
-            self._check_memory(
-                {
-                    f"features of shape {shape} in {X.dtype}": array_bytes(
-                        shape, X.dtype
-                    ),
-                    "two blocks of them": 2 * block,
-                },
-                "transform fewer rows at a time",
-            )
-            features = np.empty(shape, dtype=X.dtype)
-            block_features = self._feature_map()
-            for start in range(0, len(X), _BLOCK):
-                rows = slice(start, start + _BLOCK)
-                features[rows] = block_features(X[rows])
+                outside.append(outside_norms(self.match_, X))
+        if outside:
+            norms = np.concatenate(outside)
+            warn_of_norms(self.match_, norms, len(rows), "approximation='nystroem'")
         return features
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
@@ -323,7 +389,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         offsets = [layer.offset for layer in self.match_.layers]
 
         def features(X: np.ndarray) -> np.ndarray:
-            x = torch.from_numpy(X / np.sqrt(X.shape[1], dtype=X.dtype)).to(place)
+            x = torch.from_numpy(X / np.sqrt(X.shape[1], dtype=X.dtype))
+            x = x.to(place, weights[0].dtype)
             return explicit_features(x, weights, activations, offsets).cpu().numpy()
 
         return features

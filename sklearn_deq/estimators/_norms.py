@@ -47,16 +47,36 @@ def warn_outside(match: MatchResult, X: np.ndarray, remedy: str) -> None:
     remedy : str
         What else can be done than to fit on such rows or to normalise.
     """
-    norms = outside_norms(match, X)
-    if match.norms is None or len(norms) <= _RARE * len(X):
+    warn_of_norms(match, outside_norms(match, X), len(X), remedy, stacklevel=6)
+
+
+def warn_of_norms(
+    match: MatchResult, norms: np.ndarray, n_rows: int, remedy: str, stacklevel: int = 5
+) -> None:
+    """Do so where the norms outside have been collected.
+
+    Parameters
+    ----------
+    match : MatchResult
+        The network.
+    norms : ndarray
+        Norms outside of its range.
+    n_rows : int
+        Of how many rows they are.
+    remedy : str
+        As in `warn_outside`.
+    stacklevel : int, default=5
+        Of the warning.
+    """
+    if match.norms is None or len(norms) <= _RARE * n_rows:
         return
     low, high = match.norms
     warnings.warn(
-        f"{len(norms)} of {len(X)} samples have norms √(|x|²/p) from {norms.min():.3g} "
+        f"{len(norms)} of {n_rows} samples have norms √(|x|²/p) from {norms.min():.3g} "
         f"to {norms.max():.3g}, outside of those from {low:.3g} to {high:.3g} that the "
         "Hermite layer was made for: it treats them as those at the end of the range, "
         "and its kernel is not the DEQ's. Fit on data with these norms, or set "
         f"normalize=True, or {remedy}.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=stacklevel,
     )

@@ -129,6 +129,13 @@ class RidgeProblem:
             return None
         return fit_scaling(self.X, method, self.sample_weight)
 
+    def scalings(self, candidates: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Scalings of several candidates, by name."""
+        methods = dict.fromkeys(
+            params["scale"] for params in candidates if "scale" in params
+        )
+        return {method: self.scaling(method) or {} for method in methods}
+
     def scaled(self, params: dict[str, Any]) -> np.ndarray:
         """Features of all samples as the candidate scales them."""
         return scaled(self.scaling(params["scale"]), self.X)
@@ -143,14 +150,20 @@ class RidgeProblem:
         model._solve_equilibrium(model._prepare_input(X), self.sample_weight)
         return model
 
-    def gram(self, params: dict[str, Any], tau0: float, X: np.ndarray) -> np.ndarray:
-        """Gram matrix of scaled X, in float64."""
+    def gram(
+        self,
+        params: dict[str, Any],
+        tau0: float,
+        X: np.ndarray,
+        dtype: str | np.dtype = "float64",
+    ) -> np.ndarray:
+        """Gram matrix of scaled X."""
         return deq_kernel(
             X,
             **of_kernel(params),
             tau0=tau0,
             device=self.device,
-            dtype="float64",
+            dtype=dtype,
             # `held` is what was compared with the budget.
             max_memory=np.inf,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -14,18 +16,27 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
+from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from sklearn_deq._compat import (
     Interval,
     StrOptions,
-    check_sample_weight,
     takes_sample_weight,
     validate_parameter_constraints,
 )
-from sklearn_deq.estimators._base import DEQParameters
+from sklearn_deq.estimators._blocks import (
+    BLOCK_ROWS,
+    Block,
+    Rows,
+    cast,
+    check_columns,
+    rows_of,
+)
+from sklearn_deq.estimators._dask import DaskRows, lazy_rows
+from sklearn_deq.estimators._features import member_values
 from sklearn_deq.estimators._held_out import checked_splits
 from sklearn_deq.estimators._kernel import DEQKernelTransformer
 from sklearn_deq.estimators._ridge_collection import (
@@ -38,28 +49,33 @@ from sklearn_deq.estimators._ridge_collection import (
     scaled,
     spread_rows,
 )
+from sklearn_deq.estimators._ridge_features import FeatureRidge
 from sklearn_deq.estimators._ridge_problem import (
     Outcome,
     RidgeProblem,
     best_index,
     ravel_single,
 )
+from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
 from sklearn_deq.linear import SCALINGS, as_good_as, ridge_fit
 from sklearn_deq.theory import get_activation
 
+OneOrMore = Any  # a value, or a list, tuple or array of values
 _SEQUENCES = (list, tuple, np.ndarray)
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _SCALE = [None, StrOptions(set(SCALINGS))]
 # Bytes of the kernel between new and training samples that is held at once.
 _BLOCK_BYTES = 2**25
+# New samples for which the training samples are scaled once, if these are not more.
+_EXACT_ROWS = 2**15
 
 
-class KernelRidgeCV(DEQParameters):
+class KernelRidgeCV(FeatureRidge):
     """Base of the two: the search over kernels and alphas, and the fit.
 
-    Subclasses provide `_set_targets` and `_finish`.
+    Classifiers provide `_coding` and `_finish`.
     """
 
     _default_scoring: ClassVar[str]
@@ -68,8 +84,8 @@ class KernelRidgeCV(DEQParameters):
         **{
             name: [*constraints, *((None, *_SEQUENCES) if name in GRID else ())]
             for name, constraints in DEQKernelTransformer._parameter_constraints.items()
-            if name not in ("n_components", "approximation", "random_state")
         },
+        "checkpoint": [None, str, os.PathLike],
         "alphas": [_POSITIVE, *_SEQUENCES],
         "scale": [*_SCALE, *_SEQUENCES],
         "average": [None, "boolean"],
@@ -85,15 +101,29 @@ class KernelRidgeCV(DEQParameters):
         """Validate, score the grid, and fit the best to all samples."""
         alphas = np.array(self._choices("alphas", [_POSITIVE]), dtype=np.float64)
         kernels = self._kernels()
-        problem = self._problem(X, y, sample_weight, groups, alphas)
+        rows = self._training_rows(X, y, sample_weight)
+        coding = self._coding_of(rows)
+        self._check_checkpoint(rows)
+        if self.n_components is None:
+            sample, seed = rows.take(slice(0, len(rows))), 0
+        else:
+            self._check_features_memory(len(kernels))
+            seed = int(check_random_state(self.random_state).randint(2**31))
+            sample, groups = self._sample(rows, groups, seed)
+        problem = self._problem(sample, coding, groups, alphas)
+        self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
         self._check_memory(problem, searched, len(kernels))
         outcomes = self._search(searched, kernels)
         self._choose(kernels, alphas, outcomes)
-        members = self._members(searched, outcomes)
+        chosen = self._members(searched, outcomes)
+        candidates = [self._best_of(i, outcomes) for i in chosen]
         with self._solver_warnings_as_sklearn():
-            self._fit_members(problem, [self._best_of(i, outcomes) for i in members])
-        held_out = np.mean([outcomes[i].held_out for i in members], axis=0)
+            if self.n_components is None:
+                self._fit_members(problem, candidates)
+            else:
+                self._fit_features(rows, problem, coding, candidates, seed)
+        held_out = np.mean([outcomes[i].held_out for i in chosen], axis=0)
         self._finish(searched, ravel_single(held_out, problem.single))
         return self
 
@@ -133,21 +163,31 @@ class KernelRidgeCV(DEQParameters):
             get_activation(activation)
         return grid_candidates(choices)
 
-    def _problem(
-        self, X: Any, y: Any, sample_weight: Any, groups: Any, alphas: np.ndarray
-    ) -> RidgeProblem:
-        """Validate the data; rows of zero weight are left out for good."""
-        X, y = validate_data(
+    def _training_rows(self, X: Any, y: Any, sample_weight: Any) -> Rows | DaskRows:
+        """Rows of X in the working dtype; the kernel projects on the sphere."""
+        return rows_of(
             self,
             X,
+            partial(cast, dtype=self.dtype),
             y,
-            dtype=[np.float64, np.float32],
+            sample_weight,
+            reset=True,
             multi_output=not is_classifier(self),
             y_numeric=not is_classifier(self),
-            ensure_min_samples=2,
         )
-        X = self._prepare_input(X)
-        weight = self._check_weight(sample_weight, X)
+
+    def _coding_of(self, rows: Rows | DaskRows) -> Coding:
+        """How targets are coded."""
+        if not is_classifier(self):
+            return Coding()
+        return self._coding(LabelTotals.merged(rows.of_targets(LabelTotals.of)))
+
+    def _problem(
+        self, sample: Block, coding: Coding, groups: Any, alphas: np.ndarray
+    ) -> RidgeProblem:
+        """Problem of these rows; those of zero weight are left out for good."""
+        X, y, weight = sample
+        self._check_weight(weight)
         splits = None
         if self.cv is not None:
             splitter = check_cv(self.cv, y, classifier=is_classifier(self))
@@ -160,8 +200,8 @@ class KernelRidgeCV(DEQParameters):
         if weight is not None:
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
-        targets = self._set_targets(y)
-        full_weight = self._full_weight(y, weight)
+        targets = coding.targets(y)
+        full_weight = coding.weight(y, weight)
         return RidgeProblem(
             X=X,
             y=y,
@@ -206,50 +246,40 @@ class KernelRidgeCV(DEQParameters):
             ways += ["set n_jobs=1"]
         if self.cv is not None:
             ways += ["set cv=None"]
-        shape = (len(problem.X), len(problem.X))
-        if array_bytes(shape) > sum(held.values()):
-            held, ways = (
-                {f"a Gram matrix of shape {shape}": array_bytes(shape)},
-                ways[:1],
-            )
-        ridge = "RidgeClassifierCV" if is_classifier(self) else "RidgeCV"
-        check_memory(
-            held,
-            self.max_memory,
-            f"{', '.join(ways)}, fit fewer samples, or approximate: "
-            f"make_pipeline(DEQKernelTransformer(n_components=...), {ridge}()).",
-        )
+        elif len(searched.X) > COLLECTION_SAMPLES:
+            ways += [f"search on fewer (search_samples={COLLECTION_SAMPLES})"]
+        shape, dtype = (len(problem.X), len(problem.X)), problem.X.dtype
+        size = array_bytes(shape, dtype) if self.n_components is None else 0
+        if size > sum(held.values()):
+            held, ways = {f"a Gram matrix of shape {shape} in {dtype}": size}, ways[:1]
+            if dtype == np.float64:
+                ways += ["set dtype='float32'"]
+        ways += ["fit fewer samples"]
+        if self.n_components is None:
+            ways += ["approximate (n_components=...)"]
+        check_memory(held, self.max_memory, f"{', '.join(ways[:-1])}, or {ways[-1]}.")
 
     def _searched(self, problem: RidgeProblem) -> RidgeProblem:
         """Problem that the search solves: with fewer samples, if there are many."""
-        size = self.search_samples
-        if size is None and self._is_collection():
-            size = COLLECTION_SAMPLES
+        size = self._search_size()
         if size is None or self.cv is not None or len(problem.X) <= size:
             return problem
         return problem.subset(spread_rows(problem.y, size))
 
-    def _prepare_input(self, X: np.ndarray) -> np.ndarray:
-        """Cast to the working dtype; the kernel projects on the sphere."""
-        return X.astype(self.dtype or X.dtype, copy=False)
+    def _search_size(self) -> int | None:
+        """Largest number of samples of the search; None: all."""
+        few = self._is_collection() or self.n_components is not None
+        if self.search_samples is None and few:
+            return COLLECTION_SAMPLES
+        return self.search_samples
 
-    def _check_weight(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
-        if sample_weight is None:
-            return None
-        weight = check_sample_weight(sample_weight, X, dtype=np.float64)
-        if weight.min() < 0:
-            raise ValueError("sample_weight must not be negative.")
+    def _check_weight(self, weight: np.ndarray | None) -> None:
+        if weight is None:
+            return
         if not weight.any():
             raise ValueError("sample_weight must not be zero for all samples.")
         if (weight > 0).sum() < 2:
             raise ValueError("Only 1 sample has a positive sample_weight: give 2.")
-        return weight
-
-    def _full_weight(
-        self, y: np.ndarray, sample_weight: np.ndarray | None
-    ) -> np.ndarray | None:
-        """Weights of fits and scores: those of the samples, unless y has its own."""
-        return sample_weight
 
     def _search(
         self, problem: RidgeProblem, kernels: list[dict[str, Any]]
@@ -341,24 +371,28 @@ class KernelRidgeCV(DEQParameters):
     def _fit_members(
         self, problem: RidgeProblem, candidates: list[dict[str, Any]]
     ) -> None:
-        """Fit candidates to all samples; the first ones' attributes are the best's."""
+        """Fit candidates to all samples."""
         self.X_fit_ = problem.X
-        methods = dict.fromkeys(
-            params["scale"] for params in candidates if "scale" in params
-        )
-        self.scalings_ = {method: problem.scaling(method) for method in methods}
-        self.members_ = [self._fit_member(problem, params) for params in candidates]
-        for name in ("dual_coef", "intercept", "tau0", "tau_star", "offset"):
-            setattr(self, f"{name}_", self.members_[0][name])
+        self.scalings_ = problem.scalings(candidates)
+        self._set_members([self._fit_member(problem, each) for each in candidates])
+
+    def _set_members(self, members: list[dict[str, Any]]) -> None:
+        """Keep the members; the first ones' attributes are the best's."""
+        for name in ("dual_coef_", "coef_"):
+            vars(self).pop(name, None)
+        for name in ("dual_coef", "coef", "intercept", "tau0", "tau_star", "offset"):
+            if name in members[0]:
+                setattr(self, f"{name}_", members[0][name])
+        self.members_ = members
 
     def _fit_member(
         self, problem: RidgeProblem, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Coefficients of a candidate, and what its kernel depends on."""
-        X = scaled(self.scalings_.get(params.get("scale")), problem.X)
+        X = scaled(self.scalings_.get(params.get("scale", "")), problem.X)
         model = problem.equilibrium(params, X)
         dual, intercept = ridge_fit(
-            problem.gram(params, model.tau0_, X),
+            problem.gram(params, model.tau0_, X, X.dtype),
             problem.targets,
             params["alpha"],
             problem.weight,
@@ -376,16 +410,32 @@ class KernelRidgeCV(DEQParameters):
     def _values(self, X: Any) -> np.ndarray:
         """Values of the ridge regression at new samples: the mean of its members'."""
         check_is_fitted(self)
-        X = self._check_data(X, reset=False)
-        values = np.zeros((len(X), *self.dual_coef_.shape[1:]))
+        rows: Any = rows_of(self, X, partial(cast, dtype=self.dtype), reset=False)
+        values = np.empty((len(rows), *self._output_shape()), self._dtype)
+        # An exact kernel has blocks of its own, for each of which X_fit_ is scaled.
+        exact = "dual_coef" in self.members_[0]
+        step = max(_EXACT_ROWS, len(self.X_fit_)) if exact else BLOCK_ROWS
         with self._solver_warnings_as_sklearn():
-            for member in self.members_:
-                values += self._member_values(X, member)
-        return (values / len(self.members_)).astype(self.X_fit_.dtype, copy=False)
+            for where, (block, _, _) in rows.blocks(step=step):
+                parts = [self._member_values(block, each) for each in self.members_]
+                values[where] = np.mean(parts, axis=0)
+        return values
+
+    def _output_shape(self) -> tuple[int, ...]:
+        """Shape of the value of a sample."""
+        return np.shape(self.intercept_)
+
+    def _lazy(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Apply a method to a dask array, block by block."""
+        check_is_fitted(self)
+        check_columns(self, X, reset=False)
+        return lazy_rows(self, method, X, shape[0] if shape else None, dtype)
 
     def _member_values(self, X: np.ndarray, member: dict[str, Any]) -> np.ndarray:
         """Values of one kernel's regression, in blocks of rows."""
-        scaling = self.scalings_.get(member["params"].get("scale"))
+        if "coef" in member:
+            return member_values(self.scalings_, X, member)
+        scaling = self.scalings_.get(member["params"].get("scale", ""))
         X, X_fit = scaled(scaling, X), scaled(scaling, self.X_fit_)
         values = np.empty((len(X), *member["dual_coef"].shape[1:]))
         size = min(_BLOCK_BYTES, memory_budget(self.max_memory))
@@ -410,12 +460,12 @@ class KernelRidgeCV(DEQParameters):
             max_memory=np.inf,
         )
 
-    def _set_targets(self, y: np.ndarray) -> np.ndarray:
-        raise AttributeError("A kernel ridge estimator defines _set_targets.")
+    def _coding(self, totals: LabelTotals) -> Coding:
+        raise AttributeError("A classifier defines _coding.")
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
         """Use the held-out predictions of the best candidate."""
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there are coefficients: a fit that failed half-way leaves none."""
-        return hasattr(self, "dual_coef_")
+        return hasattr(self, "members_")

@@ -3,6 +3,11 @@
 from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
 from sklearn_deq.linear._least_squares import fit_ridge
 from sklearn_deq.linear._logistic import LogisticFit, fit_logistic
+from sklearn_deq.linear._normal_equations import (
+    SUMS,
+    NormalEquations,
+    solve_normal_equations,
+)
 from sklearn_deq.linear._nystroem import nystroem_map
 from sklearn_deq.linear._ridge import (
     RidgeSpectrum,
@@ -16,7 +21,9 @@ from sklearn_deq.linear._selection import as_good_as, prediction_losses
 
 __all__ = [
     "SCALINGS",
+    "SUMS",
     "LogisticFit",
+    "NormalEquations",
     "RidgeSpectrum",
     "apply_scaling",
     "as_good_as",
@@ -31,4 +38,5 @@ __all__ = [
     "ridge_fit",
     "ridge_path",
     "ridge_spectrum",
+    "solve_normal_equations",
 ]

@@ -7,14 +7,13 @@ the solution, and what it predicts for each sample when that is left out, for ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh
 
-# Bytes of a temporary: a few rows of a Gram matrix.
-_BLOCK_BYTES = 2**22
+from sklearn_deq.linear._blocks import row_blocks
+from sklearn_deq.linear._single import solve_single
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,9 @@ def ridge_spectrum(
     >>> ridge_spectrum(np.diag([1.0, 2.0])).values.round(12)
     array([1.5])
     """
-    K, root = _weighted(K, sample_weight)
+    K = _square(K, np.float64)
+    root = _root_weight(K, sample_weight)
+    _scale(K, root)
     mean = np.zeros_like(root)
     kernel_mean = np.zeros_like(root)
     if fit_intercept:
@@ -110,7 +111,7 @@ def ridge_spectrum(
         kernel_mean = K @ mean
         shift = 2.0 * np.linalg.norm(K) or 1.0
         half = kernel_mean - 0.5 * (mean @ kernel_mean + shift) * mean
-        for rows in _row_blocks(len(K)):
+        for rows in row_blocks(len(K)):
             K[rows] -= mean[rows, None] * half
             K[rows] -= half[rows, None] * mean
     # The transpose is in Fortran's order: LAPACK works in K itself.
@@ -165,7 +166,7 @@ def leave_one_out(
     coordinates, inverse = spectrum._coordinates(Y), spectrum._inverse(alphas)
     vectors, root = spectrum.vectors, spectrum.root_weight[:, None]
     rest = np.empty((len(vectors), inverse.shape[1]))
-    for rows in _row_blocks(len(vectors)):
+    for rows in row_blocks(len(vectors)):
         rest[rows] = np.square(vectors[rows]) @ inverse
     out = np.empty((inverse.shape[1], *Y.shape))
     for predicted, scale, denominator in zip(out, inverse.T, rest.T, strict=True):
@@ -233,7 +234,8 @@ def ridge_fit(
     Parameters
     ----------
     K : ndarray of shape (n, n)
-        Gram matrix, as in `ridge_spectrum`.
+        Gram matrix, as in `ridge_spectrum`, of which one is held. If it is float32 so
+        is the decomposition, and conjugate gradients make up for its rounding.
     Y : ndarray of shape (n, n_targets)
         Targets.
     alpha : float
@@ -267,21 +269,48 @@ def ridge_fit(
     (array([[-0.5],
            [ 0.5]]), array([3.]))
     """
-    K, root = _weighted(K, sample_weight)
-    factor = _cholesky(K, alpha)
+    K = _square(K, np.float32 if K.dtype == np.float32 else np.float64)
+    root = _root_weight(K, sample_weight)
     if not fit_intercept:
-        scaled = cho_solve(factor, root[:, None] * Y, check_finite=False)
+        scaled = _solve(K, root, alpha, root[:, None] * Y)
         return root[:, None] * scaled, np.zeros(Y.shape[1])
     average = np.average(Y, axis=0, weights=root**2)
     sides = np.column_stack([root[:, None] * (Y - average), root])
-    solved = cho_solve(factor, sides, check_finite=False)
+    solved = _solve(K, root, alpha, sides)
     shift = root @ solved[:, :-1] / (root @ solved[:, -1])
     scaled = solved[:, :-1] - solved[:, -1:] * shift
     return root[:, None] * scaled, average + shift
 
 
-def _cholesky(K: np.ndarray, alpha: float) -> tuple[np.ndarray, bool]:
-    """Factor K + α in place; no pivot may be what rounding has left of it."""
+def _solve(K: np.ndarray, root: np.ndarray, alpha: float, B: np.ndarray) -> np.ndarray:
+    """Solve (W^½ K W^½ + α) x = B; K is overwritten."""
+    if K.dtype == np.float32:
+        return solve_single(K, root, alpha, B)
+    _scale(K, root)
+    solution: np.ndarray = cho_solve(cholesky(K, alpha), B, check_finite=False)
+    return solution
+
+
+def cholesky(K: np.ndarray, alpha: float) -> tuple[np.ndarray, bool]:
+    """Factor K + α in place; no pivot may be what rounding has left of it.
+
+    Parameters
+    ----------
+    K : ndarray of shape (n, n)
+        Symmetric, of float64 and C-contiguous; it is overwritten.
+    alpha : float
+        Positive number.
+
+    Returns
+    -------
+    tuple
+        What `scipy.linalg.cho_solve` takes.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If K + α is not positive definite to working precision.
+    """
     K.flat[:: len(K) + 1] += alpha
     noise = len(K) * np.finfo(K.dtype).eps * K.diagonal().max()
     try:
@@ -297,29 +326,29 @@ def _cholesky(K: np.ndarray, alpha: float) -> tuple[np.ndarray, bool]:
     return factor, lower
 
 
-def _weighted(
-    K: np.ndarray, sample_weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """W^½ K W^½, in place where K allows it, and √w."""
-    K = np.ascontiguousarray(K, dtype=np.float64)
+def _square(K: np.ndarray, dtype: type) -> np.ndarray:
+    """Return K in C's order, itself where it can be, or raise a ValueError."""
+    K = np.ascontiguousarray(K, dtype=dtype)
     if K.ndim != 2 or K.shape[0] != K.shape[1]:
         raise ValueError(f"K must be a square matrix, got shape {K.shape}.")
+    return K
+
+
+def _root_weight(K: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
+    """√w, ones without weights."""
     if sample_weight is None:
-        return K, np.ones(len(K))
+        return np.ones(len(K))
     weight = np.asarray(sample_weight, dtype=np.float64)
     if weight.shape != (len(K),) or not (np.isfinite(weight) & (weight > 0)).all():
         raise ValueError(
             "sample_weight must be positive numbers, one for each row of K: leave out "
             "rows of zero weight."
         )
-    root = np.sqrt(weight)
-    K *= root
-    K *= root[:, None]
-    return K, root
+    return np.sqrt(weight)
 
 
-def _row_blocks(n: int) -> Iterator[slice]:
-    """Rows of a Gram matrix that fill a temporary."""
-    step = max(1, _BLOCK_BYTES // (8 * n))
-    for start in range(0, n, step):
-        yield slice(start, start + step)
+def _scale(K: np.ndarray, root: np.ndarray) -> None:
+    """Make K W^½ K W^½."""
+    if (root != 1.0).any():
+        K *= root
+        K *= root[:, None]

@@ -1,0 +1,249 @@
+"""Rows of dask arrays: blocks go to the workers, sums come back.
+
+dask is imported by none of the functions that other arrays come through.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sklearn_deq.estimators._blocks import Block
+
+# Filters of warnings and the number of torch's threads belong to the process: its
+# threads take turns, each with all threads of BLAS and torch.
+_TURN = threading.Lock()
+
+
+def is_dask(X: Any) -> bool:
+    """Whether X is a dask array: then it has been imported."""
+    module = sys.modules.get("dask.array")
+    return module is not None and isinstance(X, module.Array)
+
+
+class DaskRows:
+    """Rows of dask arrays, as `Rows` are of arrays on one machine.
+
+    Parameters
+    ----------
+    X : dask array of shape (n, p)
+        Samples, in chunks of whole rows.
+    prepare : callable
+        What is done with a block of X before it is computed with.
+    y, weight : dask arrays or array-likes with n rows, default=None
+        Targets and weights; dask arrays have the chunks of X.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        prepare: Callable[[np.ndarray], np.ndarray],
+        y: Any = None,
+        weight: Any = None,
+    ) -> None:
+        _check_chunks(X)
+        if math.isnan(X.shape[0]):
+            raise ValueError(
+                "X has chunks of unknown size: call X.compute_chunk_sizes() first, or "
+                "make it by to_dask_array(lengths=True)."
+            )
+        self._X, self._prepare = X, prepare
+        self._y, self._weight = (
+            _aligned(name, values, X)
+            for name, values in (("y", y), ("sample_weight", weight))
+        )
+
+    def __len__(self) -> int:
+        """Return n."""
+        return int(self._X.shape[0])
+
+    def take(self, rows: Any) -> Block:
+        """Gather some rows, by slice or increasing indices."""
+        import dask
+
+        arrays = (self._X, self._y, self._weight)
+        chosen = [None if array is None else array[rows] for array in arrays]
+        X, y, weight = _computed(dask.compute, *chosen)
+        return _rows(X, self._prepare, y, weight).take(slice(0, len(X)))
+
+    def of_targets(self, work: Callable[..., Any]) -> list[Any]:
+        """Return what ``work(y, weight)`` makes of the targets, block by block."""
+        import dask
+
+        blocks = zip(_blocks(self._y), _blocks(self._weight), strict=False)
+        parts = [dask.delayed(work)(y, weight) for y, weight in blocks]
+        return list(_computed(dask.compute, *parts))
+
+    def total(self, work: Callable[[Block], Any], **options: Any) -> Any:
+        """Sum what a work makes of the blocks, in a tree.
+
+        Parameters
+        ----------
+        work : callable
+            Block → what can be added.
+        **options : dict
+            Of `Rows.total`, not used: dask shows what its workers do, and repeats what
+            a lost one has not finished.
+
+        Returns
+        -------
+        object
+            The sum over all rows.
+        """
+        import dask
+
+        # Sent once, not with every block.
+        shared = dask.delayed((work, self._prepare), traverse=False)
+        block_total, add = dask.delayed(_block_total), dask.delayed(_add)
+        blocks = zip(*map(_blocks, (self._X, self._y, self._weight)), strict=False)
+        parts = [block_total(shared, *block) for block in blocks]
+        while len(parts) > 1:
+            pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+            parts = [add(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+        return _computed(dask.compute, parts[0])[0]
+
+
+def lazy_rows(
+    model: Any, method: str, X: Any, n_columns: int | None, dtype: Any
+) -> Any:
+    """Apply a fitted estimator to every block of rows, when it is asked for.
+
+    Parameters
+    ----------
+    model : estimator
+        The estimator.
+    method : str
+        Its method.
+    X : dask array of shape (n, p)
+        Samples, in chunks of whole rows; their sizes may be unknown.
+    n_columns : int or None
+        Columns of the result; None: it has one dimension.
+    dtype : dtype
+        Its dtype.
+
+    Returns
+    -------
+    dask array
+        The result, in the chunks of X.
+    """
+    import dask
+    import dask.array
+
+    _check_chunks(X)
+    empty = np.empty((0,) if n_columns is None else (0, n_columns), dtype)
+    chunks = X.chunks[:1] if n_columns is None else (X.chunks[0], (n_columns,))
+    # As an argument that is delayed the estimator is sent once, not with every block.
+    return dask.array.map_blocks(
+        _apply,
+        X,
+        model=dask.delayed(model, traverse=False),
+        method=method,
+        empty=empty,
+        dtype=empty.dtype,
+        chunks=chunks,
+        drop_axis=[1] if n_columns is None else None,
+        meta=empty,
+    )
+
+
+def _apply(X: np.ndarray, model: Any, method: str, empty: np.ndarray) -> np.ndarray:
+    if not len(X):
+        return empty
+    with _TURN:
+        result: np.ndarray = getattr(model, method)(X)
+    return result
+
+
+def _check_chunks(X: Any) -> None:
+    """Refuse rows that are spread over several blocks."""
+    if X.numblocks[1] > 1:
+        raise ValueError(
+            f"X has {X.numblocks[1]} chunks of columns, but a block must have whole "
+            "rows: give X.rechunk({1: -1})."
+        )
+
+
+def _aligned(name: str, values: Any, X: Any) -> Any:
+    """Targets or weights in the chunks of X."""
+    if values is None:
+        return None
+    if not is_dask(values):
+        import dask.array
+
+        values = np.asarray(values)
+        if values.ndim == 0:
+            values = np.full(X.shape[0], float(values))
+        if len(values) == len(X):
+            chunks = (X.chunks[0], *((n,) for n in values.shape[1:]))
+            return dask.array.from_array(values, chunks=chunks)
+    if values.ndim not in (1, 2) or values.shape[0] != X.shape[0]:
+        raise ValueError(
+            f"{name} must have the {X.shape[0]} rows of X, got shape {values.shape}."
+        )
+    if values.chunks[0] != X.chunks[0] or max(values.numblocks[1:], default=1) > 1:
+        axes = "{0: X.chunks[0], 1: -1}" if values.ndim == 2 else "{0: X.chunks[0]}"
+        raise ValueError(
+            f"{name} must have X's chunks of rows: give {name}.rechunk({axes})."
+        )
+    return values
+
+
+def _blocks(array: Any) -> Any:
+    """Delayed blocks of rows; None as often as one likes where there are none."""
+    import itertools
+
+    if array is None:
+        return itertools.repeat(None)
+    return array.to_delayed().ravel().tolist()
+
+
+def _rows(X: Any, prepare: Any, y: Any, weight: Any) -> Any:
+    """Rows of a block, whose targets and weights are checked as others are."""
+    from sklearn_deq.estimators._blocks import Rows
+
+    if y is not None and y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise ValueError("Input y contains NaN or infinity.")
+    if weight is not None:
+        weight = weight.astype(np.float64, copy=False)
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            raise ValueError("sample_weight must be finite and not negative.")
+    return Rows(np.asarray(X), prepare, y, weight)
+
+
+def _block_total(shared: Any, X: Any, y: Any, weight: Any) -> Any:
+    """Sum over one block of the dask arrays, which has many of ours; None if empty."""
+    work, prepare = shared
+    with _TURN:
+        return _rows(X, prepare, y, weight).total(work)
+
+
+def _add(first: Any, second: Any) -> Any:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def _computed(compute: Callable[..., Any], *values: Any) -> Any:
+    """Compute; say what to do where a worker is lost for good."""
+    try:
+        with warnings.catch_warnings():
+            # The maps of the features travel in the graph. What is scattered would be
+            # lost for good with the worker that holds it.
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            return compute(*values)
+    except Exception as error:
+        if type(error).__name__ != "KilledWorker":
+            raise
+        raise RuntimeError(
+            f"A block took down every worker that tried it: {error} If memory is what "
+            "they lack, make chunks of fewer rows (X.rechunk({0: ...})) or lower "
+            "n_components; if machines are lost by chance, raise dask's setting "
+            "distributed.scheduler.allowed-failures, and fit again."
+        ) from error

@@ -1,0 +1,150 @@
+"""Kernel ridge by low-rank features: what the estimators do for ``n_components``."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_consistent_length
+
+from sklearn_deq.estimators._base import DEQParameters
+from sklearn_deq.estimators._blocks import BLOCK_ROWS, Block, Rows
+from sklearn_deq.estimators._checkpoint import Checkpoint, fingerprint
+from sklearn_deq.estimators._dask import DaskRows
+from sklearn_deq.estimators._features import (
+    FeatureMap,
+    SumsOfBlock,
+    feature_map,
+    solved_member,
+)
+from sklearn_deq.estimators._ridge_problem import RidgeProblem
+from sklearn_deq.estimators._ridge_targets import Coding
+from sklearn_deq.kernels._memory import array_bytes, check_memory
+
+
+class FeatureRidge(DEQParameters):
+    """Base of the search: the sample, and the fit to sums over blocks of rows."""
+
+    n_components: Any
+    approximation: str
+    random_state: Any
+    checkpoint: str | os.PathLike[str] | None
+    max_memory: float | None
+    verbose: int
+    cv: Any
+    scalings_: dict[str, dict[str, Any]]
+
+    def _sample(
+        self, rows: Rows | DaskRows, groups: Any, seed: int
+    ) -> tuple[Block, Any]:
+        """Random rows, with their groups: for the search, and as Nyström's subset."""
+        size = self._search_size() or 0
+        if self.approximation == "nystroem":
+            size = max(size, self.n_components)
+        if groups is not None:
+            groups = np.asarray(groups)
+            check_consistent_length(rows, groups)
+        if len(rows) <= size:
+            return rows.take(slice(0, len(rows))), groups
+        splits_any = isinstance(self.cv, Integral) or hasattr(self.cv, "split")
+        if self.cv is not None and not splits_any:
+            raise ValueError(
+                f"cv must be a number or a splitter where the search takes {size} of "
+                f"{len(rows)} samples: raise search_samples, or give such a cv."
+            )
+        generator = np.random.default_rng(seed)
+        chosen = np.sort(generator.choice(len(rows), size, replace=False))
+        return rows.take(chosen), None if groups is None else groups[chosen]
+
+    def _check_features_memory(self, n_kernels: int) -> None:
+        """Compare what the sums over blocks hold with the budget."""
+        members = n_kernels if self._averages() else 1
+        m = self.n_components
+        nystroem = self.approximation == "nystroem"
+        matrices = members * (4 if nystroem else 3)
+        check_memory(
+            {
+                f"{matrices} matrices of shape ({m}, {m})": matrices
+                * array_bytes((m, m)),
+                f"blocks of {BLOCK_ROWS} rows": 3 * array_bytes((BLOCK_ROWS, m)),
+            },
+            self.max_memory,
+            "Raise max_memory, lower n_components"
+            + (", or set average=False." if members > 1 else "."),
+        )
+
+    def _fit_features(
+        self,
+        rows: Rows | DaskRows,
+        problem: RidgeProblem,
+        coding: Coding,
+        candidates: list[dict[str, Any]],
+        seed: int,
+    ) -> None:
+        """Fit candidates to all rows by their features, which are summed in blocks."""
+        vars(self).pop("X_fit_", None)
+        self.scalings_ = problem.scalings(candidates)
+        maps = [
+            feature_map(
+                problem,
+                self.scalings_,
+                params,
+                n_components=self.n_components,
+                approximation=self.approximation,
+                random_state=seed,
+                max_memory=self.max_memory,
+            )
+            for params in candidates
+        ]
+        checkpoint = self._checkpoint(rows, problem, maps)
+        sums = rows.total(
+            SumsOfBlock(maps, coding), verbose=self.verbose, checkpoint=checkpoint
+        )
+        self._set_members(
+            [
+                solved_member(problem, *each)
+                for each in zip(candidates, maps, sums.members, strict=True)
+            ]
+        )
+        if checkpoint is not None:
+            checkpoint.remove()
+
+    def _check_checkpoint(self, rows: Rows | DaskRows) -> None:
+        """Refuse a file that would be of no use."""
+        if self.checkpoint is None:
+            return
+        if self.n_components is None:
+            raise ValueError(
+                "checkpoint is for sums over blocks of rows: set n_components, or "
+                "leave it out."
+            )
+        if isinstance(rows, DaskRows):
+            raise ValueError(
+                "checkpoint is for arrays on one machine: with dask arrays leave it "
+                "out, the scheduler repeats what a lost worker has not finished."
+            )
+        if not isinstance(self.random_state, Integral):
+            raise ValueError(
+                "checkpoint needs an integer as random_state, got "
+                f"{self.random_state!r}: the same features must be made again."
+            )
+
+    def _checkpoint(
+        self, rows: Rows | DaskRows, problem: RidgeProblem, maps: list[FeatureMap]
+    ) -> Checkpoint | None:
+        """File of the sums, of this data and these settings."""
+        if self.checkpoint is None:
+            return None
+        settings = []
+        for scaling, transformer in ((each.scaling, each.transformer) for each in maps):
+            # Functions may have names in common, hardly what follows from them.
+            follows = f"{transformer.tau_star_:.9g} {transformer.offset_:.9g}"
+            params = transformer.get_params() | {"activation": follows}
+            params |= {"max_memory": None, "scale": scaling and scaling["method"]}
+            settings.append(params)
+        identity = fingerprint(
+            settings, problem.X, problem.weight, *rows.of_targets(fingerprint)
+        )
+        return Checkpoint(self.checkpoint, identity)

@@ -1,0 +1,112 @@
+"""Targets of ridge regressions: numbers as they are, classes as signs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Turns what the user gives as y into columns of a ridge regression.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n_classes,) or None
+        Labels; None: y has numbers.
+    factors : ndarray of shape (n_classes,) or None
+        Of the weights of the classes.
+    """
+
+    classes: np.ndarray | None = None
+    factors: np.ndarray | None = None
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """Numbers, or signs of the classes: one column each or, for two, one."""
+        if self.classes is None:
+            return y.reshape(len(y), -1).astype(np.float64, copy=False)
+        targets = 2.0 * (y[:, None] == self.classes) - 1.0
+        return targets[:, 1:] if len(self.classes) == 2 else targets
+
+    def weight(
+        self, y: np.ndarray, sample_weight: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Weights of fits and scores: of the samples, times those of the classes."""
+        if self.classes is None or self.factors is None:
+            return sample_weight
+        # A label that all its samples have with weight zero is none of the classes.
+        codes = np.minimum(np.searchsorted(self.classes, y), len(self.classes) - 1)
+        weight = self.factors[codes]
+        return weight if sample_weight is None else sample_weight * weight
+
+
+@dataclass(frozen=True)
+class LabelTotals:
+    """Labels of some samples, and the sums of their weights.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n_labels,)
+        Sorted.
+    totals : ndarray of shape (n_labels,)
+        Sums of weights, all positive.
+    """
+
+    labels: np.ndarray
+    totals: np.ndarray
+
+    @classmethod
+    def of(cls, y: np.ndarray, sample_weight: np.ndarray | None) -> LabelTotals:
+        """Count the samples of positive weight."""
+        check_classification_targets(y)
+        return cls._of_labels(y, sample_weight)
+
+    @classmethod
+    def merged(cls, parts: list[LabelTotals]) -> LabelTotals:
+        """Totals of all parts together."""
+        labels = np.concatenate([part.labels for part in parts])
+        return cls._of_labels(labels, np.concatenate([part.totals for part in parts]))
+
+    @classmethod
+    def _of_labels(cls, y: np.ndarray, weight: np.ndarray | None) -> LabelTotals:
+        labels, codes = np.unique(y, return_inverse=True)
+        totals = np.bincount(codes, weights=weight, minlength=len(labels))
+        kept = totals > 0
+        return cls(labels[kept], totals[kept].astype(np.float64))
+
+
+def class_factors(
+    class_weight: dict[Any, float] | str | None, totals: LabelTotals
+) -> np.ndarray | None:
+    """Factors of the weights of the classes.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        As the classifier takes it.
+    totals : LabelTotals
+        Of all samples.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,) or None
+        Positive factors.
+    """
+    if class_weight is None:
+        return None
+    if not isinstance(class_weight, dict):
+        factors: np.ndarray = totals.totals.mean() / totals.totals
+        return factors
+    labels = totals.labels.tolist()
+    unknown = [label for label in class_weight if label not in labels]
+    factors = np.array([class_weight.get(c, 1.0) for c in labels], float)
+    if unknown:
+        raise ValueError(f"class_weight has labels that y lacks: {unknown}.")
+    if not (np.isfinite(factors) & (factors > 0)).all():
+        raise ValueError(
+            f"class_weight must have positive, finite values, got {class_weight!r}."
+        )
+    return factors

@@ -1,0 +1,242 @@
+"""Dask arrays: the same results as in memory, on real workers, and clear errors."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+
+from sklearn_deq import (
+    DEQKernelRidgeClassifierCV,
+    DEQKernelRidgeCV,
+    DEQKernelTransformer,
+)
+
+dask = pytest.importorskip("dask")
+da = pytest.importorskip("dask.array")
+
+N = 600
+FAST = {"n_components": 20, "search_samples": 100, "random_state": 0}
+MODELS = [
+    DEQKernelRidgeCV(recurrent_variance=0.2, **FAST),
+    DEQKernelRidgeCV(
+        kernel=["ck", "ntk"],
+        recurrent_variance=0.2,
+        average=True,
+        approximation="random_features",
+        dtype="float32",
+        **FAST,
+    ),
+    DEQKernelRidgeClassifierCV(
+        recurrent_variance=0.2, class_weight="balanced", scale="standard", **FAST
+    ),
+]
+IDS = ["regressor", "average", "classifier"]
+
+
+@pytest.fixture
+def table(rng):
+    """X, numbers, labels of three classes, and weights, some of them zero."""
+    X = rng.standard_normal((N, 4))
+    y = np.sin(X[:, 0]) + X[:, 1] ** 2
+    labels = np.array(["a", "b", "c"])[np.digitize(y, [0.5, 1.5])]
+    return X, y, labels, rng.integers(0, 3, N).astype(float)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """No processes, unless a test has a cluster."""
+    with dask.config.set(scheduler="threads"):
+        yield
+
+
+def _targets(model, y, labels):
+    return labels if isinstance(model, DEQKernelRidgeClassifierCV) else y
+
+
+def _chunks(*arrays, rows=(250, 100, 250)):
+    return [da.from_array(a, chunks=(rows, *a.shape[1:])) for a in arrays]
+
+
+@pytest.mark.parametrize(
+    ("model", "weighted"), [*zip(MODELS, (False, True, True), strict=True)], ids=IDS
+)
+def test_the_fit_is_that_in_memory(table, model, weighted):
+    X, y, labels, weight = table
+    y = _targets(model, y, labels)
+    inside = clone(model).fit(X, y, weight if weighted else None)
+    lazy, lazy_y, lazy_weight = _chunks(X, y, weight)
+    outside = clone(model).fit(lazy, lazy_y, lazy_weight if weighted else None)
+    assert_allclose(outside.coef_, inside.coef_, rtol=1e-6, atol=1e-8)
+    assert outside.best_params_ == inside.best_params_
+    for method in ("predict", "decision_function", "predict_proba"):
+        if hasattr(model, method):
+            found, expected = getattr(outside, method)(lazy), getattr(inside, method)(X)
+            assert isinstance(found, da.Array)
+            assert found.chunks[0] == lazy.chunks[0]
+            assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+            computed = found.compute()
+            assert computed.dtype == expected.dtype
+            if expected.dtype.kind == "f":
+                assert_allclose(computed, expected, rtol=1e-5, atol=1e-5)
+            else:
+                assert np.mean(computed == expected) > 0.99
+
+
+def test_targets_may_be_arrays_and_have_columns(table):
+    X, y, _, weight = table
+    model, lazy = MODELS[0], _chunks(X)[0]
+    Y = np.column_stack([y, -y])
+    inside = clone(model).fit(X, Y, weight)
+    for targets in (Y, da.from_array(Y, chunks=(lazy.chunks[0], 2))):
+        outside = clone(model).fit(lazy, targets, weight)
+        assert_allclose(outside.coef_, inside.coef_, rtol=1e-6, atol=1e-8)
+    found = outside.predict(lazy)
+    assert found.chunks == (lazy.chunks[0], (2,))
+    assert_allclose(found.compute(), inside.predict(X), rtol=1e-6, atol=1e-8)
+    ones = clone(model).fit(lazy, y, 1.0).coef_
+    assert_allclose(ones, clone(model).fit(X, y).coef_, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("approximation", ["nystroem", "random_features"])
+def test_features_are_those_in_memory(table, approximation):
+    X = table[0].astype(np.float32)
+    lazy = _chunks(X)[0]
+    model = DEQKernelTransformer(
+        n_components=20, approximation=approximation, random_state=0, normalize=True
+    )
+    expected = clone(model).fit_transform(X)
+    found = clone(model).fit(lazy).transform(lazy)
+    assert isinstance(found, da.Array)
+    assert (found.dtype, found.shape) == (np.float32, (N, 20))
+    assert_allclose(found.compute(), expected, rtol=1e-4, atol=1e-5)
+    # The exact kernel of a model from memory is lazy, too.
+    exact = DEQKernelTransformer().fit(X[:50])
+    assert_allclose(exact.transform(lazy).compute(), exact.transform(X), rtol=1e-5)
+    ridge = DEQKernelRidgeCV(recurrent_variance=0.2).fit(X[:50], table[1][:50])
+    assert_allclose(ridge.predict(lazy).compute(), ridge.predict(X), rtol=1e-4)
+
+
+def test_predictions_of_unknown_chunks_and_empty_ones(table):
+    X, y, _, _ = table
+    model = clone(MODELS[0]).fit(X, y)
+    lazy = _chunks(X)[0]
+    some = lazy[lazy[:, 0] > 0]
+    assert_allclose(model.predict(some).compute(), model.predict(X[X[:, 0] > 0]))
+    with pytest.raises(ValueError, match=r"call X\.compute_chunk_sizes\(\) first"):
+        model.fit(some, y)
+    # A filter may leave nothing of a chunk.
+    kept = np.arange(N) >= 250
+    rest = lazy[da.from_array(kept, chunks=(lazy.chunks[0],))].compute_chunk_sizes()
+    assert rest.chunks[0][0] == 0
+    again = clone(model).fit(rest, y[kept])
+    expected = clone(model).fit(X[kept], y[kept])
+    assert_allclose(again.coef_, expected.coef_, rtol=1e-6, atol=1e-8)
+    assert_allclose(again.predict(rest).compute(), expected.predict(X[kept]))
+
+
+def test_what_does_not_fit_is_explained(table, tmp_path):
+    X, y, labels, weight = table
+    lazy, lazy_y, lazy_weight = _chunks(X, y, weight)
+    model = clone(MODELS[0])
+
+    def refuses(message, *data):
+        with pytest.raises(ValueError, match=message):
+            clone(model).fit(*data)
+
+    refuses(r"2 chunks of columns.*X\.rechunk\(\{1: -1\}\)", lazy.rechunk({1: 2}), y)
+    refuses(r"give y\.rechunk\(\{0: X\.chunks\[0\]\}\)", lazy, lazy_y.rechunk(100))
+    two = da.stack([lazy_y, lazy_y], axis=1)
+    refuses(r"give y\.rechunk\(\{0: X\.chunks\[0\], 1: -1\}\)", lazy, two)
+    refuses(r"y must have the 600 rows of X, got shape \(599,\)", lazy, y[:-1])
+    refuses(
+        r"sample_weight must have X's chunks", lazy, lazy_y, lazy_weight.rechunk(50)
+    )
+    refuses("real numbers, got dtype complex128", lazy.astype(complex), y)
+    refuses("finite and not negative", lazy, lazy_y, -lazy_weight)
+    refuses("y contains NaN", lazy, da.where(lazy_y > 1, np.nan, lazy_y))
+    refuses("contains NaN", da.where(lazy > 2, np.nan, lazy), lazy_y)
+    refuses("Expected 2D array", lazy_y[lazy_y > 0], y)
+    refuses("requires y to be passed", lazy, None)
+    model.set_params(checkpoint=tmp_path / "sums.npz")
+    refuses("checkpoint is for arrays on one machine", lazy, y)
+    fitted = clone(MODELS[0]).fit(X, y)
+    with pytest.raises(ValueError, match="X has 3 features, but DEQKernelRidgeCV"):
+        fitted.predict(lazy[:, :3])
+    with pytest.raises(ValueError, match=r"X\.rechunk\(\{1: -1\}\)"):
+        fitted.predict(lazy.rechunk({1: 1}))
+    classifier = DEQKernelRidgeClassifierCV(**FAST)
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        classifier.fit(lazy, np.full(N, labels[0]))
+
+
+def _fatal_at_the_second_time(block, folder, block_id=None):
+    """The block; but who evaluates the fourth the second time is killed."""
+    if block_id[0] != 3:
+        return block
+    for time in range(9):
+        try:
+            (Path(folder) / str(time)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        break
+    if time == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return block
+
+
+def _dies(block):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def cluster():
+    """Two processes of this machine, which dask's client sends its work to."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 2}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        distributed.Client(cluster),
+        dask.config.set(scheduler="dask.distributed"),
+    ):
+        yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[2]], ids=["numbers", "classes"])
+def test_a_worker_that_is_killed_changes_nothing(table, tmp_path, cluster, model):
+    X, y, labels, weight = table
+    y = _targets(model, y, labels)
+    inside = clone(model).fit(X, y, weight)
+    lazy, lazy_y, lazy_weight = _chunks(X, y, weight, rows=(100,) * 6)
+    # The first time it gives rows for the search, the second time it is summed, and
+    # the third time it is summed again.
+    fatal = lazy.map_blocks(
+        _fatal_at_the_second_time,
+        folder=str(tmp_path),
+        dtype=lazy.dtype,
+        meta=np.empty((0, 0)),
+    )
+    outside = clone(model).fit(fatal, lazy_y, lazy_weight)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert_allclose(outside.coef_, inside.coef_, rtol=1e-8, atol=1e-8)
+    assert_allclose(outside.intercept_, inside.intercept_, rtol=1e-8)
+    found = outside.predict(lazy).compute()
+    if y.dtype.kind == "f":
+        assert_allclose(found, inside.predict(X), rtol=1e-8, atol=1e-8)
+    else:
+        assert_array_equal(found, inside.predict(X))
+
+
+@pytest.mark.slow
+def test_a_block_that_kills_every_worker_is_reported(table, cluster):
+    X, y, _, _ = table
+    lazy, lazy_y = _chunks(X, y)
+    fatal = lazy.map_blocks(_dies, dtype=lazy.dtype, meta=np.empty((0, 0)))
+    with pytest.raises(RuntimeError, match=r"A block took down.*X\.rechunk\(\{0"):
+        clone(MODELS[0]).fit(fatal, lazy_y)
