@@ -87,6 +87,9 @@ def test_contract_of_kernels(kernel, X):
     assert_allclose(moved.theta, kernel.theta - 0.1)
     assert moved != kernel
     assert eval(repr(DEQKernel(activation="erf"))) == DEQKernel(activation="erf")
+    # scikit-learn's kernels take bounds as arrays too.
+    shown = repr(DEQKernel(input_variance_bounds=np.array([0.1, 1.0])))
+    assert "input_variance_bounds=array([0.1, 1. ])" in shown
 
 
 @pytest.mark.parametrize("kernel", KERNEL_OBJECTS, ids=IDS)

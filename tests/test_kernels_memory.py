@@ -96,7 +96,7 @@ def test_a_machine_that_does_not_say(missing, groups_of_process, monkeypatch):
 def test_the_message_has_size_budget_and_way_out():
     X = np.ones((100_000, 1))
     message = (
-        r"needs 74\.5 GiB .*\(100000, 100000\) in float64.* 0\.931 GiB "
+        r"needs 74\.5 GiB .*\(100000, 100000\) in float64.* 954 MiB "
         r"\(max_memory\)\. Raise max_memory, use dtype='float32', "
         r".*DEQKernelTransformer\(n_components"
     )

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_deq import Activation
 from sklearn_deq.exceptions import SolverWarning
@@ -15,10 +15,13 @@ from sklearn_deq.theory import (
     ThreePiece,
     dual_activation,
     equilibrium_moments,
+    get_activation,
     lipschitz_constant,
 )
 from sklearn_deq.theory._dual_methods import dual_on_grid, plane_expectation
 from sklearn_deq.theory._dual_partials import dual_partials
+from sklearn_deq.theory._duals import dual_function
+from sklearn_deq.theory._jumps import check_continuous
 from sklearn_deq.theory._moments import (
     differentiate,
     hermite_coefficients,
@@ -258,6 +261,43 @@ def test_a_jump_is_refused_where_a_derivative_is_needed():
                 needs_a_derivative(phi)
 
 
+@pytest.mark.parametrize(
+    ("function", "where"),
+    [
+        (np.sign, 0.0),
+        (lambda x: np.where(x > 0.3, x + 1e-3, x), 0.3),
+        (lambda x: np.abs(x - 1.0) + 0.01 * (x > 5), 5.0),
+    ],
+)
+def test_a_jump_that_is_not_declared_is_found(function, where):
+    with pytest.raises(ValueError, match=f"jumps by .* at {where:.4g}:"):
+        equilibrium_moments(Activation(function))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: np.tanh(1e5 * x),
+        lambda x: np.tanh(x.astype(np.float32)),
+        lambda x: np.sqrt(np.abs(x)) * x,
+        lambda x: np.sin(50 * x),
+    ],
+)
+def test_what_is_steep_or_rounded_does_not_jump(function):
+    check_continuous(Activation(function))
+
+
+def test_a_poor_table_is_warned_of_once_and_named():
+    """Not at every call of the solver; what is built in has no kinks to declare."""
+    q = np.array([1e8, 2e8])
+    dual = dual_function(get_activation("tanh"), q, q)
+    with pytest.warns(SolverWarning, match="tanh's derivative .* tangent") as caught:
+        values = [dual(np.sqrt(0.5) * q, derivative=True) for _ in range(3)]
+    assert_array_equal(values[0], values[2])
+    assert len(caught) == 1
+    assert "kinks" not in str(caught[0].message)
+
+
 @pytest.mark.parametrize("hidden", [lambda x: np.abs(x - 0.3), lambda x: np.abs(x)])
 def test_the_error_of_a_poor_table_is_honest(hidden):
     """Half a decade of room: it is measured at a few points."""
@@ -314,3 +354,11 @@ def test_partials_are_derivatives(name):
     assert_allclose(found.slope_angle, slope(2, True), **settings)
     ends = dual_partials(phi, np.zeros(3), np.ones(3), np.array([0.0, 1.0, np.pi]))
     assert all(np.isfinite(part).all() for part in vars(ends).values())
+
+
+def test_a_derivative_of_another_function_is_refused():
+    with pytest.raises(ValueError, match="derivative is not that of function: at "):
+        Activation(np.tanh, derivative=np.cos)
+    # Kinks in plain sight of the differences do not matter.
+    Activation(lambda x: np.clip(x, -0.5, 1), lambda x: 1.0 * ((x > -0.5) & (x < 1)))
+    Activation(np.abs, np.sign, kinks=(0,))

@@ -289,6 +289,7 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
         shown = [
             f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value!r}"
             for name, value in self.get_params().items()
-            if name in always or value != default[name]
+            # Bounds may be arrays.
+            if name in always or repr(value) != repr(default[name])
         ]
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -75,8 +75,9 @@ def deq_kernel(
     Returns
     -------
     ndarray of shape (n_X, n_Y), or (n_kernels, n_X, n_Y)
-        The kernel matrix, accurate to about 1e-12 of √(K_ii K_jj); within 1e-8 of
-        ρ = 1 the tangent kernels of kinked activations to about 1e-8.
+        The kernel matrix, accurate to about 1e-12 of √(K_ii K_jj) for s_ii in
+        [0.05, 20], 1e-11 for centred sigmoids and softplus, and within 1e-8 of ρ = 1
+        the tangent kernels of kinked activations to about 1e-8.
 
     Raises
     ------

@@ -53,18 +53,20 @@ def check_memory(
     budget, total = memory_budget(max_memory), sum(held.values())
     if total <= budget:
         return
-    parts = (
-        list(held) if len(held) == 1 else [f"{k}: {_gib(v)}" for k, v in held.items()]
-    )
+    parts = list(held)
+    if len(held) > 1:
+        parts = [f"{name}: {_readable(size)}" for name, size in held.items()]
     origin = "half of the machine's memory" if max_memory is None else "max_memory"
     raise MemoryError(
-        f"This needs {_gib(total)} ({'; '.join(parts)}), over the budget of "
-        f"{_gib(budget)} ({origin}). {remedy}"
+        f"This needs {_readable(total)} ({'; '.join(parts)}), over the budget of "
+        f"{_readable(budget)} ({origin}). {remedy}"
     )
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB"
+def _readable(size: float) -> str:
+    units = ("bytes", "KiB", "MiB", "GiB")
+    power = min(len(units) - 1, max(0, int(math.log2(max(size, 1.0)) / 10)))
+    return f"{size / 2 ** (10 * power):.3g} {units[power]}"
 
 
 def available_memory() -> int:

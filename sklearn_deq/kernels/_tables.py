@@ -74,6 +74,9 @@ def _from_reduction(kernel: PairKernel, reduction: Reduction) -> PairKernel | No
 
 # Fewer terms no series has: below that a table does not pay.
 _FEWEST_TERMS = 16
+# Fewer entries are solved one by one before a table in the norms is made: its samples
+# ask for duals on a range of norms of their own.
+_FEWEST_ENTRIES = 2**15
 # Norms on either side of a table, tried one after the other.
 _NORM_SIZES = (8, 12, 16, 24, 32, 48)
 
@@ -194,6 +197,8 @@ def _sample_norms(
         return np.moveaxis(values / np.multiply.outer(scale, scale)[..., None], 3, 0)
 
     few = np.cos(np.pi * (np.arange(6) + 0.5) / 6)
+    if n_entries < _FEWEST_ENTRIES:
+        return None
     for size in _NORM_SIZES:
         if size * size * _FEWEST_TERMS > n_entries:
             return None

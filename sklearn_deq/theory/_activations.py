@@ -90,6 +90,7 @@ class Activation:
         for field in ("function", "derivative"):
             if getattr(self, field) is not None:
                 _check_elementwise(getattr(self, field), field)
+        _check_derivative(self)
 
     def __str__(self) -> str:
         """Name of the activation, or that of its function."""
@@ -115,6 +116,37 @@ def _check_elementwise(function: ArrayFunction, field: str) -> None:
         raise ValueError(
             f"{advice}; {function!r} returns shape {values.shape} for an array of "
             f"shape {points.shape}."
+        )
+
+
+# Where a derivative is compared with differences: points, and half their step.
+_DERIVATIVE_POINTS = np.linspace(-3.05, 2.95, 61)
+_DERIVATIVE_STEP = 1e-3
+
+
+def _check_derivative(activation: Activation) -> None:
+    """Raise a ValueError if the derivative is another function's.
+
+    A tenth of the points may differ, as beside kinks that are not declared.
+    """
+    if activation.derivative is None:
+        return
+    x, step = _DERIVATIVE_POINTS, _DERIVATIVE_STEP
+    with np.errstate(all="ignore"):
+        given = np.asarray(activation.derivative(x), dtype=float)
+        upper, lower = (
+            np.asarray(activation.function(x + h), dtype=float) for h in (step, -step)
+        )
+        difference = (upper - lower) / (2.0 * step)
+        size = np.maximum(np.abs(difference), np.nanmean(np.abs(difference)))
+        # NaN is spoken of where φ is used.
+        wrong = np.abs(given - difference) > 0.02 * np.maximum(size, 1e-3)
+    if wrong.mean() > 0.1:
+        where = int(np.abs(given - difference).argmax())
+        raise ValueError(
+            f"derivative is not that of function: at {x[where]:.3g} it is "
+            f"{given[where]:.4g}, but differences of function give "
+            f"{difference[where]:.4g}. Leave derivative out if in doubt."
         )
 
 

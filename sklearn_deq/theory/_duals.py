@@ -17,7 +17,11 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from sklearn_deq.exceptions import SolverWarning
-from sklearn_deq.theory._activations import Activation, get_activation
+from sklearn_deq.theory._activations import (
+    ACTIVATIONS,
+    Activation,
+    get_activation,
+)
 from sklearn_deq.theory._chebyshev import (
     chebyshev_coefficients,
     chebyshev_nodes,
@@ -173,19 +177,17 @@ class TabulatedDual:
 
     def __call__(self, c: Array, derivative: bool = False) -> Array:
         """E[φ(u)φ(v)], or E[φ'(u)φ'(v)] with derivative."""
-        table = dual_table(self.activation, *self._range, derivative)
         xp = array_namespace(c)
-        core, first, second = self._prepare(table, c, derivative)
+        core, first, second = self._prepare(c, derivative)
         t = (2.0 / np.pi) * xp.acos(correlation(self.q1, self.q2, c)) - 1.0
         value = clenshaw(PairCoefficients(core, first, second), t)
         if self._spline is not None:
             value = value + self._spline(self.q1, self.q2, c, derivative)
         return value
 
-    def _prepare(
-        self, table: DualTable, c: Array, derivative: bool
-    ) -> tuple[Array, Array, Array]:
+    def _prepare(self, c: Array, derivative: bool) -> tuple[Array, Array, Array]:
         if derivative not in self._parts:
+            table = dual_table(self.activation, *self._range, derivative)
             xp = array_namespace(c)
             parts = [table.core]
             for norms in self._norms:
@@ -302,14 +304,25 @@ def dual_table(
         table = _build_table(activation, low, high, derivative)
     if table.error > _WARNED_OF:
         warnings.warn(
-            f"The dual activation of {activation} is tabulated to a relative error of "
-            f"{table.error:.0e} at best. If its slope jumps somewhere, declare that "
-            "(Activation(..., kinks=...)); or scale the data so that it does not "
-            "saturate (StandardScaler).",
-            SolverWarning,
-            stacklevel=2,
+            _say_poor(activation, derivative, table.error), SolverWarning, stacklevel=2
         )
     return table
+
+
+def _say_poor(activation: Activation, derivative: bool, error: float) -> str:
+    """What a table that is not accurate means, and what to do."""
+    what, feels = f"The dual activation of {activation}", ""
+    if derivative:
+        what += "'s derivative"
+        feels = ", which tangent kernels feel and conjugate kernels hardly"
+    declare = "if its slope jumps somewhere, declare that (Activation(..., kinks=...))"
+    scale = "scale the data so that it does not saturate (StandardScaler)"
+    known = activation in ACTIVATIONS.values()
+    advice = scale if known else f"{declare}; or {scale}"
+    return (
+        f"{what} is tabulated to a relative error of {error:.0e} at best{feels}: "
+        f"{advice}."
+    )
 
 
 def _build_table(

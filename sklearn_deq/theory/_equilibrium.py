@@ -283,7 +283,8 @@ def _solve_variance(
     first fixed point above the drive, which is where the network's iteration goes.
     Where there is none, q is returned as inf.
     """
-    origin = float(activation.function(np.zeros(1))[0])
+    with np.errstate(all="ignore"):
+        origin = float(activation.function(np.zeros(1))[0])
     shift = 0.0 if offset is None else (origin - offset) ** 2
     start = drive + recurrent_variance * shift
     q = start.copy()

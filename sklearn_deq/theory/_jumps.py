@@ -1,4 +1,4 @@
-"""Jumps of φ and its derivatives at the declared kinks."""
+"""Jumps of φ and its derivatives at the declared kinks, and of φ elsewhere."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ _CONVERGED = 1e-14
 _SIGNIFICANT = 100.0
 # Smaller jumps of φ itself may be the error of one-sided values.
 _JUMP = 1e-6
+# Where jumps that are not declared are looked for: points, candidates, halvings.
+_POINTS = np.linspace(-10.0, 10.0, 4002)
+_CANDIDATES = 8
+_HALVINGS = 38
 
 
 def kink_jumps(activation: Activation) -> np.ndarray:
@@ -49,16 +53,64 @@ def kink_jumps(activation: Activation) -> np.ndarray:
 
 def check_continuous(activation: Activation) -> None:
     """Raise a ValueError where φ jumps: E φ'² does not exist."""
-    if not activation.kinks:
-        return
-    jumps = kink_jumps(activation)[:, 0]
-    if np.any(np.abs(jumps) > _JUMP):
-        where = int(np.abs(jumps).argmax())
+    try:
+        found = _remembered_jump(activation)
+    except TypeError:
+        # An activation that cannot be hashed.
+        found = _find_jump(activation)
+    if found is not None:
+        where, jump = found
         raise ValueError(
-            f"{activation} jumps by {jumps[where]:.3g} at {activation.kinks[where]:.4g}"
-            ": its derivative has no second moment, so that no DEQ with it is stable "
-            "and no tangent kernel exists. Choose a continuous activation."
+            f"{activation} jumps by {jump:.3g} at {where:.4g}: its derivative has no "
+            "second moment, so that no DEQ with it is stable and no tangent kernel "
+            "exists. Choose a continuous activation."
         )
+
+
+def _find_jump(activation: Activation) -> tuple[float, float] | None:
+    """Place and size of the largest jump of φ, declared or not."""
+    kinks = np.array(activation.kinks)
+    jumps = kink_jumps(activation)[:, 0] if kinks.size else np.empty(0)
+    hidden, sizes = _hidden_jumps(activation)
+    where, jumps = np.concatenate([kinks, hidden]), np.concatenate([jumps, sizes])
+    largest = int(np.abs(jumps).argmax())
+    if np.abs(jumps[largest]) <= _JUMP:
+        return None
+    return float(where[largest]), float(jumps[largest])
+
+
+_remembered_jump = lru_cache(maxsize=128)(_find_jump)
+
+
+def _hidden_jumps(activation: Activation) -> tuple[np.ndarray, np.ndarray]:
+    """Places where φ changes least like a slope does, and jumps there, or 0.
+
+    Intervals are halved down to 2e-14: a function of slope 1e7 changes less there than
+    what counts as a jump.
+    """
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(activation.function(x), dtype=float)
+
+    values = evaluate(_POINTS)
+    # Where φ is not finite it is spoken of by those who use it.
+    change = np.diff(np.where(np.isfinite(values), values, 0.0))
+    bend = np.abs(2.0 * change[1:-1] - change[:-2] - change[2:])
+    for kink in activation.kinks:
+        # One declared may jump in its own interval and change its neighbours' bend.
+        bend[np.abs(_POINTS[1:-2] - kink) < 2.5 * (_POINTS[1] - _POINTS[0])] = 0.0
+    first = 1 + np.argsort(bend)[-_CANDIDATES:]
+    low, high = _POINTS[first], _POINTS[first + 1]
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        values = evaluate(np.stack([low, middle, high]))
+        left = np.abs(values[1] - values[0]) > np.abs(values[2] - values[1])
+        low, high = np.where(left, low, middle), np.where(left, middle, high)
+    left, right = evaluate(np.stack([low, high]))
+    size = np.maximum(1.0, np.maximum(np.abs(left), np.abs(right)))
+    significant = np.abs(right - left) > _JUMP * size
+    return low, np.where(significant & np.isfinite(size), right - left, 0.0)
 
 
 def _find_jumps(activation: Activation) -> np.ndarray:
