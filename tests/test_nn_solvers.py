@@ -19,6 +19,22 @@ def _normal(*shape, seed=1, dtype=torch.float64):
     return torch.randn(*shape, generator=_generator(seed), dtype=dtype)
 
 
+@solvers
+@pytest.mark.parametrize("scale", [1e-15, 1e-18, 1e-21, 1e-24, 1e-30])
+def test_states_whose_squares_underflow(solver, scale):
+    f, solution = _linear(0.7)
+    start = torch.zeros(solution.shape, dtype=torch.float32)
+
+    def small(z, rows):
+        return (scale * f(z.double() / scale, rows)).float()
+
+    result = fixed_point(small, start, solver=solver)
+    assert result.converged.all()
+    found = result.z.double() / scale
+    # The residual over 1 − 0.7.
+    assert (found - solution).norm(dim=1).max() < 4e-5 * solution.norm(dim=1).max()
+
+
 def _linear(norm, size=6, n=5):
     """A map z ↦ z Aᵀ + b with an A of this norm, and its fixed point."""
     A = _normal(size, size, seed=0)
