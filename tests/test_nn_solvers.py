@@ -19,6 +19,24 @@ def _normal(*shape, seed=1, dtype=torch.float64):
     return torch.randn(*shape, generator=_generator(seed), dtype=dtype)
 
 
+@pytest.mark.parametrize(
+    ("z0", "options", "message"),
+    [
+        (torch.zeros(3), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2, dtype=torch.long), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2, dtype=torch.complex64), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2).numpy(), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2), {"max_iter": 10.5}, "max_iter must be an integer"),
+        (torch.zeros(3, 2), {"max_iter": math.nan}, "max_iter must be an integer"),
+        (torch.zeros(3, 2), {"tol": None}, "tol must be positive"),
+    ],
+    ids=str,
+)
+def test_arguments_of_no_use(z0, options, message):
+    with pytest.raises(ValueError, match=message):
+        fixed_point(lambda z, rows: 0.5 * z, z0, **options)
+
+
 @solvers
 @pytest.mark.parametrize("scale", [1e-15, 1e-18, 1e-21, 1e-24, 1e-30])
 def test_states_whose_squares_underflow(solver, scale):
