@@ -111,7 +111,7 @@ def test_going_on_follows_the_settings_of_the_solver(iris, partial):
     assert (body.solver_max_iter, body.stability, body.guard) == (77, None, None)
     model.set_params(stability="project").partial_fit(X, y)
     assert model.net_.module_.body.guard is not None
-    assert model.net_.callback("guard").settled == 0.0
+    assert model.net_.callback("guard").holds
 
 
 @pytest.mark.parametrize(

@@ -670,3 +670,10 @@ def test_layer_on_gpu_equals_cpu():
     cpu, gpu = _layer(width=64), _layer(width=64, device="cuda")
     x = _inputs()
     assert_allclose(gpu(x.cuda()).detach().cpu(), cpu(x).detach(), atol=1e-10)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e38])
+def test_numbers_that_are_no_use_are_named(value):
+    layer = EquilibriumLayer(3, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(SolverWarning, match=r"scale X, or look for NaN in it"):
+        layer(torch.full((2, 3), value))

@@ -19,6 +19,40 @@ def _normal(*shape, seed=1, dtype=torch.float64):
     return torch.randn(*shape, generator=_generator(seed), dtype=dtype)
 
 
+@pytest.mark.parametrize(
+    ("z0", "options", "message"),
+    [
+        (torch.zeros(3), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2, dtype=torch.long), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2, dtype=torch.complex64), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2).numpy(), {}, "z0 must be a torch tensor"),
+        (torch.zeros(3, 2), {"max_iter": 10.5}, "max_iter must be an integer"),
+        (torch.zeros(3, 2), {"max_iter": math.nan}, "max_iter must be an integer"),
+        (torch.zeros(3, 2), {"tol": None}, "tol must be positive"),
+    ],
+    ids=str,
+)
+def test_arguments_of_no_use(z0, options, message):
+    with pytest.raises(ValueError, match=message):
+        fixed_point(lambda z, rows: 0.5 * z, z0, **options)
+
+
+@solvers
+@pytest.mark.parametrize("scale", [1e-15, 1e-18, 1e-21, 1e-24, 1e-30])
+def test_states_whose_squares_underflow(solver, scale):
+    f, solution = _linear(0.7)
+    start = torch.zeros(solution.shape, dtype=torch.float32)
+
+    def small(z, rows):
+        return (scale * f(z.double() / scale, rows)).float()
+
+    result = fixed_point(small, start, solver=solver)
+    assert result.converged.all()
+    found = result.z.double() / scale
+    # The residual over 1 − 0.7.
+    assert (found - solution).norm(dim=1).max() < 4e-5 * solution.norm(dim=1).max()
+
+
 def _linear(norm, size=6, n=5):
     """A map z ↦ z Aᵀ + b with an A of this norm, and its fixed point."""
     A = _normal(size, size, seed=0)

@@ -32,8 +32,6 @@ from sklearn_deq.theory import Activation, EquilibriumMoments
 
 # Units of rounding below which a residual says nothing.
 _LEAST_TOL = 64.0
-# Residual of a row that has an equilibrium, where rounding keeps it from its tolerance.
-_SETTLED = 1e-3
 
 
 class EquilibriumNetworkEstimator(NetworkEstimator):
@@ -80,8 +78,8 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         before, settings = self._settings, self._solver_settings(X.dtype)
         self._settings = {**before, **settings}
         self._body.configure(**settings)
-        if before["stability"] != self.stability:
-            self._settled = self._check_start(X)
+        if before != self._settings:
+            self._check_start(X)
 
     def _frozen_features(self, X: np.ndarray) -> np.ndarray:
         """Features at the initial weights, which have to be stable."""
@@ -97,38 +95,39 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         self.solver_history_ = {name: [value] for name, value in summary.items()}
         return solves.features
 
-    def _check_start(self, X: np.ndarray) -> float | None:
+    def _check_start(self, X: np.ndarray) -> None:
         with without_solver_warnings():
-            return self._require_stable(X, Solves.of(self._body, X))
+            self._require_stable(X, Solves.of(self._body, X))
 
-    def _require_stable(self, X: np.ndarray, solves: Solves) -> float | None:
-        """Largest residual, if tried with patience, of a row that has an equilibrium.
-
-        None if `stability` is. That a row has none to begin with is an error.
-        """
-        if self.stability is None:
-            return None
-        residual = solves.lost_residual(self._body, X)
-        if residual <= _SETTLED:
-            # A tolerance below rounding is met by nobody; that is no instability.
-            return _SETTLED if residual > 0.0 else 0.0
+    def _require_stable(self, X: np.ndarray, solves: Solves) -> None:
+        """Refuse weights without an equilibrium that the solver reaches in time."""
+        if self.stability is None or solves.converged.all():
+            return
         raise ValueError(
-            "Unstable: at the weights that training begins with the layer does not "
-            f"settle for {(~solves.converged).sum()} of {len(X)} samples (relative "
-            f"residual {residual:.1e} with patience), although an infinitely wide one "
-            f"does. With width={self.width} lower "
-            f"recurrent_variance={self.recurrent_variance:.4g}, raise width, try "
-            "another random_state, or set stability=None to go on nevertheless."
+            "Unstable: at the weights that training begins with the solver does not "
+            f"converge for {(~solves.converged).sum()} of {len(X)} samples (largest "
+            f"relative residual {solves.residual.max():.1e}, "
+            f"tol={self._body.tol:.1e}), although an infinitely wide layer settles. "
+            f"Raise solver_max_iter={self.solver_max_iter} or tol, lower "
+            f"recurrent_variance={self.recurrent_variance:.4g}, raise "
+            f"width={self.width}, try another solver or random_state, or set "
+            "stability=None to go on nevertheless."
         )
 
     def _settle(self, X: np.ndarray) -> list[str]:
-        solves, shrinks, lost = bring_back(self._body, X, self._settled)
+        solves, shrinks, lost = bring_back(self._body, X)
         amend_history(self.net_.history, self._body, shrinks)
         self.solver_history_ = solver_history(self.net_.history)
         self._record(solves)
         if not np.isfinite(solves.features).all():
             raise ValueError(
                 "Training diverged: features are not finite. Lower lr, or scale X."
+            )
+        if self.stability is not None and not solves.converged.all():
+            raise ValueError(
+                "Training diverged: the equilibria of "
+                f"{(~solves.converged).sum()} of {len(X)} training samples were lost "
+                "and could not be brought back. Lower lr, or scale X."
             )
         said = [solves.complaint(self._body) or ""]
         if shrinks:
@@ -187,9 +186,9 @@ class DEQClassifier(
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
-        to the loss instead. Where an equilibrium is lost all the same, however many
-        iterations a solve is given, a step of A towards 0 takes the place of the
-        update, and this is said. None leaves A free.
+        to the loss instead. Where the solver does not reach an equilibrium all the
+        same, a step of A towards 0 takes the place of the update, and this is said;
+        it is an error to begin with. None leaves A free, and warns.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -413,9 +412,9 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     stability : {"project", "jacobian"} or None, default="project"
         "project" holds the largest singular value of A at its initial value while
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
-        to the loss instead. Where an equilibrium is lost all the same, however many
-        iterations a solve is given, a step of A towards 0 takes the place of the
-        update, and this is said. None leaves A free.
+        to the loss instead. Where the solver does not reach an equilibrium all the
+        same, a step of A towards 0 takes the place of the update, and this is said;
+        it is an error to begin with. None leaves A free, and warns.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.

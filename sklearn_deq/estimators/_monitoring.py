@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,18 +12,12 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 from tqdm import tqdm
 
-from sklearn_deq.exceptions import SolverWarning
-
 # Epochs without improvement of the validation loss that end an early-stopped fit.
 PATIENCE = 10
 # By this factor A is shrunk when training has taken the equilibrium away, and by its
 # square, fourth power, … when it has to be again at once.
 _SHRINK = 0.9
 _LARGEST_SHRINK = 0.1
-# A row that does not converge is tried again with at least so many iterations; of more
-# rows than that the worst are.
-PATIENCE_OF_SOLVES = 2000
-_PATIENT_ROWS = 64
 # A relative residual of the adjoint that makes a gradient doubtful.
 _DOUBTFUL = 1e-2
 # Before the names of the solver's columns in the history of a net.
@@ -105,43 +98,6 @@ def summarise(statuses: list[dict[str, float]], body: Any) -> dict[str, float]:
 
 def _measures(body: Any) -> dict[str, float]:
     return {name: float(getattr(body, name)) for name in _MEASURES}
-
-
-def lost_residual(
-    body: Any, X: torch.Tensor, converged: torch.Tensor, residual: torch.Tensor
-) -> float:
-    """Try the rows again that did not converge, with patience.
-
-    Whether an equilibrium is lost must not depend on how many iterations the user
-    grants a solve.
-
-    Parameters
-    ----------
-    body : nn.Module
-        An `EquilibriumLayer`.
-    X : tensor of shape (n, p)
-        Rows that have been solved for.
-    converged, residual : tensors of shape (n,)
-        How it went.
-
-    Returns
-    -------
-    float
-        The largest relative residual that is left; 0.0 if all converge.
-    """
-    failed = torch.nonzero(~converged)[:, 0]
-    if not len(failed):
-        return 0.0
-    worst = failed[residual[failed].argsort(descending=True)[:_PATIENT_ROWS]]
-    limit, result = body.solver_max_iter, body.last_result
-    body.solver_max_iter = max(limit, PATIENCE_OF_SOLVES)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SolverWarning)
-            again = body.solve(body.drive(X[worst].to(body.recurrent_weight)))
-    finally:
-        body.solver_max_iter, body.last_result = limit, result
-    return float(again.residual.masked_fill(again.converged, 0.0).max())
 
 
 def shrink(body: Any, times: int) -> None:
@@ -285,10 +241,9 @@ class UpdateGuard(Callback):
 
     Parameters
     ----------
-    settled : float or None
-        Largest `lost_residual` with which a row has an equilibrium. An update is
-        withheld where one has none, and A shrunk in its place, until training is back
-        where it is. None: no equilibria are held on to.
+    holds : bool
+        Whether equilibria are held on to: an update is withheld where the solver does
+        not reach one, and A shrunk in its place, until training is back where it does.
 
     Attributes
     ----------
@@ -297,24 +252,23 @@ class UpdateGuard(Callback):
     not_finite_ : int
         Of these, withheld since they were not finite.
     lost_ : int
-        Of these, with a row that has no equilibrium.
+        Of these, with a row whose equilibrium was not reached, where it is held on to.
     unreached_ : int
-        Of these, others with a row whose equilibrium was not reached.
+        The same where it is not.
     doubtful_ : int
         Of these, with a row whose adjoint has a relative residual above 1e-2.
     lost_at_once_ : int
         How many of the last ones were lost, without one between them that was not.
     """
 
-    def __init__(self, settled: float | None) -> None:
-        self.settled = settled
+    def __init__(self, holds: bool) -> None:
+        self.holds = holds
         self._count_from_zero()
 
     def _count_from_zero(self) -> None:
         self.steps_ = self.not_finite_ = self.doubtful_ = 0
         self.lost_ = self.unreached_ = self.lost_at_once_ = 0
         self._lost_before_epoch = 0
-        self._rows: torch.Tensor | None = None
 
     def on_train_begin(self, net: NeuralNet, **_: Any) -> None:
         """Count from zero."""
@@ -330,12 +284,6 @@ class UpdateGuard(Callback):
             shrinks = float(self.lost_ - self._lost_before_epoch)
             net.history.record(_PREFIX + _SHRINKS, shrinks)
 
-    def on_batch_begin(
-        self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
-    ) -> None:
-        """Note the rows, which a loss must be told from a lack of iterations for."""
-        self._rows = batch[0] if training else None
-
     def on_grad_computed(
         self, net: NeuralNet, named_parameters: Any, training: bool = False, **_: Any
     ) -> None:
@@ -343,31 +291,21 @@ class UpdateGuard(Callback):
         parameters = [p for p in net.module_.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
         finite = bool(torch.isfinite(norm))
-        body = net.module_.body
-        status = solver_status(body)
+        status = solver_status(net.module_.body)
         unreached = status.get("unconverged", 0) > 0
-        lost = unreached and self._is_lost(body)
+        lost = unreached and self.holds
         self.steps_ += 1
         self.not_finite_ += not finite
         self.lost_ += lost
         self.unreached_ += unreached and not lost
         self.doubtful_ += status.get("backward_residual", 0.0) > _DOUBTFUL
         if lost:
-            shrink(body, self.lost_at_once_)
+            shrink(net.module_.body, self.lost_at_once_)
         self.lost_at_once_ = self.lost_at_once_ + 1 if lost else 0
         if not finite or lost:
             # An optimizer leaves alone what has no gradient.
             for parameter in parameters:
                 parameter.grad = None
-
-    def _is_lost(self, body: Any) -> bool:
-        if self.settled is None or self._rows is None:
-            return False
-        result = body.last_result
-        rows = self._rows.to(result.residual.device)
-        return lost_residual(body, rows, result.converged, result.residual) > (
-            self.settled
-        )
 
     def report(self) -> str | None:
         """Say what was withheld; None if nothing was.

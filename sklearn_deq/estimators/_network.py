@@ -259,7 +259,6 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         dtype = getattr(torch, X.dtype.name)
         self._body = self._build_body(dtype, device, self._generator)
         self._n_features_out = int(self.width)
-        self._settled: float | None = None
 
     def _body_settings(
         self, n_features: int, moments: EquilibriumMoments, dtype: np.dtype
@@ -291,7 +290,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self._body = module.body
             self._follow(X)
         else:
-            self._settled = self._check_start(X)
+            self._check_start(X)
             module = self._module(self._n_outputs())
         self._weigh(targets)
         plan = self._make_plan(X.shape[0], device)
@@ -338,7 +337,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             batch_size=batch_size,
             callbacks=self.callbacks,
             device=str(device),
-            settled=self._settled,
+            holds=getattr(self, "stability", None) is not None,
             verbose=int(self.verbose),
         )
 
@@ -405,13 +404,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     def _follow(self, X: np.ndarray) -> None:
         """Bring the body of a training that goes on up to the parameters."""
 
-    def _check_start(self, X: np.ndarray) -> float | None:
-        """What `UpdateGuard` is to hold on to the body's equilibria by.
-
-        Bodies without equilibria have none to hold on to. Others refuse to start
-        without.
-        """
-        return None
+    def _check_start(self, X: np.ndarray) -> None:
+        """Refuse to start without the equilibria that training is to hold on to."""
 
     def _settle(self, X: np.ndarray) -> list[str]:
         """Leave a trained body well-posed on the training rows; record its solves.

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from sklearn_deq.estimators._monitoring import lost_residual, shrink, solver_status
-from sklearn_deq.estimators._training import BLOCK, as_tensor, in_blocks
+from sklearn_deq.estimators._monitoring import shrink, solver_status
+from sklearn_deq.estimators._training import BLOCK, in_blocks
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn import EquilibriumLayer
 
@@ -69,24 +68,6 @@ class Solves:
         )
         return cls(features, n_iter, residual, converged, statuses)
 
-    def lost_residual(self, body: EquilibriumLayer, X: np.ndarray) -> float:
-        """Try the rows again that did not converge, see the function of this name.
-
-        Parameters
-        ----------
-        body : EquilibriumLayer
-            What was solved.
-        X : ndarray of shape (n, p)
-            The rows.
-
-        Returns
-        -------
-        float
-            The largest relative residual that is left.
-        """
-        outcome = torch.from_numpy(self.converged), torch.from_numpy(self.residual)
-        return lost_residual(body, as_tensor(X), *outcome)
-
     def complaint(self, body: EquilibriumLayer) -> str | None:
         """Say which rows did not converge; None if all did.
 
@@ -111,10 +92,11 @@ class Solves:
         )
 
 
-def bring_back(
-    body: EquilibriumLayer, X: np.ndarray, settled: float | None
-) -> tuple[Solves, int, int]:
-    """Shrink A until every row has an equilibrium; it is not touched if all have.
+def bring_back(body: EquilibriumLayer, X: np.ndarray) -> tuple[Solves, int, int]:
+    """Leave a body with what its `stability` promises, changing it no more than needed.
+
+    A is projected again if its certificate does not hold, and shrunk until the solver
+    reaches the equilibrium of every row. With ``stability=None`` it is not touched.
 
     Parameters
     ----------
@@ -122,8 +104,6 @@ def bring_back(
         Changed in place.
     X : ndarray of shape (n, p)
         The rows.
-    settled : float or None
-        Largest `lost_residual` of a row that has one; None: A is not touched.
 
     Returns
     -------
@@ -133,12 +113,14 @@ def bring_back(
         How often it was shrunk, and rows that did not converge before.
     """
     shrinks = lost = 0
+    if body.guard is not None and not body.guard.holds(body.recurrent_weight):
+        body.stabilize()
     with without_solver_warnings():
         solves = Solves.of(body, X)
         while (
             shrinks < _MOST_SHRINKS
-            and settled is not None
-            and solves.lost_residual(body, X) > settled
+            and body.stability is not None
+            and not solves.converged.all()
         ):
             lost = lost or int((~solves.converged).sum())
             shrink(body, shrinks)

@@ -233,8 +233,8 @@ class TrainingPlan:
         go on with one another share their copies.
     device : str
         Where to train.
-    settled : float or None
-        What `UpdateGuard` holds on to equilibria by.
+    holds : bool
+        Whether `UpdateGuard` holds on to equilibria.
     verbose : int
         0: silent; 1: a progress bar; 2: a line per epoch as well.
     """
@@ -245,7 +245,7 @@ class TrainingPlan:
     batch_size: int
     callbacks: Any
     device: str
-    settled: float | None
+    holds: bool
     verbose: int
 
 
@@ -291,7 +291,7 @@ def make_net(
         *own_callbacks,
         ("progress", Progress()),
         # Last, to see the gradients as the optimizer will.
-        ("guard", UpdateGuard(plan.settled)),
+        ("guard", UpdateGuard(plan.holds)),
     ]
     is_regressor = isinstance(criterion, nn.MSELoss)
     optimizer, options = _optimizer_options(plan.optimizer, plan.weight_decay)

@@ -572,11 +572,16 @@ def _warn_unconverged(result: FixedPointResult, what: str) -> None:
     failed = ~result.converged
     if not bool(failed.any()):
         return
+    residual = float(result.residual.max())
+    advice = (
+        "Raise solver_max_iter or tol, lower recurrent_variance, or widen the layer."
+    )
+    if not math.isfinite(residual):
+        advice = "Numbers are not finite or too large: scale X, or look for NaN in it."
     warnings.warn(
         f"The {what} of {int(failed.sum())} of {failed.numel()} samples did not "
-        f"converge: largest relative residual {float(result.residual.max()):.1e} after "
-        f"{int(result.n_iter.max())} iterations. Raise solver_max_iter or tol, lower "
-        "recurrent_variance, or widen the layer.",
+        f"converge: largest relative residual {residual:.1e} after "
+        f"{int(result.n_iter.max())} iterations. {advice}",
         SolverWarning,
         stacklevel=4,
     )

@@ -125,6 +125,22 @@ class SpectralGuard(torch.nn.Module):
             else:
                 weight.mul_(self.ceiling / bound.value)
 
+    def holds(self, weight: torch.Tensor) -> bool:
+        """Whether the ceiling can be proved of A as it is.
+
+        Parameters
+        ----------
+        weight : tensor of shape (m, m)
+            A.
+
+        Returns
+        -------
+        bool
+            False also where A is not finite.
+        """
+        bound = polynomial_bound(weight, self.limit, self.ceiling, self.degree)
+        return bound.value <= self.ceiling
+
     def _cut(self, weight: torch.Tensor, block: torch.Tensor) -> float:
         """Cut off the excess that vectors lead to, and follow those it is seen in.
 

@@ -11,6 +11,8 @@ place to add a solver.
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import torch
 
 from sklearn_deq.nn._solvers._anderson import Anderson
@@ -72,7 +74,7 @@ def fixed_point(
     ------
     ValueError
         For an unknown solver, a tolerance that is not positive (atol: negative), or
-        max_iter < 1.
+        max_iter < 1, and for a z0 that is not a matrix of floats.
 
     Notes
     -----
@@ -88,6 +90,12 @@ def fixed_point(
     (True, 2.0)
     """
     check_solver(solver, tol, max_iter, atol)
+    if not isinstance(z0, torch.Tensor) or z0.ndim != 2 or not z0.is_floating_point():
+        found = (getattr(z0, "dtype", type(z0)), tuple(getattr(z0, "shape", ())))
+        raise ValueError(
+            "z0 must be a torch tensor of real floating-point numbers, of shape "
+            f"(n, m), got {found[0]} of shape {found[1]}."
+        )
     with torch.no_grad():
         return iterate(SOLVERS[solver](), f, z0, tol, atol, max_iter)
 
@@ -107,10 +115,14 @@ def check_solver(solver: str, tol: float, max_iter: int, atol: float = 0.0) -> N
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {tuple(SOLVERS)}, got {solver!r}.")
-    if not tol > 0 or not atol >= 0 or max_iter < 1:
+    numbers = isinstance(tol, Real) and isinstance(atol, Real)
+    if not numbers or not tol > 0 or not atol >= 0:
         raise ValueError(
-            f"tol must be positive, atol nonnegative and max_iter at least 1, got "
-            f"{tol}, {atol} and {max_iter}."
+            f"tol must be positive and atol nonnegative, got {tol!r} and {atol!r}."
+        )
+    if not isinstance(max_iter, Integral) or max_iter < 1:
+        raise ValueError(
+            f"max_iter must be an integer of at least 1, got {max_iter!r}."
         )
 
 

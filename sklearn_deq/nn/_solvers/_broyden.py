@@ -42,7 +42,10 @@ class Broyden:
         moved = self._apply(change, self._columns, self._rows)
         row = self._apply(step, self._rows, self._columns)
         below = -_dot(row, change)
-        least = torch.finfo(step.dtype).eps * _size(row) * _size(change)
+        number = torch.finfo(step.dtype)
+        least = number.eps * _size(row) * _size(change)
+        # Nor is there an update of numbers whose products underflow.
+        least.clamp_(min=number.tiny / number.eps)
         scale = torch.where(below.abs() > least, 1.0 / below, 0.0)
         self._columns.append((step + moved).mul_(scale))
         self._rows.append(row)

@@ -65,7 +65,10 @@ class _Work:
         n = z0.shape[0]
         self.tol = tol
         # Above zero, so that a state at rest in 0 has no error.
-        self.least_allowed = max(atol, torch.finfo(z0.dtype).tiny)
+        number = torch.finfo(z0.dtype)
+        self.least_allowed = max(atol, number.tiny)
+        # Below it squares may underflow in a norm.
+        self.least_norm = math.sqrt(number.tiny / number.eps)
         self.z = z0
         self.residual = torch.full((n,), math.inf, dtype=z0.dtype, device=z0.device)
         self.n_iter = torch.full((n,), max_iter, dtype=torch.long, device=z0.device)
@@ -80,12 +83,14 @@ class _Work:
         """Note better states; returns which rows go on, None if all do."""
         size = torch.linalg.vector_norm(z, dim=1)
         gap = torch.linalg.vector_norm(gaps, dim=1)
-        error = gap / (self.tol * size).clamp_(min=self.least_allowed)
-        # A state too large to be measured is no state to be at.
-        error = torch.where(size < math.inf, error, math.inf)
-        better = error < self.error  # never so for NaN
-        going = (error > 1.0) & (gap < math.inf)
-        all_better, all_going = torch.stack([better, going]).all(dim=1).tolist()
+        error, better, going = self._compare(size, gap)
+        measured = gap > self.least_norm
+        outcome = torch.stack([better, going, measured])
+        all_better, all_going, all_measured = outcome.all(dim=1).tolist()
+        if not all_measured:
+            size, gap = _safe_norms(z), _safe_norms(gaps)
+            error, better, going = self._compare(size, gap)
+            all_better, all_going = bool(better.all()), bool(going.all())
         if all_better:
             self.best, self.error, self.gap, self.size = z, error, gap, size
         else:
@@ -94,6 +99,16 @@ class _Work:
             self.gap = torch.where(better, gap, self.gap)
             self.size = torch.where(better, size, self.size)
         return None if all_going else going
+
+    def _compare(
+        self, size: torch.Tensor, gap: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Errors of states, which of them are better, and which rows go on."""
+        error = gap / (self.tol * size).clamp_(min=self.least_allowed)
+        # A state too large to be measured is no state to be at.
+        error = torch.where(size < math.inf, error, math.inf)
+        # Better is never so for NaN.
+        return error, error < self.error, (error > 1.0) & (gap < math.inf)
 
     def dismiss(self, going: torch.Tensor, k: int) -> None:
         """Take rows out of the work, at iteration k, with their best states."""
@@ -122,6 +137,14 @@ class _Work:
         residual = torch.where(self.gap == 0, self.gap, self.gap / self.size)
         self.residual[rows] = residual[part]
         self.converged[rows] = self.error[part] <= 1.0
+
+
+def _safe_norms(x: torch.Tensor) -> torch.Tensor:
+    """Norms of the rows without squares that underflow."""
+    largest = x.abs().amax(dim=1)
+    small = (largest > 0.0) & (largest < 1.0)
+    scale = torch.where(small, largest, 1.0)
+    return torch.linalg.vector_norm(x / scale[:, None], dim=1) * scale
 
 
 def iterate(
