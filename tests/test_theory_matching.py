@@ -375,3 +375,28 @@ def test_the_unit_of_the_data_does_not_matter(kernel, variance):
         assert match.depth == depth
         found.append((match.architecture, match.depth))
     assert len(set(found)) == 1
+
+
+def test_auto_looks_at_nearly_parallel_samples():
+    # A "hermite" layer was once taken in silence, whatever it is for these.
+    strong = equilibrium_moments("relu", 1.2, 0.5)
+    with pytest.warns(MatchWarning, match="nearly parallel.*normalize=True.*'ck'"):
+        match = solve_match(strong, kernel="ntk", norms=(0.7, 1.4))
+    assert match.residual_parallel > 0.03
+    assert "it errs by" in match.reason
+    # At ordinary variances the reason says it, and nothing warns.
+    match = solve_match(equilibrium_moments("relu"), kernel="ntk", norms=(0.7, 1.4))
+    assert match.architecture == "hermite"
+    assert "it errs by" in match.reason
+
+
+def test_data_too_large_are_refused():
+    m = equilibrium_moments("relu")
+    with pytest.raises(ValueError, match="too large"):
+        solve_match(m, norms=(1e100, 1e100))
+    with pytest.raises(ValueError, match="too large"):
+        solve_match(equilibrium_moments("relu", tau0=1e80))
+    with pytest.raises(ValueError, match="norms must be"):
+        solve_match(m, norms="ab")
+    with pytest.raises(ValueError, match="tol must be"):
+        solve_match(m, tol=True)

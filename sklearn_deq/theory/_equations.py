@@ -115,7 +115,7 @@ class Problem:
 
     def first_converged(self, names: list[str]) -> MatchResult | None:
         """The first candidate that is within tolerance."""
-        chosen = "as asked" if len(names) == 1 else self._reason()
+        chosen = self.chosen(names)
         for candidate in self.candidates(names):
             if self.distance(candidate) <= self.tol:
                 result = self.solve(candidate, chosen)
@@ -140,15 +140,21 @@ class Problem:
             if self.distance(candidate) < least:
                 polished.append(self.solve(candidate, chosen, progress=_POLISH))
         best = min(polished, key=lambda result: result.residual)
+        if best.converged:
+            # It took more steps than the first search has.
+            return replace(best, reason=self.chosen(names))
         return replace(best, distance=min(map(self.distance, candidates)))
 
-    def _reason(self) -> str:
+    def chosen(self, names: list[str]) -> str:
+        """Why the first of these that is within tolerance."""
+        if len(names) == 1:
+            return "as asked"
         reason = f"shallowest architecture whose residual is at most {self.tol:.0e}"
         if self.equal_norms:
             return f"{reason}, norms being equal"
         return (
-            f"{reason} in equations for high-dimensional data; architecture='hermite' "
-            "has the kernel itself, at the norms of the data"
+            f"{reason} in equations for high-dimensional data; with norms= "
+            "given, architecture='hermite' has the kernel itself"
         )
 
     def distance(self, candidate: Candidate) -> float:

@@ -28,8 +28,13 @@ from sklearn_deq.theory._match_result import MatchResult
 _NEARLY_EQUAL = 0.02
 # Where "auto" takes a "hermite" layer, as nothing is closer, this residual is no news.
 _CLOSE = 1e-3
+# Where the error of nearly parallel samples is worth a warning: above that of the NTK
+# of a ReLU with weak recurrence at norms that differ two-fold.
+_APART = 0.03
 # Kernels of smaller norms are too small to be squared: no Hermite layer is made.
 _TINY = 1e-70
+# Those of larger ones are too large.
+_HUGE = 1e70
 # An activation with a smaller mean squared derivative is constant.
 _FLAT = 1e-20
 # Below this recurrent variance series of tangent kernels with kinks end too early.
@@ -61,8 +66,9 @@ def solve_match(
         "hermite", one hidden layer made for this kernel: exact where all samples have
         one norm, and for uncentred positively homogeneous activations. "auto" takes
         the shallowest whose residual is within tol, else the best. With norms given
-        that is "hermite", unless its residual is over tol and the kernel of a network
-        that solves the equations is closer at these norms. Where the four equations do
+        that is "hermite", unless its residual is over tol, or that of nearly parallel
+        samples over 1e-3, and the kernel of a network that solves the equations is
+        closer at these norms. Where the four equations do
         not hold (bias, or no centring), "hermite".
     tol : float, default=1e-6
         Largest residual that counts as converged.
@@ -93,7 +99,8 @@ def solve_match(
     -----
     MatchWarning
         If the residual is over tol; the message says which architecture does better.
-        Where "auto" takes "hermite", as nothing is closer: if that is over 1e-3.
+        Where "auto" takes "hermite", as nothing is closer: if that is over 1e-3. Of
+        any "hermite" layer if `MatchResult.residual_parallel` is over 0.03.
 
     Notes
     -----
@@ -147,7 +154,8 @@ def solve_match(
             if not result.converged:
                 _warn(problem, architecture, result)
             return result
-    if result.residual > (max(tol, _CLOSE) if architecture == "auto" else tol):
+    bound = max(tol, _CLOSE) if architecture == "auto" else tol
+    if result.residual > bound or result.residual_parallel > _APART:
         _warn_of(
             result, kernel, tol, _hermite_advice(moments, kernel, norms), stacklevel=3
         )
@@ -163,11 +171,11 @@ def _match_auto(
         return problem.shallowest(names)
     moments, kernel = problem.moments, problem.kernel
     made = _match_hermite(moments, kernel, trainable, norms, problem.tol)
-    if made.converged:
+    own = max(made.residual, made.residual_parallel)
+    if made.converged and own <= _CLOSE:
         return made
     other = problem.shallowest(names)
     error = kernel_error(other.layers, other.multipliers, moments, kernel, norms)
-    own = max(made.residual, made.residual_parallel)
     if own < error:
         also = f"{other.architecture!r}, which goes by equations, by {error:.1e}"
         reason = f"{made.reason}; it errs by {own:.1e}, {also}"
@@ -207,12 +215,16 @@ def _match_hermite(
 def _check_norms(norms: tuple[float, float] | None) -> tuple[float, float] | None:
     if norms is None:
         return None
-    ends = np.asarray(norms, dtype=float)
+    try:
+        ends = np.asarray(norms, dtype=float)
+    except (TypeError, ValueError):
+        ends = np.empty(0)
     if ends.shape != (2,) or not 0.0 < ends[0] <= ends[1] < np.inf:
         raise ValueError(
             "norms must be the smallest and the largest √s_ii of the data, positive "
             f"and in this order, got {norms!r}."
         )
+    _check_size("norms", ends[1])
     return float(ends[0]), float(ends[1])
 
 
@@ -233,8 +245,25 @@ def _check_settings(moments: EquilibriumMoments, tol: float) -> None:
             "moments must be the EquilibriumMoments of a DEQ, such as "
             f"equilibrium_moments('relu'), got {moments!r}."
         )
-    if not (isinstance(tol, Real) and 0.0 < float(tol) < math.inf):
+    _check_size("tau0", moments.tau0)
+    check_tolerance(tol)
+
+
+def check_tolerance(tol: float) -> None:
+    """Refuse what is no tolerance; a bool is none."""
+    number = isinstance(tol, Real) and not isinstance(tol, bool)
+    if not (number and 0.0 < float(tol) < math.inf):
         raise ValueError(f"tol must be a positive finite number, got {tol!r}.")
+
+
+def _check_size(name: str, size: float) -> None:
+    """Refuse data whose kernel cannot be squared."""
+    if size > _HUGE:
+        raise ValueError(
+            f"The data are too large: {name} reach {size:.1e}, and at most {_HUGE:.0e} "
+            "can be computed with. Scale the data, for example by StandardScaler, or "
+            "set normalize=True."
+        )
 
 
 def check_sees_input(moments: EquilibriumMoments) -> None:
@@ -257,8 +286,8 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         raise ValueError(
             "The four matching equations hold for centred activations without bias: "
             f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
-            "Set center=True and bias_variance=0, or architecture='hermite', which is "
-            "made for the norms of the data, and exact if they are equal."
+            "Set center=True and bias_variance=0, or architecture='hermite' with norms= "
+            "of the data, for which it is made, exactly if they are equal."
         )
     if kernel != "ck" and trainable == "readout":
         raise ValueError(
@@ -274,8 +303,13 @@ def _warn(problem: Problem, architecture: str, result: MatchResult) -> None:
         if other.residual < 0.5 * result.residual:
             advice = f"architecture={other.architecture!r} reaches {other.residual:.1e}"
         else:
-            advice = "no other architecture of this release does better"
-    advice += "; a smaller recurrent_variance or kernel='ck' makes matching easier"
+            advice = "no other architecture solves the equations better"
+    advice += (
+        "; architecture='hermite' with norms= of the data has the kernel itself; a "
+        "smaller recurrent_variance makes matching easier"
+    )
+    if problem.kernel != "ck":
+        advice += ", as kernel='ck' does"
     _warn_of(result, problem.kernel, problem.tol, advice, stacklevel=4)
 
 
@@ -284,7 +318,8 @@ def _hermite_advice(
 ) -> str:
     """What makes a Hermite layer better that is not good enough."""
     if norms is not None and norms[1] > norms[0] * (1.0 + _NEARLY_EQUAL):
-        return "it is exact where all norms are equal (normalize=True)"
+        exact = "it is exact where all norms are equal (normalize=True)"
+        return exact if kernel == "ck" else f"{exact}; kernel='ck' has smaller errors"
     kinks = moments.activation.kinks
     less = "" if kernel == "ck" else "; kernel='ck' has a smaller residual"
     if any(kinks):
