@@ -149,8 +149,8 @@ def summary(records: list[dict[str, Any]]) -> list[str]:
         f"largest error of what auto takes: {largest('taken_error', records)} "
         f"(to reach {TAKEN:.0e}); its largest residual: "
         f"{largest('taken_residual', records)}",
-        f"largest residual of the equations, CK: {largest('solved_residual', of['ck'])} "
-        "(to reach 1e-8)",
+        "largest residual of the equations, CK: "
+        f"{largest('solved_residual', of['ck'])} (to reach 1e-8)",
         f"NTK: {largest('solved_residual', of['ntk'])}, NTK of readout and A: "
         f"{largest('solved_residual', of['ntk_recurrent'])} (to reach 1e-6)",
         f"Hermite on the sphere, off and on the diagonal, smooth φ: {sphere(smooth)} "

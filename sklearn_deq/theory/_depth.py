@@ -18,7 +18,7 @@ from sklearn_deq.theory._equilibrium import (
     check_kernel,
     equilibrium_moments,
 )
-from sklearn_deq.theory._matching import check_sees_input, solve_match
+from sklearn_deq.theory._matching import check_sees_input, check_tolerance, solve_match
 
 # τ²A/v of a clip falls from 1 to this as its knee goes to 0.
 _HARD_TANH = 2.0 / math.pi
@@ -124,6 +124,7 @@ def minimal_depth(
         activation, recurrent_variance, input_variance, tau0=tau0
     )
     check_sees_input(moments)
+    check_tolerance(tol)
     if equal_norms:
         return DepthResult(
             1,

@@ -80,7 +80,7 @@ class MatchResult:
             rates = ", ".join(f"{value:.6g}" for value in self.multipliers)
             lines.append(f"  learning-rate multipliers, readout last: {rates}")
         lines += [
-            f"  {name:<7} target {value: .9f}  achieved {self.achieved[name]: .9f}"
+            f"  {name:<7} target {value: .9g}  achieved {self.achieved[name]: .9g}"
             for name, value in self.target.items()
         ]
         return "\n".join(lines)

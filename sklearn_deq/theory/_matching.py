@@ -286,8 +286,8 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         raise ValueError(
             "The four matching equations hold for centred activations without bias: "
             f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
-            "Set center=True and bias_variance=0, or architecture='hermite' with norms= "
-            "of the data, for which it is made, exactly if they are equal."
+            "Set center=True and bias_variance=0, or architecture='hermite' with "
+            "norms= of the data, for which it is made, exactly if they are equal."
         )
     if kernel != "ck" and trainable == "readout":
         raise ValueError(
