@@ -337,3 +337,13 @@ def test_a_tau0_that_is_not_the_size_of_the_data():
         match_deq(deq, tau0=tau0, architecture="hard_tanh").match_report(X)
     report = match_deq(deq, tau0=1.0).match_report(X)
     assert report.infinite.operator < 1e-6
+
+
+def test_match_report_is_of_what_was_fitted(iris):
+    # Parameters set since then once made it a report on another DEQ.
+    X, y = iris
+    model = ExplicitEquivalentClassifier(width=16, max_epochs=1, random_state=0)
+    before = model.fit(X, y).match_report(X)
+    model.set_params(recurrent_variance=0.9, kernel="ntk", trainable="readout")
+    assert model.match_report(X) == before
+    assert model.recurrent_variance == 0.9

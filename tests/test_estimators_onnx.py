@@ -102,6 +102,19 @@ def test_scaler_fitted_on_a_data_frame(tmp_path):
     assert_allclose(run(tmp_path / "model.onnx", X.to_numpy()), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("mean", [2_000.0, 1e5])
+def test_means_beside_which_features_vary_little(mean, tmp_path):
+    # x · factor + shift in float32 once lost 2e-3 of the probabilities.
+    rng = np.random.default_rng(0)
+    X = np.rint(10 * rng.standard_normal((200, 4))) + mean  # float32 has them
+    scaler = StandardScaler().fit(X)
+    model = ExplicitEquivalentClassifier(**SMALL)
+    model.fit(scaler.transform(X), X[:, 0] > mean)
+    model.export_onnx(tmp_path / "model.onnx", preprocessing=scaler)
+    expected = model.predict_proba(scaler.transform(X))
+    assert_allclose(run(tmp_path / "model.onnx", X), expected, atol=1e-5)
+
+
 def test_messages(tmp_path):
     X, y = load_iris(return_X_y=True)
     model = ExplicitEquivalentClassifier(**SMALL)

@@ -125,3 +125,9 @@ def test_one_layer_has_the_ratios_of_the_notes():
 def test_a_deq_that_does_not_see_its_input():
     with pytest.raises(ValueError, match="does not see its input"):
         minimal_depth("relu", 0.2, 0.0)
+
+
+@pytest.mark.parametrize("tol", [-1, np.nan, "x", True])
+def test_what_is_no_tolerance(tol):
+    with pytest.raises(ValueError, match="tol must be"):
+        minimal_depth("tanh", tol=tol)

@@ -18,13 +18,14 @@ from sklearn_deq.theory import (
     explicit_moments,
     explicit_pair_kernel,
     get_activation,
+    minimal_depth,
     solve_match,
 )
+from sklearn_deq.theory._equations import EQUATIONS
 from sklearn_deq.theory._explicit import propagate
 from sklearn_deq.theory._families import Family, Units
 from sklearn_deq.theory._layers import LayerMoments, layer_moments
 from sklearn_deq.theory._least_squares import jacobian, least_squares
-from sklearn_deq.theory._matching import _EQUATIONS
 
 
 @pytest.mark.parametrize("variance", [0.1, 0.2, 0.4, 0.8])
@@ -174,7 +175,7 @@ def by_quadrature(match, kernel, tau0=1.0):
         for layer in match.layers
     ]
     found = explicit_moments(plain, tau0=tau0, multipliers=match.multipliers)
-    return dict(zip(_EQUATIONS[kernel], found.coefficients(kernel), strict=True))
+    return dict(zip(EQUATIONS[kernel], found.coefficients(kernel), strict=True))
 
 
 @pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
@@ -353,3 +354,49 @@ def test_norms_are_those_of_the_data_not_tau0():
     moments = equilibrium_moments("tanh", tau0=3.0)
     match = solve_match(moments, norms=(1.0, 1.0))
     assert "at norms of 1" in match.reason
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
+@pytest.mark.parametrize("variance", [0.2, 0.9])
+def test_the_unit_of_the_data_does_not_matter(kernel, variance):
+    # α2 and α3 are as τ0⁻²: those of large data once counted as 0, and a hard tanh
+    # that had neither as a solution.
+    found = []
+    for tau0 in (1e-4, 1e-2, 1.0, 1e2, 1e3, 1e4):
+        moments = equilibrium_moments("relu", variance, 1 - variance, tau0=tau0)
+        match = solve_match(moments, kernel=kernel)
+        assert_allclose(
+            list(match.achieved.values()), list(match.target.values()), rtol=1e-8
+        )
+        assert "none is within" not in match.reason
+        depth = minimal_depth(
+            "relu", variance, 1 - variance, tau0=tau0, kernel=kernel
+        ).depth
+        assert match.depth == depth
+        found.append((match.architecture, match.depth))
+    assert len(set(found)) == 1
+
+
+def test_auto_looks_at_nearly_parallel_samples():
+    # A "hermite" layer was once taken in silence, whatever it is for these.
+    strong = equilibrium_moments("relu", 1.2, 0.5)
+    with pytest.warns(MatchWarning, match="nearly parallel.*normalize=True.*'ck'"):
+        match = solve_match(strong, kernel="ntk", norms=(0.7, 1.4))
+    assert match.residual_parallel > 0.03
+    assert "it errs by" in match.reason
+    # At ordinary variances the reason says it, and nothing warns.
+    match = solve_match(equilibrium_moments("relu"), kernel="ntk", norms=(0.7, 1.4))
+    assert match.architecture == "hermite"
+    assert "it errs by" in match.reason
+
+
+def test_data_too_large_are_refused():
+    m = equilibrium_moments("relu")
+    with pytest.raises(ValueError, match="too large"):
+        solve_match(m, norms=(1e100, 1e100))
+    with pytest.raises(ValueError, match="too large"):
+        solve_match(equilibrium_moments("relu", tau0=1e80))
+    with pytest.raises(ValueError, match="norms must be"):
+        solve_match(m, norms="ab")
+    with pytest.raises(ValueError, match="tol must be"):
+        solve_match(m, tol=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,7 +123,8 @@ class ExplicitNetworkEstimator(NetworkEstimator):
 
         Notes
         -----
-        Works before `fit` as well: the matching is then solved for the size of X.
+        Works before `fit` as well: the matching is then solved for the size of X. After
+        `fit` it tells of the DEQ that was fitted, whatever `set_params` has set since.
         """
         check_scalar(max_samples, "max_samples", Integral, min_val=1)
         with self._solver_warnings_as_sklearn():
@@ -132,22 +135,25 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             rows = model._prepare_input(X)
             exact, found = wide_kernels(model, rows)
         finite = None
-        if model is self:
-            finite = KernelErrors.between(self._finite_kernel(X), exact)
+        if hasattr(self, "match_"):
+            finite = KernelErrors.between(model._finite_kernel(X), exact)
         return MatchReport(
             n_samples=len(X),
-            kernel=self.kernel,
+            kernel=model.kernel,
             match=model.match_,
             infinite=KernelErrors.between(found, exact),
             finite=finite,
             n_outside=len(outside_norms(model.match_, rows)),
-            trained=finite is not None and self.trainable != "readout",
+            trained=finite is not None and model.trainable != "readout",
         )
 
     def _matched_on(self, X: Any) -> tuple[ExplicitNetworkEstimator, np.ndarray]:
-        """Itself, or a clone matched for X if it is not fitted; and X as floats."""
-        model = self if hasattr(self, "match_") else clone(self)
-        unfitted = model is not self
+        """As it was fitted, or a clone matched for X if it is not; and X as floats."""
+        unfitted = not hasattr(self, "match_")
+        model = clone(self) if unfitted else copy.copy(self)
+        if not unfitted:
+            # set_params since then would make it another DEQ.
+            model.__dict__.update(self._made_with)
         X = validate_data(model, X, reset=unfitted, dtype=[np.float64, np.float32])
         if unfitted:
             moments = model._solve_equilibrium(model._prepare_input(X))
@@ -187,6 +193,10 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         "probabilities" (n, n_classes), in the order of ``classes_``, which the model's
         properties hold as JSON; a regressor's is "predictions" (n, n_targets).
 
+        The preprocessing takes differences from the mean first, which are exact; what
+        remains is the rounding of "X" itself to float32, which counts where features
+        vary by less than 1e-6 of their size: subtract the mean in float64 before.
+
         A Hermite layer in the file is that of the end of its range of norms
         (``match_.norms``) for samples outside of it, of which no runtime warns.
         """
@@ -197,6 +207,8 @@ class ExplicitNetworkEstimator(NetworkEstimator):
                 'export_onnx needs onnx: pip install "sklearn-deq[onnx]".'
             ) from error
         check_is_fitted(self)
+        if not isinstance(path, (str, PathLike)):
+            raise ValueError(f"path must be a str or a Path, got {path!r}.")
         graph, outputs = build_network(
             self.n_features_in_,
             self.match_.layers,

@@ -211,6 +211,16 @@ def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray
     return factor, shift
 
 
+def _scaled_rows(graph: _Graph, factor: np.ndarray, shift: np.ndarray, x: str) -> str:
+    """factor · x + shift, as differences from the mean, which float32 has exactly."""
+    slopes = np.where(factor == 0.0, 1.0, factor)
+    mean = np.where(factor == 0.0, 0.0, -shift / slopes).astype(np.float32)
+    # What is left of the shift, as the mean is one of float32.
+    rest = shift + factor * mean.astype(np.float64)
+    x = graph.scaled(factor, graph.apply("Sub", x, graph.constant(mean)))
+    return graph.apply("Add", x, graph.constant(rest))
+
+
 def _passes_nan(preprocessing: Any, missing: np.ndarray) -> bool:
     """Whether what is missing stays so, or is refused."""
     try:
@@ -254,7 +264,7 @@ def build_network(
     graph, x = _Graph(), "X"
     if preprocessing is not None:
         factor, shift = _affine(preprocessing, n_features)
-        x = graph.apply("Add", graph.scaled(factor, x), graph.constant(shift))
+        x = _scaled_rows(graph, factor, shift, x)
     if normalize:
         axes = graph.constant([1], np.int64)
         norm = graph.apply("ReduceL2", x, axes, keepdims=1)

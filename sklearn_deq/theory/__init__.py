@@ -27,7 +27,8 @@ from sklearn_deq.theory._explicit import (
 )
 from sklearn_deq.theory._families import ARCHITECTURES
 from sklearn_deq.theory._lipschitz import lipschitz_constant
-from sklearn_deq.theory._matching import MatchResult, solve_match
+from sklearn_deq.theory._match_result import MatchResult
+from sklearn_deq.theory._matching import solve_match
 from sklearn_deq.theory._pairs import PairKernel, Reduction
 from sklearn_deq.theory._rounded import RoundedPiece
 from sklearn_deq.theory._three_piece import ThreePiece

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._equations import bend_gap, share_of_kernel
 from sklearn_deq.theory._equilibrium import (
     EquilibriumMoments,
     check_kernel,
     equilibrium_moments,
 )
-from sklearn_deq.theory._matching import check_sees_input, solve_match
+from sklearn_deq.theory._matching import check_sees_input, check_tolerance, solve_match
 
 # τ²A/v of a clip falls from 1 to this as its knee goes to 0.
 _HARD_TANH = 2.0 / math.pi
@@ -121,6 +124,7 @@ def minimal_depth(
         activation, recurrent_variance, input_variance, tau0=tau0
     )
     check_sees_input(moments)
+    check_tolerance(tol)
     if equal_norms:
         return DepthResult(
             1,
@@ -132,16 +136,19 @@ def minimal_depth(
     square = 0.5 * (moments.E_d2phi * moments.tau_star**2) ** 2
     if square <= _ODD * moments.gamma2:
         return _odd(moments, kernel)
-    _, second, third, _ = moments.coefficients(kernel)
+    coefficients = moments.coefficients(kernel)
+    _, second, third, _ = coefficients
+    # Of coefficients that are nearly 0 as solve_match sees it.
+    gap = bend_gap(share_of_kernel(np.array(coefficients), tau0), 2.0)
     if kernel == "ck":
         ratio = third / (2.0 * second)
         quantities = {"alpha3/(2 alpha2)": ratio}
-        if abs(ratio - 1.0) <= tol:
+        if abs(gap) <= tol:
             return DepthResult(1, "α3 = 2 α2, as for any single layer", quantities)
         failing = f"α3/(2 α2) = {ratio:.4g}, and 1 for any single layer"
         return _searched(moments, kernel, tol, failing, quantities)
     quantities = {"beta3/beta2": third / second}
-    if third >= 2.0 * second * (1.0 - tol):
+    if gap <= tol:
         rate = max(0.25 * third / second - 0.5, 0.0)
         return DepthResult(
             1,

@@ -1,133 +1,44 @@
 """Matching: the explicit network whose kernel equals a given DEQ's.
 
-Docs/theory.md, section 5. The families of networks are in `_families`.
+What "auto" takes, and what is said of it; docs/theory.md, section 5. The equations are
+solved in `_equations`, Hermite layers made in `_hermite_match`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
 
 from sklearn_deq.exceptions import MatchWarning
+from sklearn_deq.theory._equations import Problem
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
-from sklearn_deq.theory._explicit import ExplicitLayer, explicit_moments, propagate
-from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
+from sklearn_deq.theory._families import ARCHITECTURES
 from sklearn_deq.theory._hermite_match import (
     is_homogeneous,
     kernel_error,
     match_hermite,
 )
-from sklearn_deq.theory._least_squares import least_squares
+from sklearn_deq.theory._match_result import MatchResult
 
-# Targets below this share of the largest count as this share of it.
-_FLOOR = 1e-6
-# Coefficients of χχᵀ and S∘S below this share of the largest are 0: φ is odd.
-_ODD = 1e-12
-# A residual this small counts as an exact solution.
-_EXACT = 1e-12
-# For a target that is not met: go on while eight steps gain this share.
-_POLISH = 1e-3
 # Norms that differ by a smaller share count as one in what is printed.
 _NEARLY_EQUAL = 0.02
 # Where "auto" takes a "hermite" layer, as nothing is closer, this residual is no news.
 _CLOSE = 1e-3
+# Where the error of nearly parallel samples is worth a warning: above that of the NTK
+# of a ReLU with weak recurrence at norms that differ two-fold.
+_APART = 0.03
 # Kernels of smaller norms are too small to be squared: no Hermite layer is made.
 _TINY = 1e-70
+# Those of larger ones are too large.
+_HUGE = 1e70
 # An activation with a smaller mean squared derivative is constant.
 _FLAT = 1e-20
 # Below this recurrent variance series of tangent kernels with kinks end too early.
 _WEAK = 0.05
-# Where the search for multipliers starts, unless the target says.
-_RATIO = 0.3
-_RATIOS = (1e-3, 50.0)
-
-_EQUATIONS = {
-    "ck": ("alpha1", "alpha2", "alpha3", "tau2"),
-    "ntk": ("beta1", "beta2", "beta3", "kappa2"),
-    "ntk_recurrent": ("beta1", "beta2", "beta3", "kappa2"),
-}
-
-
-@dataclass(frozen=True)
-class MatchResult:
-    """Outcome of `solve_match`.
-
-    Attributes
-    ----------
-    architecture : str
-        The family.
-    depth : int
-        Number of hidden layers.
-    layers : tuple of ExplicitLayer
-        The layers, centred.
-    target, achieved : dict of str to float
-        The DEQ's coefficients and the network's, equation by equation; of "hermite" the
-        kernels at three cosines.
-    residual : float
-        max_k |achieved_k − target_k| / max(|target_k|, 1e-6 max|target|); of "hermite"
-        the largest error of the kernel itself, relative to √(K_ii K_jj), but for
-        samples of different norms with cosines beyond ±0.95.
-    converged : bool
-        Whether the residual is within the tolerance.
-    reason : str
-        Why this architecture.
-    multipliers : tuple of float or None
-        Learning-rate multipliers of the hidden layers and the readout (whose is 1) with
-        which the network's NTK is the one achieved; 0 freezes a layer. None: all alike.
-    distance : float
-        How far the target is out of reach: the residual of any network of this
-        architecture is at least this, by the bounds of docs/theory.md, section 5. 0.0
-        if they leave room, as they do for whatever converged.
-    norms : tuple of 2 floats or None
-        Range of √s_ii that a "hermite" layer is made for; samples outside of it are
-        treated as those at its end. None: any norms.
-    residual_parallel : float
-        The error of a "hermite" layer's kernel for those samples of different norms
-        that are nearly parallel, which the residual leaves out; it is per cents for
-        tangent kernels of kinked activations.
-    """
-
-    architecture: str
-    depth: int
-    layers: tuple[ExplicitLayer, ...]
-    target: dict[str, float]
-    achieved: dict[str, float]
-    residual: float
-    converged: bool
-    reason: str
-    multipliers: tuple[float, ...] | None = None
-    distance: float = 0.0
-    norms: tuple[float, float] | None = None
-    residual_parallel: float = 0.0
-
-    def __str__(self) -> str:
-        """Report the layers and the equations as a small table."""
-        lines = [
-            f"MatchResult: {self.architecture}, {self.depth} hidden layer"
-            f"{'s' if self.depth > 1 else ''}, residual {self.residual:.1e} "
-            f"({'converged' if self.converged else 'NOT converged'})",
-            f"  {self.reason}",
-        ]
-        if self.distance:
-            lines.append(f"  out of reach: no residual below {self.distance:.1e}")
-        if self.residual_parallel:
-            lines.append(
-                "  nearly parallel samples of different norms: error up to "
-                f"{self.residual_parallel:.1e}"
-            )
-        lines += [f"  layer {i}: {layer}" for i, layer in enumerate(self.layers, 1)]
-        if self.multipliers is not None:
-            rates = ", ".join(f"{value:.6g}" for value in self.multipliers)
-            lines.append(f"  learning-rate multipliers, readout last: {rates}")
-        lines += [
-            f"  {name:<7} target {value: .9f}  achieved {self.achieved[name]: .9f}"
-            for name, value in self.target.items()
-        ]
-        return "\n".join(lines)
 
 
 def solve_match(
@@ -155,8 +66,9 @@ def solve_match(
         "hermite", one hidden layer made for this kernel: exact where all samples have
         one norm, and for uncentred positively homogeneous activations. "auto" takes
         the shallowest whose residual is within tol, else the best. With norms given
-        that is "hermite", unless its residual is over tol and the kernel of a network
-        that solves the equations is closer at these norms. Where the four equations do
+        that is "hermite", unless its residual is over tol, or that of nearly parallel
+        samples over 1e-3, and the kernel of a network that solves the equations is
+        closer at these norms. Where the four equations do
         not hold (bias, or no centring), "hermite".
     tol : float, default=1e-6
         Largest residual that counts as converged.
@@ -187,7 +99,8 @@ def solve_match(
     -----
     MatchWarning
         If the residual is over tol; the message says which architecture does better.
-        Where "auto" takes "hermite", as nothing is closer: if that is over 1e-3.
+        Where "auto" takes "hermite", as nothing is closer: if that is over 1e-3. Of
+        any "hermite" layer if `MatchResult.residual_parallel` is over 0.03.
 
     Notes
     -----
@@ -232,7 +145,7 @@ def solve_match(
         result = _match_hermite(moments, kernel, trainable, norms, tol)
     else:
         _check_matchable(moments, kernel, trainable)
-        problem = _Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
+        problem = Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
         if architecture == "auto":
             result = _match_auto(problem, trainable, norms)
         else:
@@ -241,7 +154,8 @@ def solve_match(
             if not result.converged:
                 _warn(problem, architecture, result)
             return result
-    if result.residual > (max(tol, _CLOSE) if architecture == "auto" else tol):
+    bound = max(tol, _CLOSE) if architecture == "auto" else tol
+    if result.residual > bound or result.residual_parallel > _APART:
         _warn_of(
             result, kernel, tol, _hermite_advice(moments, kernel, norms), stacklevel=3
         )
@@ -249,7 +163,7 @@ def solve_match(
 
 
 def _match_auto(
-    problem: _Problem, trainable: str, norms: tuple[float, float] | None
+    problem: Problem, trainable: str, norms: tuple[float, float] | None
 ) -> MatchResult:
     """The layer made for the norms, unless another network is closer to the kernel."""
     names = list(ARCHITECTURES)
@@ -257,11 +171,11 @@ def _match_auto(
         return problem.shallowest(names)
     moments, kernel = problem.moments, problem.kernel
     made = _match_hermite(moments, kernel, trainable, norms, problem.tol)
-    if made.converged:
+    own = max(made.residual, made.residual_parallel)
+    if made.converged and own <= _CLOSE:
         return made
     other = problem.shallowest(names)
     error = kernel_error(other.layers, other.multipliers, moments, kernel, norms)
-    own = max(made.residual, made.residual_parallel)
     if own < error:
         also = f"{other.architecture!r}, which goes by equations, by {error:.1e}"
         reason = f"{made.reason}; it errs by {own:.1e}, {also}"
@@ -301,12 +215,16 @@ def _match_hermite(
 def _check_norms(norms: tuple[float, float] | None) -> tuple[float, float] | None:
     if norms is None:
         return None
-    ends = np.asarray(norms, dtype=float)
+    try:
+        ends = np.asarray(norms, dtype=float)
+    except (TypeError, ValueError):
+        ends = np.empty(0)
     if ends.shape != (2,) or not 0.0 < ends[0] <= ends[1] < np.inf:
         raise ValueError(
             "norms must be the smallest and the largest √s_ii of the data, positive "
             f"and in this order, got {norms!r}."
         )
+    _check_size("norms", ends[1])
     return float(ends[0]), float(ends[1])
 
 
@@ -327,8 +245,25 @@ def _check_settings(moments: EquilibriumMoments, tol: float) -> None:
             "moments must be the EquilibriumMoments of a DEQ, such as "
             f"equilibrium_moments('relu'), got {moments!r}."
         )
-    if not (isinstance(tol, Real) and 0.0 < float(tol) < math.inf):
+    _check_size("tau0", moments.tau0)
+    check_tolerance(tol)
+
+
+def check_tolerance(tol: float) -> None:
+    """Refuse what is no tolerance; a bool is none."""
+    number = isinstance(tol, Real) and not isinstance(tol, bool)
+    if not (number and 0.0 < float(tol) < math.inf):
         raise ValueError(f"tol must be a positive finite number, got {tol!r}.")
+
+
+def _check_size(name: str, size: float) -> None:
+    """Refuse data whose kernel cannot be squared."""
+    if size > _HUGE:
+        raise ValueError(
+            f"The data are too large: {name} reach {size:.1e}, and at most {_HUGE:.0e} "
+            "can be computed with. Scale the data, for example by StandardScaler, or "
+            "set normalize=True."
+        )
 
 
 def check_sees_input(moments: EquilibriumMoments) -> None:
@@ -351,8 +286,8 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         raise ValueError(
             "The four matching equations hold for centred activations without bias: "
             f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
-            "Set center=True and bias_variance=0, or architecture='hermite', which is "
-            "made for the norms of the data, and exact if they are equal."
+            "Set center=True and bias_variance=0, or architecture='hermite' with "
+            "norms= of the data, for which it is made, exactly if they are equal."
         )
     if kernel != "ck" and trainable == "readout":
         raise ValueError(
@@ -361,15 +296,20 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         )
 
 
-def _warn(problem: _Problem, architecture: str, result: MatchResult) -> None:
+def _warn(problem: Problem, architecture: str, result: MatchResult) -> None:
     advice = "no architecture of this release meets this target"
     if architecture != "auto":
         other = problem.shallowest(list(ARCHITECTURES))
         if other.residual < 0.5 * result.residual:
             advice = f"architecture={other.architecture!r} reaches {other.residual:.1e}"
         else:
-            advice = "no other architecture of this release does better"
-    advice += "; a smaller recurrent_variance or kernel='ck' makes matching easier"
+            advice = "no other architecture solves the equations better"
+    advice += (
+        "; architecture='hermite' with norms= of the data has the kernel itself; a "
+        "smaller recurrent_variance makes matching easier"
+    )
+    if problem.kernel != "ck":
+        advice += ", as kernel='ck' does"
     _warn_of(result, problem.kernel, problem.tol, advice, stacklevel=4)
 
 
@@ -378,7 +318,8 @@ def _hermite_advice(
 ) -> str:
     """What makes a Hermite layer better that is not good enough."""
     if norms is not None and norms[1] > norms[0] * (1.0 + _NEARLY_EQUAL):
-        return "it is exact where all norms are equal (normalize=True)"
+        exact = "it is exact where all norms are equal (normalize=True)"
+        return exact if kernel == "ck" else f"{exact}; kernel='ck' has smaller errors"
     kinks = moments.activation.kinks
     less = "" if kernel == "ck" else "; kernel='ck' has a smaller residual"
     if any(kinks):
@@ -410,190 +351,3 @@ def _warn_of(
         MatchWarning,
         stacklevel=stacklevel,
     )
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What may be tried: an architecture, its depth, and whether rates may differ."""
-
-    architecture: str
-    depth: int
-    multiplied: bool
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """The equations of one match, and the search for their solution."""
-
-    moments: EquilibriumMoments
-    kernel: str
-    tol: float
-    multipliers: bool
-    equal_norms: bool
-
-    @property
-    def target(self) -> np.ndarray:
-        """The DEQ's four coefficients."""
-        return np.array(self.moments.coefficients(self.kernel))
-
-    @property
-    def counted(self) -> list[int]:
-        """Which of the four are equations."""
-        return [0, 2, 3] if self.equal_norms else [0, 1, 2, 3]
-
-    @property
-    def bent(self) -> bool:
-        """Whether anything but an odd network is called for."""
-        target = np.abs(self.target)
-        return bool((target[1:3] > _ODD * target.max()).any())
-
-    def relative(self, achieved: np.ndarray) -> np.ndarray:
-        """Errors of coefficients (..., 4), as the residual counts them."""
-        target = self.target[self.counted]
-        scale = np.maximum(np.abs(target), _FLOOR * np.abs(target).max())
-        return (achieved[..., self.counted] - target) / scale
-
-    def candidates(self, names: list[str]) -> list[_Candidate]:
-        """Shallowest first, with one learning rate before several, simplest first."""
-        rates = (False, True) if self.multipliers and self.kernel != "ck" else (False,)
-        return [
-            _Candidate(name, depth, multiplied)
-            for depth in (1, 2, 3)
-            for multiplied in rates
-            for name in names
-            if depth in ARCHITECTURES[name].depths
-        ]
-
-    def first_converged(self, names: list[str]) -> MatchResult | None:
-        """The first candidate that is within tolerance."""
-        chosen = "as asked" if len(names) == 1 else self._reason()
-        for candidate in self.candidates(names):
-            if self.distance(candidate) <= self.tol:
-                result = self.solve(candidate, chosen)
-                if result.converged:
-                    return result
-        return None
-
-    def shallowest(self, names: list[str]) -> MatchResult:
-        """The first candidate within tolerance, else the one with the best residual."""
-        found = self.first_converged(names)
-        if found is not None:
-            return found
-        candidates, chosen = self.candidates(names), "as asked"
-        if len(names) > 1:
-            chosen = (
-                f"best residual of {', '.join(names)}; none is within {self.tol:.0e}"
-            )
-        # Bounds on the residual say where the best one is not.
-        polished: list[MatchResult] = []
-        for candidate in sorted(candidates, key=self.distance):
-            least = min((result.residual for result in polished), default=np.inf)
-            if self.distance(candidate) < least:
-                polished.append(self.solve(candidate, chosen, progress=_POLISH))
-        best = min(polished, key=lambda result: result.residual)
-        return replace(best, distance=min(map(self.distance, candidates)))
-
-    def _reason(self) -> str:
-        reason = f"shallowest architecture whose residual is at most {self.tol:.0e}"
-        if self.equal_norms:
-            return f"{reason}, norms being equal"
-        return (
-            f"{reason} in equations for high-dimensional data; architecture='hermite' "
-            "has the kernel itself, at the norms of the data"
-        )
-
-    def distance(self, candidate: _Candidate) -> float:
-        """Lower bound of the residual of any network of this kind.
-
-        An error e in every equation lets a target t be anything in t(1 ± e).
-        """
-        first, second, third, last = target = self.target
-        architecture = ARCHITECTURES[candidate.architecture]
-        bends = "bend" in architecture.free
-        if not bends and np.abs(target[1:3]).max() > _FLOOR * target.max():
-            return 1.0
-        size = self.moments.tau0**2
-        least = size * (first + architecture.layer.least_energy * size * third)
-        gaps = [0.0, (least - last) / (least + last)]
-        if bends and self.bent and not self.equal_norms:
-            # One layer has the coefficients Q/4 and Q/2, for the NTK (2 + 4 λ1/λ2) Q/4.
-            ratio = 2.0 if self.kernel == "ck" or candidate.multiplied else 6.0
-            gap = (ratio * second - third) / (ratio * second + third)
-            if candidate.depth == 1:
-                gaps.append(gap if candidate.multiplied else abs(gap))
-            elif "rise" not in architecture.free and self.kernel == "ck":
-                # Without a clip ½ E[(σ²)''] ≥ A, so that α3 ≤ 2 α2.
-                gaps.append(-gap)
-        return float(max(gaps))
-
-    def solve(
-        self, candidate: _Candidate, reason: str, progress: float = 0.5
-    ) -> MatchResult:
-        """The least steep solution of one candidate, else its best approximation."""
-        family, ratio = self._family(candidate)
-        tau0 = self.moments.tau0
-
-        def errors(x: np.ndarray) -> np.ndarray:
-            alpha, tau2, beta, kappa2 = propagate(
-                family.moments(x), tau0, family.multipliers(x)
-            )
-            found = (*alpha[:3], tau2) if self.kernel == "ck" else (*beta, kappa2)
-            return self.relative(np.stack(np.broadcast_arrays(*found), axis=-1))
-
-        points, values = least_squares(
-            errors, family.starts(ratio), *family.box(), tol=_EXACT, progress=progress
-        )
-        worst = np.abs(values).max(axis=1)
-        if worst.min() <= _EXACT:
-            gain = family.gain(points, tau0)
-            best = int(np.argmin(np.where(worst <= _EXACT, gain, np.inf)))
-        else:
-            best = int(np.argmin(worst))
-        return self._result(candidate, family, points[best], reason)
-
-    def _family(self, candidate: _Candidate) -> tuple[Family, float]:
-        """The unknowns of a candidate, and where to start with multipliers."""
-        first, second, third, last = self.target
-        ratio = _RATIO if candidate.multiplied else 1.0
-        if candidate.depth == 1 and candidate.multiplied and self.bent:
-            ratio = float(np.clip(0.25 * third / second - 0.5, *_RATIOS))
-        # Training all layers adds to the energy of degree k about k times each.
-        extra = 0.0 if self.kernel == "ck" else ratio * candidate.depth
-        size = self.moments.tau0**2
-        energies = np.array([first, third * size, last / size - first - third * size])
-        energies *= size / (1.0 + extra * np.array([1.0, 2.0, 3.0]))
-        tilt = math.sqrt(2.0 * second / third) - 1.0 if self.bent else 0.0
-        units = Units.of(energies, self.moments.tau0, candidate.depth, tilt)
-        architecture = ARCHITECTURES[candidate.architecture]
-        family = Family(
-            architecture, candidate.depth, self.bent, candidate.multiplied, units
-        )
-        return family, ratio
-
-    def _result(
-        self, candidate: _Candidate, family: Family, x: np.ndarray, reason: str
-    ) -> MatchResult:
-        """Check a solution by the moments of its layers."""
-        functions = family.functions(x, self.moments.tau0)
-        multipliers = None
-        if family.multiplied:
-            multipliers = tuple(map(float, family.multipliers(x)))
-        found = explicit_moments(
-            [function.activation() for function in functions],
-            tau0=self.moments.tau0,
-            multipliers=multipliers,
-        )
-        achieved = np.array(found.coefficients(self.kernel))
-        residual = float(np.abs(self.relative(achieved)).max())
-        names = _EQUATIONS[self.kernel]
-        return MatchResult(
-            architecture=candidate.architecture,
-            depth=candidate.depth,
-            layers=found.layers,
-            target={names[k]: float(self.target[k]) for k in self.counted},
-            achieved={names[k]: float(achieved[k]) for k in self.counted},
-            residual=residual,
-            converged=residual <= self.tol,
-            reason=reason,
-            multipliers=multipliers,
-        )
