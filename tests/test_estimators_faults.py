@@ -531,3 +531,11 @@ def test_every_fit_ends_in_a_converged_model_or_a_clear_error(seed):
             assert np.isfinite(model.predict(X)).all()
         else:
             assert message.startswith(CLEAR)
+
+
+def test_targets_that_are_none_or_words_are_refused_in_words(rng):
+    X = rng.standard_normal((6, 3))
+    with pytest.raises(ValueError, match="y must be real numbers, got dtype <U1"):
+        DEQRegressor().fit(X, np.array(list("ababab")))
+    with pytest.raises(ValueError, match="y contains None"):
+        DEQClassifier().fit(X, np.array(["a", None] * 3, dtype=object))

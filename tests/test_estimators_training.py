@@ -202,6 +202,13 @@ def test_callbacks_that_need_held_out_rows(iris, callback):
     model.set_params(callbacks=[EarlyStopping(monitor="train_loss")]).fit(X, y)
 
 
+def test_scores_of_held_out_rows_need_some(iris):
+    """They would be of nothing, and the history without them."""
+    model = DEQClassifier(**SMALL, callbacks=[EpochScoring("accuracy")])
+    with pytest.raises(ValueError, match="scores held-out samples: set early_stopping"):
+        model.fit(*iris)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

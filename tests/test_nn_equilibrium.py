@@ -1,6 +1,7 @@
 """The equilibrium layer and its gradient, and the kernels it tends to."""
 
 import copy
+import math
 import pickle
 from contextlib import nullcontext
 
@@ -677,3 +678,16 @@ def test_numbers_that_are_no_use_are_named(value):
     layer = EquilibriumLayer(3, 4, generator=torch.Generator().manual_seed(0))
     with pytest.warns(SolverWarning, match=r"scale X, or look for NaN in it"):
         layer(torch.full((2, 3), value))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"width": 4.5}, "width must be an integer"),
+        ({"dtype": np.float32}, "dtype must be one of torch's"),
+        ({"offset": math.nan}, "offset must be finite"),
+    ],
+)
+def test_what_makes_no_layer_is_refused_in_words(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        EquilibriumLayer(3, **{"width": 4, **arguments})

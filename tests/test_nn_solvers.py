@@ -264,3 +264,8 @@ def test_states_too_large_to_be_measured_do_not_converge(dtype):
     result = fixed_point(lambda z, rows: grow * z, start, max_iter=40_000)
     assert not result.converged.any()
     assert (result.residual > 0.01).all()
+
+
+def test_a_map_that_changes_the_shape_is_refused():
+    with pytest.raises(ValueError, match=r"returns shape \(2, 1\) for states of shape"):
+        fixed_point(lambda z, rows: z[:, :1], torch.zeros(2, 3))

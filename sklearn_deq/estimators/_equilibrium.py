@@ -27,7 +27,7 @@ from sklearn_deq.estimators._targets import (
 )
 from sklearn_deq.estimators._training import BLOCK, as_tensor
 from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
-from sklearn_deq.nn._equilibrium import STABILITIES
+from sklearn_deq.nn._checks import STABILITIES
 from sklearn_deq.theory import Activation, EquilibriumMoments
 
 # Units of rounding below which a residual says nothing.

@@ -213,6 +213,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
 
     def _targets(self, X: np.ndarray, y: Any, **options: Any) -> np.ndarray:
         """Encoded labels, or targets in the dtype of X."""
+        if self._numeric_targets and y.dtype.kind not in "fiub":
+            raise ValueError(f"y must be real numbers, got dtype {y.dtype}.")
         limit = _HEADROOM * float(np.finfo(X.dtype).max)
         if self._numeric_targets and not np.abs(y).max() <= limit:
             raise ValueError(

@@ -67,6 +67,8 @@ class NetworkClassifierMixin:
         self, y: Any, *, going_on: bool, classes: Any = None
     ) -> np.ndarray:
         """Codes of the classes, or zeros and ones of several labels."""
+        if isinstance(y, np.ndarray) and any(v is None for v in y.flat):
+            raise ValueError("y contains None: give every sample a label.")
         check_classification_targets(y)
         several = type_of_target(y) == "multilabel-indicator"
         if not several and np.ndim(y) == 2:

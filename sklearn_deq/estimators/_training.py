@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import nn
@@ -458,6 +458,12 @@ def check_training_tools(
                 f"The callback {type(callback).__name__} monitors {monitor!r}, which "
                 "needs held-out samples: set early_stopping=True to hold some out, or "
                 "give it monitor='train_loss'."
+            )
+        scores = isinstance(callback, EpochScoring) and not callback.on_train
+        if scores and not held_out:
+            raise ValueError(
+                f"The callback {type(callback).__name__} scores held-out samples: set "
+                "early_stopping=True to hold some out, or give it on_train=True."
             )
 
 

@@ -85,9 +85,16 @@ class TrainingDisplay(Display):
             If the estimator is not fitted.
         ValueError
             If it was not trained by epochs.
+        TypeError
+            If it is no network of this package.
         """
         network, _ = fitted_network(estimator)
         net = getattr(network, "net_", None)
+        if net is None and not hasattr(network, "trainable"):
+            raise TypeError(
+                "TrainingDisplay needs a DEQ or an explicit network, or what ends in "
+                f"one; got {estimator!r}."
+            )
         if net is None:
             raise ValueError(
                 "TrainingDisplay needs a network trained by epochs (trainable='all' or "

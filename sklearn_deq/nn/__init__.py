@@ -1,7 +1,8 @@
 """Torch modules: the equilibrium layer, its solver, and explicit networks."""
 
 from sklearn_deq.nn._activations import TorchActivation, torch_activation
-from sklearn_deq.nn._equilibrium import BACKWARDS, EquilibriumLayer
+from sklearn_deq.nn._checks import BACKWARDS
+from sklearn_deq.nn._equilibrium import EquilibriumLayer
 from sklearn_deq.nn._explicit import (
     ExplicitNetwork,
     draw_weights,

@@ -13,6 +13,14 @@ from torch import nn
 
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn._activations import torch_activation
+from sklearn_deq.nn._checks import (
+    PRECISIONS,
+    TRAINABLE,
+    check_choice,
+    check_numbers,
+    check_settings,
+    check_weights,
+)
 from sklearn_deq.nn._implicit import Equilibrium, full_precision
 from sklearn_deq.nn._mixed import can_lower, lower, lower_pays
 from sklearn_deq.nn._recurrence import (
@@ -21,14 +29,9 @@ from sklearn_deq.nn._recurrence import (
     StateRecurrence,
     settle,
 )
-from sklearn_deq.nn._solvers import FixedPointResult, check_solver
+from sklearn_deq.nn._solvers import FixedPointResult
 from sklearn_deq.nn._stability import WellPosed
 from sklearn_deq.theory import Activation
-
-BACKWARDS = ("implicit", "phantom", "one_step", "unrolled")
-STABILITIES = ("project", "jacobian", None)
-PRECISIONS = ("auto", "full", "mixed")
-TRAINABLE = ("all", "recurrent", "readout")
 
 # Of backward="phantom" [2]_.
 _PHANTOM_STEPS = 5
@@ -151,20 +154,11 @@ class EquilibriumLayer(WellPosed):
         precision: str = "auto",
     ) -> None:
         super().__init__()
-        _check_choice("trainable", trainable, TRAINABLE)
-        _check_choice("precision", precision, PRECISIONS)
-        _check_settings(solver, tol, solver_max_iter, stability, backward)
-        if n_features < 1 or width < 1:
-            raise ValueError(
-                "n_features and width must be at least 1, "
-                f"got {n_features} and {width}."
-            )
-        variances = (recurrent_variance, input_variance, bias_variance)
-        if not all(0 <= variance < math.inf for variance in variances):
-            raise ValueError(
-                "recurrent_variance, input_variance and bias_variance must be "
-                f"nonnegative and finite, got {variances}."
-            )
+        check_choice("trainable", trainable, TRAINABLE)
+        check_choice("precision", precision, PRECISIONS)
+        check_settings(solver, tol, solver_max_iter, stability, backward)
+        check_weights(n_features, width, dtype)
+        check_numbers((recurrent_variance, input_variance, bias_variance), offset)
         self.activation = torch_activation(activation)
         self.offset = offset
         self.precision = precision
@@ -209,7 +203,7 @@ class EquilibriumLayer(WellPosed):
         solver, tol, solver_max_iter, stability, backward : as in the constructor
             All of them. Projection that begins here holds the norm that A has now.
         """
-        _check_settings(solver, tol, solver_max_iter, stability, backward)
+        check_settings(solver, tol, solver_max_iter, stability, backward)
         self.solver, self.tol, self.solver_max_iter = solver, tol, solver_max_iter
         self.stability, self.backward_mode = stability, backward
         if stability != "project" or not self.recurrent_weight.requires_grad:
@@ -550,21 +544,6 @@ def _phantom(recurrence: AdjointRecurrence) -> torch.Tensor:
     for _ in range(_PHANTOM_STEPS - 1):
         v = torch.lerp(v, recurrence.affine(v), _PHANTOM_DAMPING)
     return v
-
-
-def _check_settings(
-    solver: str, tol: float, max_iter: int, stability: str | None, backward: str
-) -> None:
-    """Refuse settings of solves and training that are not among those known."""
-    _check_choice("backward", backward, BACKWARDS)
-    _check_choice("stability", stability, STABILITIES)
-    check_solver(solver, tol, max_iter)
-
-
-def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Refuse a value that is not among the allowed ones."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
 
 
 def _warn_unconverged(result: FixedPointResult, what: str) -> None:

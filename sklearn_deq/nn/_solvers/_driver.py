@@ -166,6 +166,11 @@ def iterate(
         if work.rows.numel() == 0:
             break
         image = f(z, work.rows)
+        if image.shape != z.shape:
+            raise ValueError(
+                f"f returns shape {tuple(image.shape)} for states of shape "
+                f"{tuple(z.shape)}: it must keep it."
+            )
         gap = image - z
         going = work.judge(z, gap)
         if going is not None:
