@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -16,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     MinMaxScaler,
+    OneHotEncoder,
     StandardScaler,
 )
 
@@ -133,3 +135,18 @@ def test_messages(tmp_path):
         with pytest.raises(ValueError, match="nothing clipped or imputed"):
             model.export_onnx(tmp_path / "model.onnx", preprocessing=other)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_an_encoder_before_the_scaler_is_spoken_of(tmp_path):
+    """Which makes other features than it takes: the raw words were scikit-learn's."""
+    rng = np.random.default_rng(0)
+    raw = np.column_stack([rng.standard_normal(30), rng.integers(0, 3, 30)])
+    encoder = ColumnTransformer(
+        [("scale", StandardScaler(), [0]), ("code", OneHotEncoder(), [1])]
+    )
+    X = encoder.fit_transform(raw)
+    model = ExplicitEquivalentClassifier(
+        width=8, max_epochs=1, architecture="leaky_relu", random_state=0
+    ).fit(X, raw[:, 0] > 0)
+    with pytest.raises(ValueError, match="takes 2 features and the network 4"):
+        model.export_onnx(tmp_path / "model.onnx", preprocessing=encoder)

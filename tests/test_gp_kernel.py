@@ -175,6 +175,15 @@ def test_lipschitz_constant(name):
     assert_allclose(lipschitz_constant(name), steepest, rtol=1e-6)
 
 
+def test_lipschitz_constant_at_a_cusp_of_the_slope():
+    """Softsign: between points of a grid its slope of 1 at 0 would be missed."""
+    softsign = Activation(lambda x: x / (1 + np.abs(x)), kinks=(0.0,))
+    assert_allclose(lipschitz_constant(softsign), 1.0, rtol=1e-6)
+    # Of a function in single precision differences over 1e-7 are all rounding.
+    rounded = lipschitz_constant(lambda x: np.tanh(x.astype(np.float32)))
+    assert_allclose(rounded, 1.0, rtol=1e-2)
+
+
 def test_messages():
     with pytest.raises(ValueError, match="bias_variance_bounds='fixed'"):
         _ = DEQKernel(bias_variance_bounds=(1e-3, 1)).theta

@@ -181,6 +181,13 @@ def _units(
 
 def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """Factor and shift of a fitted preprocessing that treats each feature alone."""
+    expected = getattr(preprocessing, "n_features_in_", n_features)
+    if expected != n_features:
+        raise ValueError(
+            f"preprocessing takes {expected} features and the network {n_features}: "
+            "what encodes or selects features is not written. Give the scaler that "
+            "comes last alone, and do the rest before the file is run."
+        )
     if isinstance(preprocessing, type) or not hasattr(preprocessing, "transform"):
         raise ValueError(
             f"preprocessing must be a fitted transformer, got {preprocessing!r}."
