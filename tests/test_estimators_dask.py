@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 from sklearn.base import clone
 
 from sklearn_deq import (
@@ -159,6 +160,9 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     refuses("finite and not negative", lazy, lazy_y, -lazy_weight)
     refuses("y contains NaN", lazy, da.where(lazy_y > 1, np.nan, lazy_y))
     refuses("contains NaN", da.where(lazy > 2, np.nan, lazy), lazy_y)
+    refuses("y contains None", lazy, np.where(y > 1, None, labels))
+    sparse = lazy.map_blocks(csr_array, dtype=lazy.dtype)
+    refuses("X has sparse blocks .csr_array.*toarray", sparse, lazy_y)
     refuses("Expected 2D array", lazy_y[lazy_y > 0], y)
     refuses("requires y to be passed", lazy, None)
     model.set_params(checkpoint=tmp_path / "sums.npz")

@@ -109,7 +109,7 @@ class KernelRidgeCV(FeatureRidge):
         else:
             self._check_features_memory(len(kernels))
             seed = int(check_random_state(self.random_state).randint(2**31))
-            sample, groups = self._sample(rows, groups, seed)
+            sample, groups = self._sample(rows, coding, groups, seed)
         problem = self._problem(sample, coding, groups, alphas)
         self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
@@ -264,7 +264,7 @@ class KernelRidgeCV(FeatureRidge):
         size = self._search_size()
         if size is None or self.cv is not None or len(problem.X) <= size:
             return problem
-        return problem.subset(spread_rows(problem.y, size))
+        return problem.subset(spread_rows(problem.y, size, classes=is_classifier(self)))
 
     def _search_size(self) -> int | None:
         """Largest number of samples of the search; None: all."""
