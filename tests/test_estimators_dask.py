@@ -177,6 +177,24 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
         classifier.fit(lazy, np.full(N, labels[0]))
 
 
+def _not_read(block):
+    raise AssertionError("X was read.")
+
+
+def test_without_features_x_is_not_gathered_if_it_does_not_fit(tmp_path):
+    lazy = da.zeros((10**6, 5), chunks=(10**5, 5), dtype=np.float32)
+    lazy = lazy.map_blocks(_not_read, dtype=lazy.dtype, meta=np.empty((0, 0), "f4"))
+    model = DEQKernelRidgeCV(recurrent_variance=0.2, max_memory=1e9)
+    message = (
+        r"Gram matrix of shape \(1000000, 1000000\).*X of shape.*n_components=\.\."
+    )
+    with pytest.raises(MemoryError, match=message):
+        model.fit(lazy, np.zeros(10**6))
+    mapped = np.memmap(tmp_path / "X", np.int16, "w+", shape=(1000, 5))
+    with pytest.raises(MemoryError, match=r"X of shape \(1000, 5\) in float64"):
+        model.set_params(max_memory=8e6).fit(mapped, np.zeros(1000))
+
+
 def _fatal_at_the_second_time(block, folder, block_id=None):
     """The block; but who evaluates the fourth the second time is killed."""
     if block_id[0] != 3:
