@@ -87,7 +87,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         predictions averaged; None: those of the collection are.
     search_samples : int, default=None
         Largest number of samples for the search by leave-one-out, evenly spaced among
-        those sorted by y; None: 2000 for the collection, else all. The fit is to all.
+        those of each class, of which there are two at least; None: 2000 for the
+        collection, else all. The fit is to all.
     n_components : int, default=None
         Number of features whose inner products stand for each kernel that is fitted, as
         of `DEQKernelTransformer`: then X may be larger than memory. None: the kernels
