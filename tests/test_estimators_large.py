@@ -424,6 +424,9 @@ def test_rare_classes_are_searched_and_found(tmp_path):
     model = DEQKernelRidgeClassifierCV(n_components=50, **FAST, class_weight="balanced")
     for data in (X, mapped):
         assert_array_equal(clone(model).fit(data, y).predict(data), y)
+    # One for each fold, else scikit-learn warns.
+    model.set_params(cv=4).fit(X, y)
+    model.set_params(cv=None)
     # One of a class cannot be predicted from the others.
     y[rare[1:]] = 0
     with pytest.warns(UserWarning, match=r"Classes of one sample.*\[1\]"):

@@ -60,8 +60,8 @@ def grid_candidates(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(GRID, each, strict=True)) for each in product(*values)]
 
 
-def class_sizes(counts: np.ndarray, size: int) -> np.ndarray:
-    """Rows of each class in a sample: two if it has them, the rest in proportion.
+def class_sizes(counts: np.ndarray, size: int, least: int = 2) -> np.ndarray:
+    """Rows of each class in a sample: a few if it has them, the rest in proportion.
 
     Parameters
     ----------
@@ -69,13 +69,15 @@ def class_sizes(counts: np.ndarray, size: int) -> np.ndarray:
         Rows of each class.
     size : int
         Number of rows of the sample, at most their sum.
+    least : int, default=2
+        Rows of each class that has as many.
 
     Returns
     -------
     ndarray of int of shape (n_classes,)
-        Their sum is ``size``, or more where that is less than two of each class.
+        Their sum is ``size``, or more where that is less than what they have at least.
     """
-    sizes = np.minimum(counts, 2)
+    sizes = np.minimum(counts, least)
     rest, others = size - sizes.sum(), counts - sizes
     if rest <= 0:
         return sizes
@@ -86,7 +88,7 @@ def class_sizes(counts: np.ndarray, size: int) -> np.ndarray:
     return total
 
 
-def random_rows(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
+def random_rows(codes: np.ndarray, size: int, seed: int, least: int = 2) -> np.ndarray:
     """Rows at random, of every class.
 
     Parameters
@@ -97,6 +99,8 @@ def random_rows(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
         Number of rows.
     seed : int
         Of the random numbers.
+    least : int, default=2
+        As in `class_sizes`.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def random_rows(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
         Increasing indices.
     """
     counts = np.bincount(codes[codes >= 0])
-    sizes = class_sizes(counts, min(size, counts.sum()))
+    sizes = class_sizes(counts, min(size, counts.sum()), least)
     generator = np.random.default_rng(seed)
     chosen = [
         np.flatnonzero(codes == code)[generator.choice(count, few, replace=False)]

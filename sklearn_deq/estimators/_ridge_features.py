@@ -65,7 +65,9 @@ class FeatureRidge(DEQParameters):
             )
         codes = np.concatenate(rows.of_targets(coding.codes))
         self._check_weight(codes >= 0)
-        chosen = random_rows(codes, size, seed)
+        # Folds are stratified: one of each class for each of them.
+        least = max(2, int(self.cv)) if isinstance(self.cv, Integral) else 2
+        chosen = random_rows(codes, size, seed, least)
         if coding.classes is not None:
             single = coding.classes[np.bincount(codes[chosen]) < 2].tolist()
             if single:
