@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 from sklearn.base import clone
 
 from sklearn_deq import (
@@ -159,6 +160,9 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     refuses("finite and not negative", lazy, lazy_y, -lazy_weight)
     refuses("y contains NaN", lazy, da.where(lazy_y > 1, np.nan, lazy_y))
     refuses("contains NaN", da.where(lazy > 2, np.nan, lazy), lazy_y)
+    refuses("y contains None", lazy, np.where(y > 1, None, labels))
+    sparse = lazy.map_blocks(csr_array, dtype=lazy.dtype)
+    refuses("X has sparse blocks .csr_array.*toarray", sparse, lazy_y)
     refuses("Expected 2D array", lazy_y[lazy_y > 0], y)
     refuses("requires y to be passed", lazy, None)
     model.set_params(checkpoint=tmp_path / "sums.npz")
@@ -171,6 +175,24 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     classifier = DEQKernelRidgeClassifierCV(**FAST)
     with pytest.raises(ValueError, match="at least 2 classes"):
         classifier.fit(lazy, np.full(N, labels[0]))
+
+
+def _not_read(block):
+    raise AssertionError("X was read.")
+
+
+def test_without_features_x_is_not_gathered_if_it_does_not_fit(tmp_path):
+    lazy = da.zeros((10**6, 5), chunks=(10**5, 5), dtype=np.float32)
+    lazy = lazy.map_blocks(_not_read, dtype=lazy.dtype, meta=np.empty((0, 0), "f4"))
+    model = DEQKernelRidgeCV(recurrent_variance=0.2, max_memory=1e9)
+    message = (
+        r"Gram matrix of shape \(1000000, 1000000\).*X of shape.*n_components=\.\."
+    )
+    with pytest.raises(MemoryError, match=message):
+        model.fit(lazy, np.zeros(10**6))
+    mapped = np.memmap(tmp_path / "X", np.int16, "w+", shape=(1000, 5))
+    with pytest.raises(MemoryError, match=r"X of shape \(1000, 5\) in float64"):
+        model.set_params(max_memory=8e6).fit(mapped, np.zeros(1000))
 
 
 def _fatal_at_the_second_time(block, folder, block_id=None):

@@ -8,7 +8,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    ShuffleSplit,
+    cross_val_score,
+)
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_deq import (
@@ -17,6 +22,11 @@ from sklearn_deq import (
     DEQKernelTransformer,
 )
 from sklearn_deq.estimators import _blocks, _checkpoint, _features
+from sklearn_deq.estimators._ridge_collection import (
+    class_sizes,
+    random_rows,
+    spread_rows,
+)
 
 N = 5000
 FAST = {"recurrent_variance": 0.2, "search_samples": 100, "random_state": 0}
@@ -158,6 +168,13 @@ def _stop_after(monkeypatch, blocks):
     return of
 
 
+def _interrupted(monkeypatch, model, blocks, *data):
+    with monkeypatch.context() as patch:
+        _stop_after(patch, blocks)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(*data)
+
+
 def test_an_interrupted_fit_goes_on(table, tmp_path, monkeypatch):
     X, y, _, weight = table
     monkeypatch.setattr(_checkpoint, "_PAUSE", 0.0)
@@ -165,11 +182,9 @@ def test_an_interrupted_fit_goes_on(table, tmp_path, monkeypatch):
     whole = _regressor(average=True, kernel=["ck", "ntk"]).fit(X, y, weight)
     model = clone(whole).set_params(checkpoint=path)
     n_members = len(whole.members_)
-    with monkeypatch.context() as patch:
-        _stop_after(patch, 2 * n_members)
-        with pytest.raises(KeyboardInterrupt):
-            model.fit(X, y, weight)
-    assert path.exists()
+    _interrupted(monkeypatch, model, 2 * n_members, X, y, weight)
+    (kept,) = tmp_path.iterdir()
+    assert kept.match("sums-????????.npz")
     assert not hasattr(model, "members_")
     with monkeypatch.context() as patch:
         # One block is left of three.
@@ -180,36 +195,124 @@ def test_an_interrupted_fit_goes_on(table, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_of_something_else_is_refused(table, tmp_path, monkeypatch):
-    X, y, _, weight = table
-    path = tmp_path / "sums.npz"
-    model = _regressor(checkpoint=str(path))
-    with monkeypatch.context() as patch:
-        _stop_after(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            model.fit(X, y)
+def test_sums_of_something_else_are_not_used(table, tmp_path, monkeypatch):
+    X, y, labels, weight = table
+    model = _regressor(checkpoint=str(tmp_path / "sums"), n_components=5)
+    _interrupted(monkeypatch, model, 1, X, y)
+    assert len(list(tmp_path.glob("sums-*.npz"))) == 1
     changes = [
         ({}, X[:-1], y[:-1]),
         ({}, X, -y),
+        ({}, X, y, weight),
         ({"random_state": 1}, X, y),
-        ({"n_components": 21}, X, y),
+        ({"n_components": 6}, X, y),
         ({"activation": "leaky_relu"}, X, y),
     ]
     for params, *data in changes:
-        other = clone(model).set_params(**params)
-        with pytest.raises(ValueError, match=r"sums\.npz' is of other data or param"):
-            other.fit(*data)
-    with pytest.raises(ValueError, match="is of other data"):
-        model.fit(X, y, weight)
+        mine = clone(model).set_params(**params).fit(*data)
+        theirs = clone(mine).set_params(checkpoint=None).fit(*data)
+        assert_array_equal(mine.coef_, theirs.coef_)
+    # Rows that are done and not among those of the search: only reading them tells.
+    other = X.copy()
+    other[:2048] *= 1.5
+    sample = np.random.default_rng(0).choice(N, 100, replace=False)
+    monkeypatch.setattr(
+        "sklearn_deq.estimators._ridge_features.random_rows", lambda *_: np.sort(sample)
+    )
+    other[sample] = X[sample]
+    model.set_params(random_state=2)
+    _interrupted(monkeypatch, model, 1, X, y)
+    kept = set(tmp_path.iterdir())
+    assert len(kept) == 2
+    mine = clone(model).fit(other, y)
+    assert len(kept & set(tmp_path.iterdir())) == 1
+    assert_array_equal(
+        mine.coef_, clone(mine).set_params(checkpoint=None).fit(other, y).coef_
+    )
+    # Weights of classes do not change the sample.
+    model = DEQKernelRidgeClassifierCV(
+        n_components=5, **FAST, checkpoint=tmp_path / "sums.npz"
+    )
+    _interrupted(monkeypatch, model, 1, X, labels)
+    model.set_params(class_weight={"a": 30.0})
+    mine = clone(model).fit(X, labels)
+    theirs = clone(model).set_params(checkpoint=None).fit(X, labels)
+    assert_array_equal(mine.coef_, theirs.coef_)
+
+
+def test_folds_have_sums_of_their_own(table, tmp_path, monkeypatch):
+    X, y, _, _ = table
+    model = _regressor(checkpoint=tmp_path / "sums.npz", n_components=5)
+    _interrupted(monkeypatch, model, 1, X[1000:], y[1000:])
+    scores = cross_val_score(model, X, y, cv=KFold(5), error_score="raise")
+    expected = cross_val_score(model.set_params(checkpoint=None), X, y, cv=KFold(5))
+    assert_array_equal(scores, expected)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gram_0": None}, "gram_0 is missing"),
+        ({"digest": None}, "digest is missing"),
+        ({"done": np.array(-2048)}, "-2048 of 5000 rows are done"),
+        ({"done": np.array(5001)}, "5001 of 5000 rows are done"),
+        ({"moment_0": np.ones((4, 1))}, r"moment_0 must be finite, of shape \(5, 1\)"),
+        ({"weight_0": np.array(np.nan)}, r"weight_0 must be finite, of shape \(\)"),
+        ({"identity": np.array([{}], dtype=object)}, "Object arrays cannot"),
+        (None, "is not a file of sums"),
+    ],
+)
+def test_damaged_sums_are_refused(table, tmp_path, monkeypatch, change, reason):
+    X, y, _, _ = table
+    model = _regressor(checkpoint=tmp_path / "sums.npz", n_components=5)
+    _interrupted(monkeypatch, model, 1, X, y)
+    (path,) = tmp_path.iterdir()
+    if change is None:
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        with np.load(path) as file:
+            content = dict(file) | change
+        np.savez(path, **{k: v for k, v in content.items() if v is not None})
+    with pytest.raises(
+        ValueError, match=f"is not a file of sums: .*{reason}|{reason}:"
+    ):
+        model.fit(X, y)
+
+
+def test_checkpoints_that_are_of_no_use_are_refused(table, tmp_path, monkeypatch):
+    X, y, _, _ = table
+    path = tmp_path / "sums.npz"
     with pytest.raises(ValueError, match="set n_components, or leave it out"):
         _regressor(checkpoint=path, n_components=None).fit(X, y)
-    with pytest.raises(ValueError, match="is in a folder that does not exist"):
-        _regressor(checkpoint=tmp_path / "none" / "sums.npz").fit(X, y)
-    np.savez(path, identity=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="is not a file of sums: Object arrays cannot"):
-        model.fit(X, y)
     with pytest.raises(ValueError, match="needs an integer as random_state, got None"):
         _regressor(checkpoint=path, random_state=None).fit(X, y)
+    # Before the search.
+    monkeypatch.setattr(DEQKernelRidgeCV, "_search", None)
+    with pytest.raises(ValueError, match="is in a folder that does not exist"):
+        _regressor(checkpoint=tmp_path / "none" / "sums.npz").fit(X, y)
+    with pytest.raises(ValueError, match=r"checkpoint='.*' cannot be written: "):
+        _regressor(checkpoint=tmp_path / ("s" * 300)).fit(X, y)
+
+
+def test_sums_that_cannot_be_written_do_not_hide_an_interrupt(
+    table, tmp_path, monkeypatch
+):
+    X, y, _, _ = table
+    model = _regressor(checkpoint=tmp_path / "sums.npz", n_components=5)
+
+    def full(*args, **kwargs):
+        raise OSError("No space left")
+
+    monkeypatch.setattr(np, "savez", full)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            model.fit(X, y)
+    assert "could not be written: No space left" in caught.value.__notes__[0]
+    monkeypatch.setattr(_checkpoint, "_PAUSE", 0.0)
+    with pytest.warns(UserWarning, match="could not be written: No space left"):
+        model.fit(X, y)
 
 
 def test_an_error_of_the_data_names_its_rows(table, tmp_path):
@@ -306,3 +409,57 @@ def test_random_features_serve_other_dtypes(table):
 def test_blocks_are_those_of_the_constant(table):
     rows = _blocks.Rows(table[0], lambda X: X)
     assert [where.stop for where, _ in rows.blocks()] == [2048, 4096, 5000]
+
+
+def test_rare_classes_are_searched_and_found(tmp_path):
+    """A sample of 2,000 of 40,000 rows, of which 24 are positive, may have none."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40_000, 2)).astype(np.float32)
+    rare = rng.choice(len(X), 24, replace=False)
+    X[rare] = 0.1 * X[rare] + [6.0, 6.0]
+    y = np.zeros(len(X), int)
+    y[rare] = 1
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = DEQKernelRidgeClassifierCV(n_components=50, **FAST, class_weight="balanced")
+    for data in (X, mapped):
+        assert_array_equal(clone(model).fit(data, y).predict(data), y)
+    # One for each fold, else scikit-learn warns.
+    model.set_params(cv=4).fit(X, y)
+    model.set_params(cv=None)
+    # One of a class cannot be predicted from the others.
+    y[rare[1:]] = 0
+    with pytest.warns(UserWarning, match=r"Classes of one sample.*\[1\]"):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_samples_have_two_of_every_class(classes):
+    counts = np.array([5000, 1, 3, 2000, 900])
+    for size in (3, 9, 100, 2000, 7904):
+        sizes = class_sizes(counts, size)
+        assert sizes.sum() == max(size, 9)
+        assert (sizes <= counts).all()
+        assert (sizes >= np.minimum(counts, 2)).all()
+        assert np.abs(sizes - np.maximum(2, counts * size / 7904))[[0, 3, 4]].max() < 10
+    codes = np.random.default_rng(0).permutation(np.repeat(np.arange(5), counts))
+    chosen = spread_rows(codes, 100, classes=True) if classes else None
+    if chosen is None:
+        chosen = random_rows(np.append(codes, [-1] * 99).astype(np.int8), 100, 0)
+    assert (np.diff(chosen) > 0).all()
+    assert_array_equal(np.bincount(codes[chosen]), class_sizes(counts, 100))
+
+
+def test_rows_of_zero_weight_are_not_in_the_sample(table):
+    """400 of 40,000 rows had weight: the search had a few of them, or none."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40_000, 3))
+    y = np.sin(X[:, 0])
+    kept = rng.permutation(len(X)) < 400
+    whole = _regressor().fit(X, y, kept.astype(float))
+    dropped = _regressor().fit(X[kept], y[kept])
+    assert whole.alpha_ == dropped.alpha_
+    assert_allclose(whole.coef_, dropped.coef_, rtol=1e-6, atol=1e-8)
+    with pytest.warns(UserWarning, match="401 is more than the 400 different samples"):
+        whole.set_params(n_components=401).fit(X, y, kept.astype(float))
+    assert whole.coef_.shape == (400,)

@@ -99,6 +99,31 @@ def test_a_matrix_of_float32_is_solved_as_one_of_float64(
     assert_allclose(mine[1], theirs[1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_targets_of_any_unit_are_solved_in_float32(unit, rng):
+    """Their squares are zero, or infinite: coefficients once were zeros."""
+    features = rng.standard_normal((50, 60))
+    K, y = (features @ features.T).astype(np.float32), rng.standard_normal((50, 2))
+    y[:, 1] = 0.0
+    dual, intercept = ridge_fit(K.copy(), y, 0.1)
+    theirs, other = ridge_fit(K.copy(), unit * y, 0.1)
+    assert_allclose(theirs / unit, dual, rtol=1e-7, atol=1e-9)
+    assert_allclose(other / unit, intercept, rtol=1e-7, atol=1e-9)
+
+
+def test_what_float32_cannot_solve_is_explained(rng):
+    K = (np.ones((50, 50)) - 0.1 * np.eye(50)).astype(np.float32)
+    weight = np.logspace(-12, 0, 50)
+    y = rng.standard_normal((50, 1))
+    with pytest.raises(np.linalg.LinAlgError, match=r"1e\+12 times the smallest"):
+        ridge_fit(K.copy(), y, 1e-12, weight)
+    with pytest.raises(np.linalg.LinAlgError, match=r"dtype='float64'\.$"):
+        ridge_fit(K.copy(), y, 1e-12)
+    K[3, 4] = K[4, 3] = np.nan
+    with pytest.raises(np.linalg.LinAlgError, match="has NaN or infinity"):
+        ridge_fit(K, y, 1.0)
+
+
 def test_a_matrix_that_rounding_has_spoilt_is_refused(rng):
     # The decomposition does not see an eigenvalue of −1e-6, or it fails at one of −0.1.
     for least in (-1e-6, -0.1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,23 +156,45 @@ class Rows:
         object
             The sum over all rows.
         """
-        done, total = (0, None) if checkpoint is None else checkpoint.load()
-        with tqdm(
-            total=len(self), initial=done, unit=" rows", disable=not verbose
-        ) as bar:
-            try:
-                for rows, block in self.blocks(done):
-                    part = work(block)
-                    total = part if total is None else total + part
-                    done = rows.stop
-                    bar.update(rows.stop - rows.start)
-                    if checkpoint is not None:
-                        checkpoint.save_now_and_then(done, total)
-            except BaseException:
-                if checkpoint is not None:
-                    checkpoint.save(done, total)
-                raise
+        if checkpoint is not None:
+            return self._kept_total(work, verbose, checkpoint)
+        total = None
+        with self._bar(verbose) as bar:
+            for rows, block in self.blocks():
+                part = work(block)
+                total = part if total is None else total + part
+                bar.update(rows.stop - rows.start)
         return total
+
+    def _kept_total(
+        self, work: Callable[[Block], Any], verbose: int, checkpoint: Any
+    ) -> Any:
+        """Sum that goes on from a file, and is kept there."""
+        state = self._resumed(checkpoint.load())
+        with self._bar(verbose, state.done) as bar:
+            try:
+                for rows, block in self.blocks(state.done):
+                    part = work(block)
+                    total = part if state.sums is None else state.sums + part
+                    # All at once: an interrupt comes before or after it.
+                    state = state.after(rows.stop, block.X, total)
+                    bar.update(rows.stop - rows.start)
+                    checkpoint.save_now_and_then(state)
+            except BaseException as error:
+                checkpoint.save_at_last(state, error)
+                raise
+        return state.sums
+
+    def _resumed(self, kept: Any) -> Any:
+        """Progress of a file, if it is of these rows, which are read; else none."""
+        state = begin = type(kept)()
+        for rows, block in islice(self.blocks(), -(-kept.done // BLOCK_ROWS)):
+            state = state.after(rows.stop, block.X, None)
+        same = (state.done, state.digest) == (kept.done, kept.digest)
+        return kept if same else begin
+
+    def _bar(self, verbose: int, done: int = 0) -> tqdm:
+        return tqdm(total=len(self), initial=done, unit=" rows", disable=not verbose)
 
 
 def rows_of(

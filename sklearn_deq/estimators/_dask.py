@@ -78,7 +78,9 @@ class DaskRows:
         import dask
 
         blocks = zip(_blocks(self._y), _blocks(self._weight), strict=False)
-        parts = [dask.delayed(work)(y, weight) for y, weight in blocks]
+        # Sent once, not with every block.
+        shared = dask.delayed(work, traverse=False)
+        parts = [dask.delayed(_of_targets)(shared, *block) for block in blocks]
         return list(_computed(dask.compute, *parts))
 
     def total(self, work: Callable[[Block], Any], **options: Any) -> Any:
@@ -204,17 +206,33 @@ def _blocks(array: Any) -> Any:
     return array.to_delayed().ravel().tolist()
 
 
-def _rows(X: Any, prepare: Any, y: Any, weight: Any) -> Any:
-    """Rows of a block, whose targets and weights are checked as others are."""
-    from sklearn_deq.estimators._blocks import Rows
-
+def _checked(y: Any, weight: Any) -> tuple[Any, Any]:
+    """Targets and weights of a block, checked as others are."""
     if y is not None and y.dtype.kind == "f" and not np.isfinite(y).all():
         raise ValueError("Input y contains NaN or infinity.")
+    if y is not None and y.dtype == object and any(v is None for v in y.flat):
+        raise ValueError("Input y contains None: give every sample a target.")
     if weight is not None:
         weight = weight.astype(np.float64, copy=False)
         if not (np.isfinite(weight) & (weight >= 0)).all():
             raise ValueError("sample_weight must be finite and not negative.")
-    return Rows(np.asarray(X), prepare, y, weight)
+    return y, weight
+
+
+def _of_targets(work: Any, y: Any, weight: Any) -> Any:
+    return work(*_checked(y, weight))
+
+
+def _rows(X: Any, prepare: Any, y: Any, weight: Any) -> Any:
+    """Rows of a block."""
+    from sklearn_deq.estimators._blocks import Rows
+
+    if hasattr(X, "toarray"):
+        raise ValueError(
+            f"X has sparse blocks ({type(X).__name__}), but they must be dense: give "
+            "X.map_blocks(lambda block: block.toarray())."
+        )
+    return Rows(np.asarray(X), prepare, *_checked(y, weight))
 
 
 def _block_total(shared: Any, X: Any, y: Any, weight: Any) -> Any:

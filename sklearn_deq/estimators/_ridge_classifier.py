@@ -87,7 +87,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         predictions averaged; None: those of the collection are.
     search_samples : int, default=None
         Largest number of samples for the search by leave-one-out, evenly spaced among
-        those sorted by y; None: 2000 for the collection, else all. The fit is to all.
+        those of each class, of which there are two at least; None: 2000 for the
+        collection, else all. The fit is to all.
     n_components : int, default=None
         Number of features whose inner products stand for each kernel that is fitted, as
         of `DEQKernelTransformer`: then X may be larger than memory. None: the kernels
@@ -97,9 +98,10 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     random_state : int, RandomState or None, default=None
         Of the features and of the rows of the search, if there are ``n_components``.
     checkpoint : str or path-like, default=None
-        An .npz file of the sums so far, for ``n_components``: written every minute and
-        when a fit is interrupted, which goes on from it when it is called again.
-        Deleted when the fit is complete.
+        Where the sums so far are kept, for ``n_components``: written every minute and
+        when a fit is interrupted, which goes on from them when it is called again, and
+        deleted when the fit is complete. "sums.npz" stands for sums-XXXXXXXX.npz, where
+        the digits are those of the data and parameters: other fits have other files.
 
     Attributes
     ----------

@@ -60,7 +60,64 @@ def grid_candidates(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(GRID, each, strict=True)) for each in product(*values)]
 
 
-def spread_rows(y: np.ndarray, size: int) -> np.ndarray:
+def class_sizes(counts: np.ndarray, size: int, least: int = 2) -> np.ndarray:
+    """Rows of each class in a sample: a few if it has them, the rest in proportion.
+
+    Parameters
+    ----------
+    counts : ndarray of int of shape (n_classes,)
+        Rows of each class.
+    size : int
+        Number of rows of the sample, at most their sum.
+    least : int, default=2
+        Rows of each class that has as many.
+
+    Returns
+    -------
+    ndarray of int of shape (n_classes,)
+        Their sum is ``size``, or more where that is less than what they have at least.
+    """
+    sizes = np.minimum(counts, least)
+    rest, others = size - sizes.sum(), counts - sizes
+    if rest <= 0:
+        return sizes
+    shares, remainders = np.divmod(others * rest, others.sum())
+    largest = np.argsort(-remainders, kind="stable")[: rest - shares.sum()]
+    shares[largest] += 1
+    total: np.ndarray = sizes + shares
+    return total
+
+
+def random_rows(codes: np.ndarray, size: int, seed: int, least: int = 2) -> np.ndarray:
+    """Rows at random, of every class.
+
+    Parameters
+    ----------
+    codes : ndarray of int of shape (n,)
+        Class of each row; those of -1 are not chosen.
+    size : int
+        Number of rows.
+    seed : int
+        Of the random numbers.
+    least : int, default=2
+        As in `class_sizes`.
+
+    Returns
+    -------
+    ndarray of int
+        Increasing indices.
+    """
+    counts = np.bincount(codes[codes >= 0])
+    sizes = class_sizes(counts, min(size, counts.sum()), least)
+    generator = np.random.default_rng(seed)
+    chosen = [
+        np.flatnonzero(codes == code)[generator.choice(count, few, replace=False)]
+        for code, (count, few) in enumerate(zip(counts, sizes, strict=True))
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def spread_rows(y: np.ndarray, size: int, *, classes: bool = False) -> np.ndarray:
     """Rows whose targets are spread as all are: evenly spaced among the sorted.
 
     Parameters
@@ -69,12 +126,26 @@ def spread_rows(y: np.ndarray, size: int) -> np.ndarray:
         Targets.
     size : int
         Number of rows, at most n.
+    classes : bool, default=False
+        Whether they are labels, each of which is to be there.
 
     Returns
     -------
     ndarray of shape (size,)
         Increasing indices.
     """
+    if classes:
+        codes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
+        sizes = class_sizes(counts, size)
+        parts = [np.flatnonzero(codes == code) for code in range(len(counts))]
+        return np.sort(
+            np.concatenate(
+                [
+                    part[spread_rows(part, few)]
+                    for part, few in zip(parts, sizes, strict=True)
+                ]
+            )
+        )
     n = len(y)
     order = np.argsort(y, kind="stable") if y.ndim == 1 else np.arange(n)
     chosen: np.ndarray = np.sort(order[(2 * np.arange(size) + 1) * n // (2 * size)])

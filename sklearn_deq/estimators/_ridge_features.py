@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from numbers import Integral
 from typing import Any
 
@@ -11,7 +12,11 @@ from sklearn.utils import check_consistent_length
 
 from sklearn_deq.estimators._base import DEQParameters
 from sklearn_deq.estimators._blocks import BLOCK_ROWS, Block, Rows
-from sklearn_deq.estimators._checkpoint import Checkpoint, fingerprint
+from sklearn_deq.estimators._checkpoint import (
+    Checkpoint,
+    check_writable,
+    fingerprint,
+)
 from sklearn_deq.estimators._dask import DaskRows
 from sklearn_deq.estimators._features import (
     FeatureMap,
@@ -19,6 +24,7 @@ from sklearn_deq.estimators._features import (
     feature_map,
     solved_member,
 )
+from sklearn_deq.estimators._ridge_collection import random_rows
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
 from sklearn_deq.estimators._ridge_targets import Coding
 from sklearn_deq.kernels._memory import array_bytes, check_memory
@@ -37,9 +43,12 @@ class FeatureRidge(DEQParameters):
     scalings_: dict[str, dict[str, Any]]
 
     def _sample(
-        self, rows: Rows | DaskRows, groups: Any, seed: int
+        self, rows: Rows | DaskRows, coding: Coding, groups: Any, seed: int
     ) -> tuple[Block, Any]:
-        """Random rows, with their groups: for the search, and as Nyström's subset."""
+        """Random rows, with their groups: for the search, and as Nyström's subset.
+
+        All have positive weight, and every class has some.
+        """
         size = self._search_size() or 0
         if self.approximation == "nystroem":
             size = max(size, self.n_components)
@@ -54,8 +63,20 @@ class FeatureRidge(DEQParameters):
                 f"cv must be a number or a splitter where the search takes {size} of "
                 f"{len(rows)} samples: raise search_samples, or give such a cv."
             )
-        generator = np.random.default_rng(seed)
-        chosen = np.sort(generator.choice(len(rows), size, replace=False))
+        codes = np.concatenate(rows.of_targets(coding.codes))
+        self._check_weight(codes >= 0)
+        # Folds are stratified: one of each class for each of them.
+        least = max(2, int(self.cv)) if isinstance(self.cv, Integral) else 2
+        chosen = random_rows(codes, size, seed, least)
+        if coding.classes is not None:
+            single = coding.classes[np.bincount(codes[chosen]) < 2].tolist()
+            if single:
+                warnings.warn(
+                    f"Classes of one sample, which the search cannot learn: {single}. "
+                    "Give more samples of them, or leave them out.",
+                    UserWarning,
+                    stacklevel=5,
+                )
         return rows.take(chosen), None if groups is None else groups[chosen]
 
     def _check_features_memory(self, n_kernels: int) -> None:
@@ -98,7 +119,14 @@ class FeatureRidge(DEQParameters):
             )
             for params in candidates
         ]
-        checkpoint = self._checkpoint(rows, problem, maps)
+        made = min(each.transformer._n_features_out for each in maps)
+        if made < self.n_components:
+            warnings.warn(
+                f"n_components={self.n_components} is more than the {made} different "
+                f"samples of positive weight: {made} features are made.",
+                stacklevel=5,
+            )
+        checkpoint = self._checkpoint(rows, problem, coding, maps)
         sums = rows.total(
             SumsOfBlock(maps, coding), verbose=self.verbose, checkpoint=checkpoint
         )
@@ -130,9 +158,14 @@ class FeatureRidge(DEQParameters):
                 "checkpoint needs an integer as random_state, got "
                 f"{self.random_state!r}: the same features must be made again."
             )
+        check_writable(self.checkpoint)
 
     def _checkpoint(
-        self, rows: Rows | DaskRows, problem: RidgeProblem, maps: list[FeatureMap]
+        self,
+        rows: Rows | DaskRows,
+        problem: RidgeProblem,
+        coding: Coding,
+        maps: list[FeatureMap],
     ) -> Checkpoint | None:
         """File of the sums, of this data and these settings."""
         if self.checkpoint is None:
@@ -145,6 +178,13 @@ class FeatureRidge(DEQParameters):
             params |= {"max_memory": None, "scale": scaling and scaling["method"]}
             settings.append(params)
         identity = fingerprint(
-            settings, problem.X, problem.weight, *rows.of_targets(fingerprint)
+            settings,
+            problem.X,
+            problem.weight,
+            coding.classes,
+            coding.factors,
+            *rows.of_targets(fingerprint),
         )
-        return Checkpoint(self.checkpoint, identity)
+        n_targets = problem.targets.shape[1]
+        shapes = [(each.transformer._n_features_out, n_targets) for each in maps]
+        return Checkpoint(self.checkpoint, identity, len(rows), shapes)

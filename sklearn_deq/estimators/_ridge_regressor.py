@@ -88,9 +88,10 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
     random_state : int, RandomState or None, default=None
         Of the features and of the rows of the search, if there are ``n_components``.
     checkpoint : str or path-like, default=None
-        An .npz file of the sums so far, for ``n_components``: written every minute and
-        when a fit is interrupted, which goes on from it when it is called again.
-        Deleted when the fit is complete.
+        Where the sums so far are kept, for ``n_components``: written every minute and
+        when a fit is interrupted, which goes on from them when it is called again, and
+        deleted when the fit is complete. "sums.npz" stands for sums-XXXXXXXX.npz, where
+        the digits are those of the data and parameters: other fits have other files.
 
     Attributes
     ----------

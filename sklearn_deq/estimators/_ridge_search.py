@@ -33,6 +33,7 @@ from sklearn_deq.estimators._blocks import (
     Rows,
     cast,
     check_columns,
+    is_large,
     rows_of,
 )
 from sklearn_deq.estimators._dask import DaskRows, lazy_rows
@@ -105,11 +106,13 @@ class KernelRidgeCV(FeatureRidge):
         coding = self._coding_of(rows)
         self._check_checkpoint(rows)
         if self.n_components is None:
+            if is_large(X):
+                self._check_gathered(X, rows, coding)
             sample, seed = rows.take(slice(0, len(rows))), 0
         else:
             self._check_features_memory(len(kernels))
             seed = int(check_random_state(self.random_state).randint(2**31))
-            sample, groups = self._sample(rows, groups, seed)
+            sample, groups = self._sample(rows, coding, groups, seed)
         problem = self._problem(sample, coding, groups, alphas)
         self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
@@ -259,12 +262,29 @@ class KernelRidgeCV(FeatureRidge):
             ways += ["approximate (n_components=...)"]
         check_memory(held, self.max_memory, f"{', '.join(ways[:-1])}, or {ways[-1]}.")
 
+    def _check_gathered(self, X: Any, rows: Rows | DaskRows, coding: Coding) -> None:
+        """Compare large X with the budget before it is read: the kernel is of all."""
+        codes = np.concatenate(rows.of_targets(coding.codes))
+        n = int((codes >= 0).sum())
+        own = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
+        dtype = np.dtype(self.dtype or own)
+        held = {
+            f"a Gram matrix of shape {(n, n)} in {dtype}": array_bytes((n, n), dtype)
+        }
+        if isinstance(rows, DaskRows) or X.dtype != dtype:
+            held[f"X of shape {X.shape} in {dtype}"] = array_bytes(X.shape, dtype)
+        check_memory(
+            held,
+            self.max_memory,
+            "Raise max_memory, fit fewer samples, or approximate (n_components=...).",
+        )
+
     def _searched(self, problem: RidgeProblem) -> RidgeProblem:
         """Problem that the search solves: with fewer samples, if there are many."""
         size = self._search_size()
         if size is None or self.cv is not None or len(problem.X) <= size:
             return problem
-        return problem.subset(spread_rows(problem.y, size))
+        return problem.subset(spread_rows(problem.y, size, classes=is_classifier(self)))
 
     def _search_size(self) -> int | None:
         """Largest number of samples of the search; None: all."""

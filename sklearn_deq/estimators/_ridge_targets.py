@@ -31,16 +31,32 @@ class Coding:
         targets = 2.0 * (y[:, None] == self.classes) - 1.0
         return targets[:, 1:] if len(self.classes) == 2 else targets
 
+    def codes(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
+        """Index of the class of each sample, 0 for numbers; -1 where weight is zero."""
+        if self.classes is None:
+            codes = np.zeros(len(y), np.int8)
+        else:
+            # Kept for all rows at once: a byte each, unless there are many classes.
+            codes = _codes(self.classes, y)
+            codes = codes.astype(np.min_scalar_type(-len(self.classes)))
+        if sample_weight is not None:
+            codes[~(sample_weight > 0)] = -1
+        return codes
+
     def weight(
         self, y: np.ndarray, sample_weight: np.ndarray | None
     ) -> np.ndarray | None:
         """Weights of fits and scores: of the samples, times those of the classes."""
         if self.classes is None or self.factors is None:
             return sample_weight
-        # A label that all its samples have with weight zero is none of the classes.
-        codes = np.minimum(np.searchsorted(self.classes, y), len(self.classes) - 1)
-        weight = self.factors[codes]
+        weight = self.factors[_codes(self.classes, y)]
         return weight if sample_weight is None else sample_weight * weight
+
+
+def _codes(classes: np.ndarray, y: np.ndarray) -> np.ndarray:
+    # A label that all its samples have with weight zero is none of the classes.
+    codes: np.ndarray = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    return codes
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ _TOLERANCE = 1e-8
 # Where the diagonal that is added is hidden by rounding, the factor's is larger by
 # κ, and 10 √κ iterations are due: κ is below 2,000.
 _MAX_ITERATIONS = 500
+# Weights that differ by more are named where the solve fails.
+_SPREAD = 1e3
 
 
 def solve_single(
@@ -45,13 +47,17 @@ def solve_single(
     Raises
     ------
     numpy.linalg.LinAlgError
-        If α is so small that the rounding of K leaves no positive definite matrix.
+        If α is so small, or the factors so different, that the rounding of K leaves no
+        positive definite matrix, or if K is not finite.
 
     Notes
     -----
     The factor is of the matrix with max(α, n ε max_i K_ii) on its diagonal, of which
     rounding cannot take the definiteness.
     """
+    for rows in row_blocks(len(K)):
+        if not np.isfinite(K[rows]).all():
+            raise np.linalg.LinAlgError("The kernel matrix has NaN or infinity.")
     diagonal = K.diagonal().astype(np.float64)
     largest = float((root**2 * diagonal).max())
     shift = max(alpha, len(K) * float(np.finfo(K.dtype).eps) * largest)
@@ -62,7 +68,7 @@ def solve_single(
         # The lower triangle of the transpose is the upper one of K.
         factors = cho_factor(K.T, lower=True, overwrite_a=True, check_finite=False)
     except np.linalg.LinAlgError as error:
-        raise _not_definite(alpha) from error
+        raise _not_definite(alpha, root) from error
 
     def multiply(P: np.ndarray) -> np.ndarray:
         P = root[:, None] * P
@@ -75,9 +81,15 @@ def solve_single(
         sides = (R / scale).astype(K.dtype)
         return scale * cho_solve(factors, sides, check_finite=False)
 
-    return _conjugate_gradients(
-        lambda P: multiply(P) + alpha * P, precondition, B, alpha
+    # Squares of large or small numbers would be infinite or zero.
+    unit = np.abs(B).max(axis=0)
+    unit[unit == 0.0] = 1.0
+    solution = _conjugate_gradients(
+        lambda P: multiply(P) + alpha * P, precondition, B / unit
     )
+    if solution is None:
+        raise _not_definite(alpha, root)
+    return unit * solution
 
 
 def _multiply_lower(K: np.ndarray, diagonal: np.ndarray, P: np.ndarray) -> np.ndarray:
@@ -95,9 +107,8 @@ def _conjugate_gradients(
     multiply: Callable[[np.ndarray], np.ndarray],
     precondition: Callable[[np.ndarray], np.ndarray],
     B: np.ndarray,
-    alpha: float,
-) -> np.ndarray:
-    """Solve for all columns at once, each with coefficients of its own.
+) -> np.ndarray | None:
+    """Solve for all columns at once, each with coefficients of its own; None: in vain.
 
     The preconditioner is rounded: β of Polak and Ribière keeps directions conjugate.
     """
@@ -120,11 +131,16 @@ def _conjugate_gradients(
         beta = np.divide(change, energy, out=np.zeros_like(energy), where=active)
         energy = np.einsum("ij,ij->j", residual, solved)
         direction = solved + beta * direction
-    raise _not_definite(alpha)
+    return None
 
 
-def _not_definite(alpha: float) -> np.linalg.LinAlgError:
+def _not_definite(alpha: float, root: np.ndarray) -> np.linalg.LinAlgError:
+    spread = float(root.max() / root.min()) ** 2
+    weights = ""
+    if spread > _SPREAD:
+        weights = f" Weights are up to {spread:.1g} times the smallest: limit them."
     return np.linalg.LinAlgError(
         f"The kernel matrix in float32 with alpha={alpha:.4g} on its diagonal is not "
         "positive definite, but for rounding: raise alpha, or set dtype='float64'."
+        + weights
     )
