@@ -37,10 +37,6 @@ from sklearn_deq.linear import nystroem_map
 from sklearn_deq.nn import draw_weights, explicit_features, layer_activations
 from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 
-# Squares of a network's slopes, which go like the inverse size of the data, overflow
-# below this.
-_LEAST_SIZE = 1e-100
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -285,11 +281,6 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     def _fit_network(self, dtype: np.dtype, moments: EquilibriumMoments) -> None:
         """Match an explicit network to the DEQ, and draw its weights."""
         assert self.n_components is not None
-        if 0.0 < self.tau0_ < _LEAST_SIZE:
-            raise ValueError(
-                "X is too small for random features: √(mean |x|²/p) is "
-                f"{self.tau0_:.1e}. Scale X, or set normalize=True."
-            )
         self.match_ = solve_match(
             moments, kernel=self.kernel, norms=self._norms, trainable="readout"
         )

@@ -31,7 +31,8 @@ _CLOSE = 1e-3
 # Where the error of nearly parallel samples is worth a warning: above that of the NTK
 # of a ReLU with weak recurrence at norms that differ two-fold.
 _APART = 0.03
-# Kernels of smaller norms are too small to be squared: no Hermite layer is made.
+# Kernels of smaller sizes are too small to be squared, and no Hermite layer is made
+# where single norms are.
 _TINY = 1e-70
 # Those of larger ones are too large.
 _HUGE = 1e70
@@ -258,11 +259,12 @@ def check_tolerance(tol: float) -> None:
 
 def _check_size(name: str, size: float) -> None:
     """Refuse data whose kernel cannot be squared."""
-    if size > _HUGE:
+    too = "large" if size > _HUGE else "small"
+    if size > _HUGE or (name == "tau0" and 0.0 < size < _TINY):
         raise ValueError(
-            f"The data are too large: {name} reach {size:.1e}, and at most {_HUGE:.0e} "
-            "can be computed with. Scale the data, for example by StandardScaler, or "
-            "set normalize=True."
+            f"The data are too {too} for a match: {name} {size:.1e} is not between "
+            f"{_TINY:.0e} and {_HUGE:.0e}. Scale the data, for example by "
+            "StandardScaler, or set normalize=True."
         )
 
 
