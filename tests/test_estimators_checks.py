@@ -69,6 +69,8 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:The dual activation of tanh:sklearn_deq.exceptions.SolverWarning"
     ),
+    # Checks of a handful of rows have fewer than there would be features.
+    pytest.mark.filterwarnings("ignore:n_components=50 is more than:UserWarning"),
     # Of a handful of rows those to predict have norms that none of the others has.
     pytest.mark.filterwarnings("ignore:.* samples have norms:UserWarning"),
 ]

@@ -269,3 +269,15 @@ def test_states_too_large_to_be_measured_do_not_converge(dtype):
 def test_a_map_that_changes_the_shape_is_refused():
     with pytest.raises(ValueError, match=r"returns shape \(2, 1\) for states of shape"):
         fixed_point(lambda z, rows: z[:, :1], torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_numbers_below_the_smallest_normal_one_are_at_rest(solver):
+    """Adjoints of samples that are classified beyond doubt: residuals are rounding."""
+    tiny = torch.finfo(torch.float32).tiny
+    target = torch.tensor([[3.0, -2.0], [1e38, 1e38]]) * tiny
+    result = fixed_point(
+        lambda z, rows: 0.7 * z + 0.3 * target[rows], torch.zeros(2, 2), solver=solver
+    )
+    assert result.converged.all()
+    assert float(result.residual.max()) <= 1e-5

@@ -64,9 +64,11 @@ class _Work:
     ) -> None:
         n = z0.shape[0]
         self.tol = tol
-        # Above zero, so that a state at rest in 0 has no error.
         number = torch.finfo(z0.dtype)
-        self.least_allowed = max(atol, number.tiny)
+        # A gap of numbers below the smallest normal one is rounding, as that of a state
+        # at rest in 0.
+        self.rounding = math.sqrt(z0.shape[1]) * number.tiny
+        self.least_allowed = max(atol, self.rounding)
         # Below it squares may underflow in a norm.
         self.least_norm = math.sqrt(number.tiny / number.eps)
         self.z = z0
@@ -134,7 +136,8 @@ class _Work:
                 self.z = self._whole = self.z.clone()
             self._whole[rows] = self.best[part]
         # A state at rest has no residual, even in 0.
-        residual = torch.where(self.gap == 0, self.gap, self.gap / self.size)
+        at_rest = self.gap <= self.rounding
+        residual = torch.where(at_rest, 0.0, self.gap / self.size)
         self.residual[rows] = residual[part]
         self.converged[rows] = self.error[part] <= 1.0
 
