@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -102,15 +103,29 @@ def _hidden_jumps(activation: Activation) -> tuple[np.ndarray, np.ndarray]:
         bend[np.abs(_POINTS[1:-2] - kink) < 2.5 * (_POINTS[1] - _POINTS[0])] = 0.0
     first = 1 + np.argsort(bend)[-_CANDIDATES:]
     low, high = _POINTS[first], _POINTS[first + 1]
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        values = evaluate(np.stack([low, middle, high]))
-        left = np.abs(values[1] - values[0]) > np.abs(values[2] - values[1])
-        low, high = np.where(left, low, middle), np.where(left, middle, high)
+    low, high = steepest_parts(evaluate, low, high, _HALVINGS)
     left, right = evaluate(np.stack([low, high]))
     size = np.maximum(1.0, np.maximum(np.abs(left), np.abs(right)))
     significant = np.abs(right - left) > _JUMP * size
     return low, np.where(significant & np.isfinite(size), right - left, 0.0)
+
+
+def steepest_parts(
+    function: Callable[[np.ndarray], np.ndarray],
+    low: np.ndarray,
+    high: np.ndarray,
+    halvings: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of what is left of intervals when the steeper half is kept each time."""
+    for _ in range(halvings):
+        middle = 0.5 * (low + high)
+        values = np.asarray(function(np.stack([low, middle, high])), dtype=float)
+        left, right = np.abs(np.diff(values, axis=0))
+        low, high = (
+            np.where(left > right, low, middle),
+            np.where(left > right, middle, high),
+        )
+    return low, high
 
 
 def _find_jumps(activation: Activation) -> np.ndarray:

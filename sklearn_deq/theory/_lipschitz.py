@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_deq.theory._activations import Activation, get_activation
-from sklearn_deq.theory._jumps import check_continuous
+from sklearn_deq.theory._jumps import check_continuous, steepest_parts
 
 # Where φ' is looked for: dense where activations bend, then ever coarser.
 _SLOPE_POINTS = np.concatenate(
@@ -70,11 +70,6 @@ def lipschitz_constant(activation: str | Activation | Callable[..., Any]) -> flo
 def _refined_slope(phi: Activation, low: np.ndarray, high: np.ndarray) -> float:
     """Largest slope in some intervals, by the steeper half of each again and again."""
     with np.errstate(all="ignore"):
-        for _ in range(_HALVINGS):
-            middle = 0.5 * (low + high)
-            values = np.asarray(phi.function(np.stack([low, middle, high])), float)
-            left, right = np.abs(np.diff(values, axis=0))
-            low = np.where(left > right, low, middle)
-            high = np.where(left > right, middle, high)
+        low, high = steepest_parts(phi.function, low, high, _HALVINGS)
         change = np.diff(np.asarray(phi.function(np.stack([low, high])), float), axis=0)
     return float(np.abs(change[0] / (high - low)).max())
