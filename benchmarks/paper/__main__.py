@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.paper._data import OPENML
 from benchmarks.paper._experiment import Experiment, run
 
 NAMES = (
@@ -36,19 +37,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--quick", action="store_true", help="to see that it runs")
     size.add_argument("--full", action="store_true", help="as in the documentation")
-    parser.add_argument("--data-home", type=Path, help="folder with IDX or CIFAR files")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data-home", type=Path, help="folder with IDX or CIFAR files")
+    source.add_argument("--openml", choices=OPENML, help="images to download")
     parser.add_argument("--output", type=Path, default=Path("out/paper"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(argv)
     for name in NAMES if "all" in options.names else options.names:
         found = experiment(name)
         summary = run(
-            found, options.output, options.quick, options.data_home, options.jobs
+            found,
+            options.output,
+            options.quick,
+            options.openml or options.data_home,
+            options.jobs,
         )
         print(f"\n{name}: {found.question}")
         for row in summary:
             print("  " + "  ".join(f"{key} {value}" for key, value in row.items()))
-        print(f"  written to {options.output}/{name}-*", flush=True)
+        stem = found.stem(options.quick, options.openml or options.data_home)
+        print(f"  written to {options.output}/{stem}.*", flush=True)
 
 
 if __name__ == "__main__":

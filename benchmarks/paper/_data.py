@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import pickle
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
+from sklearn.datasets import fetch_openml, load_digits
 
 from sklearn_deq.datasets import load_idx, make_gaussian_mixture
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+# A folder with IDX or CIFAR-10 files, the name of a set of OpenML's, or None: digits.
+Source = Path | str | None
+# Sets of images of OpenML's whose last 10,000 are the test set.
+OPENML = ("mnist_784", "Fashion-MNIST", "CIFAR_10")
 
 
 def mixture(n_features: int, seed: int, n_samples: int | None = None) -> np.ndarray:
@@ -23,55 +27,82 @@ def mixture(n_features: int, seed: int, n_samples: int | None = None) -> np.ndar
     return X
 
 
-def images(data_home: Path | None, n_train: int, n_test: int, seed: int) -> Split:
+def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
     """Train and test images, scaled by one number and centred by one image.
 
-    MNIST or Fashion-MNIST (IDX files) or CIFAR-10 (its Python batches), whichever the
-    folder holds; the digits of scikit-learn without one. The mean image and the scale
-    are those of the training images; of the test images none is left out.
+    Training images are drawn by the seed. A set that comes in two parts keeps them, and
+    all of its test images count; of others `n_test` are drawn with the training images.
+    The mean image and the scale are those of the training images.
     """
-    if data_home is None:
-        X, y = load_digits(return_X_y=True)
-    elif (data_home / "data_batch_1").exists():
-        X, y = _cifar(data_home)
+    X, y, n_tested = _load(source)
+    rng = np.random.default_rng(seed)
+    X = X.reshape(len(X), -1).astype(np.float32)
+    if n_tested:
+        train = rng.permutation(len(X) - n_tested)[:n_train]
+        test = np.arange(len(X) - n_tested, len(X))
     else:
-        X, y = _idx(data_home)
-    order = np.random.default_rng(seed).permutation(len(X))
-    if n_train + n_test > len(X):
-        n_train, n_test = len(X) * 4 // 5, len(X) - len(X) * 4 // 5
-    train, test = order[:n_train], order[n_train : n_train + n_test]
-    X = X.reshape(len(X), -1).astype(np.float64)
-    mean = X[train].mean(axis=0)
-    scale = np.sqrt(np.mean((X[train] - mean) ** 2))
-    X = (X - mean) / scale
-    return X[train], y[train], X[test], y[test]
+        order = rng.permutation(len(X))
+        n_train, n_test = _shares(len(X), n_train, n_test)
+        train, test = order[:n_train], order[n_train : n_train + n_test]
+    rows, rows_test = (X[part].astype(np.float64) for part in (train, test))
+    mean = rows.mean(axis=0)
+    scale = np.sqrt(np.mean((rows - mean) ** 2))
+    rows, rows_test = ((part - mean) / scale for part in (rows, rows_test))
+    return rows, y[train], rows_test, y[test]
 
 
-def _idx(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """All images of a folder of IDX files, of its training and its test set."""
-    parts = []
-    for kind in ("train", "t10k"):
-        images_, labels = (
-            sorted(folder.glob(f"{kind}-{what}*")) for what in ("images", "labels")
-        )
-        if images_:
-            parts.append((load_idx(images_[0]), load_idx(labels[0])))
+def _shares(n: int, n_train: int, n_test: int) -> tuple[int, int]:
+    """As many as wanted; four fifths and one fifth of a set that has fewer."""
+    return (n_train, n_test) if n_train + n_test <= n else (n * 4 // 5, n - n * 4 // 5)
+
+
+@cache
+def _load(source: Source) -> tuple[np.ndarray, np.ndarray, int]:
+    """Images, labels, and how many of the last are a test set of its own."""
+    if source is None:
+        return *load_digits(return_X_y=True), 0
+    if isinstance(source, str):
+        X, y = fetch_openml(source, version=1, return_X_y=True, as_frame=False)
+        return X, y.astype(int), 10_000
+    cifar = (source / "data_batch_1").exists()
+    train, test = _cifar(source) if cifar else _idx(source)
+    parts = [part for part in (train, test) if part is not None]
     if not parts:
-        raise FileNotFoundError(f"{folder} has no IDX files and no CIFAR-10 batches.")
+        raise FileNotFoundError(f"{source} has no IDX files and no CIFAR-10 batches.")
     X, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return X, y
+    return X, y, len(test[1]) if len(parts) == 2 and test is not None else 0
 
 
-def _cifar(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    parts = []
-    for path in [*sorted(folder.glob("data_batch_*")), folder / "test_batch"]:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as file:
-            # Data of the user's own, in the format in which CIFAR-10 comes.
-            batch = pickle.load(file, encoding="bytes")
-        parts.append((batch[b"data"], np.array(batch[b"labels"])))
-    X, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return X, y
+Part = tuple[np.ndarray, np.ndarray] | None
+
+
+def _idx(folder: Path) -> tuple[Part, Part]:
+    """Training and test set of a folder of IDX files, each where it is there."""
+
+    def part(kind: str) -> Part:
+        files = [
+            sorted(folder.glob(f"{kind}-{what}*")) for what in ("images", "labels")
+        ]
+        return (load_idx(files[0][0]), load_idx(files[1][0])) if all(files) else None
+
+    return part("train"), part("t10k")
+
+
+def _cifar(folder: Path) -> tuple[Part, Part]:
+    """CIFAR-10's five training batches, and its test batch."""
+
+    def part(paths: list[Path]) -> Part:
+        batches = []
+        for path in paths:
+            with path.open("rb") as file:
+                # Data of the user's own, in the format in which CIFAR-10 comes.
+                batches.append(pickle.load(file, encoding="bytes"))
+        return (
+            np.concatenate([batch[b"data"] for batch in batches]),
+            np.concatenate([batch[b"labels"] for batch in batches]),
+        )
+
+    return part(sorted(folder.glob("data_batch_*"))), part([folder / "test_batch"])
 
 
 def drawn(name: str, n: int, p: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from benchmarks._measure import circumstances
+from benchmarks.paper._data import Source
 
 Cell = dict[str, Any]
 Row = dict[str, Any]
@@ -38,32 +39,41 @@ class Experiment:
     cells : callable
         ``cells(quick)``: settings of every cell, plain values.
     compute : callable
-        ``compute(cell, data_home)``: what one cell gives, plain values.
+        ``compute(cell, source)``: what one cell gives, plain values.
     report : callable
         ``report(rows, figure_path)``: draws the figure, and returns the rows of the
         summary.
     parallel : bool
         Whether cells may run side by side; not if they are timed.
+    images : bool
+        Whether it is on images, so that other images give other results.
     """
 
     name: str
     question: str
     cells: Callable[[bool], list[Cell]]
-    compute: Callable[[Cell, Path | None], Row]
+    compute: Callable[[Cell, Source], Row]
     report: Callable[[list[Row], Path], list[Row]]
     parallel: bool = True
+    images: bool = False
+
+    def stem(self, quick: bool, source: Source) -> str:
+        """How its files are named: results on other images are other results."""
+        parts = [self.name, "quick" if quick else "full"]
+        if self.images:
+            parts.append("digits" if source is None else Path(source).name)
+        return "-".join(parts)
 
 
 def run(
-    experiment: Experiment, folder: Path, quick: bool, data_home: Path | None, jobs: int
+    experiment: Experiment, folder: Path, quick: bool, source: Source, jobs: int
 ) -> list[Row]:
     """Compute what is missing, and write the tables and the figure.
 
     Returns the rows of the summary.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{experiment.name}-{'quick' if quick else 'full'}"
-    # Results on other data are other results.
+    stem = experiment.stem(quick, source)
     kept = folder / f"{stem}.jsonl"
     cells = experiment.cells(quick)
     found = dict(_read(kept))
@@ -72,7 +82,7 @@ def run(
         progress = tqdm(
             total=len(cells), initial=len(cells) - len(missing), desc=experiment.name
         )
-        for cell, row in _computed(experiment, missing, data_home, jobs):
+        for cell, row in _computed(experiment, missing, source, jobs):
             # On a line of its own, whatever a run that was stopped left behind.
             file.write("\n" + json.dumps({"cell": cell, "row": row}))
             file.flush()
@@ -83,7 +93,7 @@ def run(
     summary = experiment.report(rows, folder / f"{stem}.png")
     content = {
         "question": experiment.question,
-        "circumstances": circumstances() | {"data_home": bool(data_home)},
+        "circumstances": circumstances(),
         "summary": summary,
         "rows": rows,
     }
@@ -94,25 +104,25 @@ def run(
 
 
 def _computed(
-    experiment: Experiment, cells: list[Cell], data_home: Path | None, jobs: int
+    experiment: Experiment, cells: list[Cell], source: Source, jobs: int
 ) -> Iterator[tuple[Cell, Row]]:
     if not experiment.parallel or jobs == 1:
         for cell in cells:
-            yield cell, experiment.compute(cell, data_home)
+            yield cell, experiment.compute(cell, source)
         return
     with Parallel(n_jobs=jobs, return_as="generator") as parallel:
         rows = parallel(
-            delayed(_compute_alone)(experiment, cell, data_home) for cell in cells
+            delayed(_compute_alone)(experiment, cell, source) for cell in cells
         )
         yield from zip(cells, rows, strict=True)
 
 
-def _compute_alone(experiment: Experiment, cell: Cell, data_home: Path | None) -> Row:
+def _compute_alone(experiment: Experiment, cell: Cell, source: Source) -> Row:
     """In a worker: one thread, since there is a worker for every core."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return experiment.compute(cell, data_home)
+        return experiment.compute(cell, source)
 
 
 def _read(path: Path) -> Iterator[tuple[str, Row]]:

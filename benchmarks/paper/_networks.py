@@ -85,6 +85,39 @@ def features(body: nn.Module, X: np.ndarray) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
+def finite_width_kernel(
+    X: np.ndarray, moments: EquilibriumMoments, kernel: str, width: int, draws: int
+) -> np.ndarray:
+    """Mean kernel of some DEQs of finite width: "ck", "ntk_recurrent" or "ntk".
+
+    The tangent kernels are those of one output f = wᵀz with random w: its gradient is z
+    in w, σ_a v zᵀ in A and σ_b v xᵀ/√p in B, v being that in the drive.
+    """
+    total = np.zeros((len(X), len(X)))
+    rows = torch.from_numpy(X).float()
+    for seed in range(draws):
+        body = build("deq", moments, X, width, seed, trainable="readout")
+        assert isinstance(body, EquilibriumLayer)
+        with torch.no_grad():
+            z, pre = body.equilibrium(body.drive(rows), body.recurrent_weight)
+            G = _gram(z)
+            total += G
+            if kernel == "ck":
+                continue
+            generator = torch.Generator().manual_seed(1000 + seed)
+            w = torch.randn(1, width, generator=generator)
+            V = _gram(body.adjoint(pre, w.expand_as(z).contiguous()))
+        total += moments.recurrent_variance * V * G
+        if kernel == "ntk":
+            total += moments.input_variance * V * (X @ X.T) / X.shape[1]
+    return total / draws
+
+
+def _gram(Z: torch.Tensor) -> np.ndarray:
+    values = Z.numpy().astype(np.float64)
+    return values @ values.T
+
+
 @dataclass
 class Curves:
     """What training left behind, epoch by epoch.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.paper._data import images
+from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import band, figure
 from benchmarks.paper._networks import MODELS, build, features, moments_of, train
@@ -54,9 +54,9 @@ def cells(quick: bool) -> list[Cell]:
     return networks + limits
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """Accuracy on all test images."""
-    data = images(data_home, cell["n"], cell["n"] // 4, cell["seed"])
+    data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
     X, y, X_test, y_test = data
     moments = moments_of(X, cell["activation"], VARIANCE)
     targets = np.eye(y.max() + 1)[y]
@@ -135,4 +135,5 @@ EXPERIMENT = Experiment(
     cells,
     compute,
     report,
+    images=True,
 )

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._measure import median_seconds, seconds
-from benchmarks.paper._data import images
+from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row
 from benchmarks.paper._figures import figure
 from benchmarks.paper._networks import MODELS, build, features, moments_of
@@ -31,9 +31,9 @@ def cells(quick: bool) -> list[Cell]:
     return [*networks, {"model": "kernel", "width": 0, "n": n}]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """Seconds of a fit of the readout and of predictions, FLOPs per sample, bytes."""
-    X, y, X_test, y_test = images(data_home, cell["n"], cell["n"] // 4, seed=0)
+    X, y, X_test, y_test = images(source, cell["n"], cell["n"] // 4, seed=0)
     moments = moments_of(X, "relu", VARIANCE)
     targets = np.eye(y.max() + 1)[y]
     settings = {
@@ -128,4 +128,5 @@ EXPERIMENT = Experiment(
     compute,
     report,
     parallel=False,
+    images=True,
 )

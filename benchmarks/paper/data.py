@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.paper._data import drawn
+from benchmarks.paper._data import Source, drawn
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import figure
 from benchmarks.paper._kernels import kernels
@@ -46,7 +46,7 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """Errors of the kernels, and accuracies of kernel ridge on each of them."""
     if cell["data"] in TABLES:
         X, y = _table(cell["data"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.paper._data import mixture
+from benchmarks.paper._data import Source, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped
 from benchmarks.paper._figures import figure
 from benchmarks.paper._kernels import kernels
@@ -34,7 +34,7 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """The verdict, the best residual by depth, and the distance of the kernels."""
     variance = cell["variance"]
     verdict = minimal_depth(

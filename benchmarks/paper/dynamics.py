@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.paper._data import images
+from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import band, figure
 from benchmarks.paper._networks import alignment, build, moments_of, train
@@ -33,9 +33,9 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """Curves of loss and accuracy, and how far the tangent kernel has moved."""
-    data = images(data_home, cell["n"], cell["n"], cell["seed"])
+    data = images(source, cell["n"], cell["n"], cell["seed"])
     moments = moments_of(data[0], "relu", 0.2)
     body = build(cell["model"], moments, data[0], cell["width"], cell["seed"])
     start = copy.deepcopy(body)
@@ -121,4 +121,5 @@ EXPERIMENT = Experiment(
     cells,
     compute,
     report,
+    images=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.paper._data import images
+from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import band, figure
 from benchmarks.paper._networks import alignment, build, features, moments_of, train
@@ -16,13 +16,13 @@ STRENGTHS = {
     "patience": (1, 2, 4),
 }
 PARTNERS = ("hermite", "paper", "plain")
+WIDTH = 256
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Every partner, regulariser and strength."""
+    """Every regulariser, strength and seed."""
     return [
-        {"partner": partner, "by": by, "strength": strength, "seed": seed, "n": n}
-        for partner in (PARTNERS[:1] if quick else PARTNERS)
+        {"by": by, "strength": strength, "seed": seed, "n": n}
         for by, strengths in STRENGTHS.items()
         for strength in (strengths[1:2] if quick else strengths)
         for seed in range(1 if quick else 5)
@@ -30,15 +30,15 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
-    """Train both of a pair; their accuracies, and how alike their kernels ended."""
-    data = images(data_home, cell["n"], cell["n"], cell["seed"])
+def compute(cell: Cell, source: Source) -> Row:
+    """Train the DEQ and its partners: accuracies, and how alike kernels ended."""
+    data = images(source, cell["n"], cell["n"], cell["seed"])
     moments = moments_of(data[0], "relu", 0.2)
     epochs = 2 if cell["n"] < 1000 else 15
     result: Row = {}
-    kernels = []
-    for model in ("deq", cell["partner"]):
-        body = build(model, moments, data[0], 256, cell["seed"])
+    kernels = {}
+    for model in ("deq", *PARTNERS):
+        body = build(model, moments, data[0], WIDTH, cell["seed"])
         curves = train(
             body,
             data,
@@ -47,35 +47,40 @@ def compute(cell: Cell, data_home: Path | None) -> Row:
             seed=cell["seed"],
             **{cell["by"]: cell["strength"]},
         )
-        side = "deq" if model == "deq" else "partner"
-        result[f"{side} accuracy"] = curves.accuracy[-1]
-        result[f"{side} epochs"] = len(curves.loss)
         Z = features(body, data[2][:500]).astype(float)
-        kernels.append(Z @ Z.T)
-    result["gap"] = result["partner accuracy"] - result["deq accuracy"]
-    result["alignment"] = alignment(*kernels)
+        kernels[model] = Z @ Z.T
+        result[f"{model} accuracy"] = curves.accuracy[-1]
+        result[f"{model} epochs"] = len(curves.loss)
+        result[f"{model} gap"] = curves.accuracy[-1] - result["deq accuracy"]
+        result[f"{model} alignment"] = alignment(kernels["deq"], kernels[model])
     return result
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Gap in accuracy, and alignment of the kernels, against strength."""
-    groups = grouped(rows, "partner", "by", "strength")
+    groups = grouped(rows, "by", "strength")
     summary = []
-    for (partner, by, strength), group in groups.items():
-        line: Row = {"partner": partner, "by": by, "strength": strength}
-        for name in ("deq accuracy", "gap", "alignment"):
-            mean, error = mean_error(group, name)
-            line[name] = f"{mean:.4f} ± {error:.4f}"
-        summary.append(line)
+    for (by, strength), group in groups.items():
+        for partner in PARTNERS:
+            line: Row = {"by": by, "strength": strength, "partner": partner}
+            for name, of in (
+                ("accuracy", "deq"),
+                ("gap", partner),
+                ("alignment", partner),
+            ):
+                mean, error = mean_error(group, f"{of} {name}")
+                heading = "deq accuracy" if of == "deq" else name
+                line[heading] = f"{mean:.4f} ± {error:.4f}"
+            summary.append(line)
     with figure(path, len(STRENGTHS), 2, sharey="row") as axes:
         for column, by in enumerate(STRENGTHS):
             for row, name in enumerate(("gap", "alignment")):
                 panel = axes[row, column]
-                for (partner,) in grouped(rows, "partner"):
+                for partner in PARTNERS:
                     found = [
-                        (s, *mean_error(group, name))
-                        for (who, how, s), group in groups.items()
-                        if (who, how) == (partner, by)
+                        (s, *mean_error(group, f"{partner} {name}"))
+                        for (how, s), group in groups.items()
+                        if how == by
                     ]
                     band(panel, *zip(*sorted(found), strict=True), partner)
                 panel.set(xlabel=by)
@@ -94,4 +99,5 @@ EXPERIMENT = Experiment(
     cells,
     compute,
     report,
+    images=True,
 )

@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
+from benchmarks.paper._data import Source
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import figure
 from benchmarks.paper._networks import build, features, moments_of
@@ -33,7 +34,7 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """Accuracy of classes, or the share of the variance that is explained."""
     rng = np.random.default_rng(cell["seed"])
     X, Y = {"digits": _digits, "adding": _adding, "pendulum": _pendulum}[cell["task"]](

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import linregress
 from scipy.stats import t as student
 
-from benchmarks.paper._data import mixture
+from benchmarks.paper._data import Source, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import band, figure
 from benchmarks.paper._kernels import kernels
@@ -30,7 +30,7 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """Errors of the asymptotic and of the explicit kernel."""
     X = mixture(cell["p"], cell["seed"])
     found = kernels(X, cell["activation"], VARIANCE, kernel=cell["kernel"])

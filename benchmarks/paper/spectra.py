@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.paper._data import images, mixture
+from benchmarks.paper._data import Source, images, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row
 from benchmarks.paper._figures import figure
-from benchmarks.paper._kernels import Kernels, kernels
-from benchmarks.paper._networks import build, features
+from benchmarks.paper._kernels import kernels
+from benchmarks.paper._networks import finite_width_kernel
 
 OTHERS = ("finite", "asymptotic", "explicit")
 
@@ -26,20 +26,21 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def compute(cell: Cell, data_home: Path | None) -> Row:
+def compute(cell: Cell, source: Source) -> Row:
     """Eigenvalues of each kernel, its distance, and the overlap of its top vectors."""
     if cell["data"] == "mixture":
         X = mixture(int(cell["n"] / 0.8), seed=0)
     else:
-        X = images(data_home, cell["n"], 100, seed=0)[0]
+        X = images(source, cell["n"], 100, seed=0)[0]
     found = kernels(X, cell["activation"], 0.4, kernel=cell["kernel"])
     candidates = {
         "exact": found.exact,
         "asymptotic": found.asymptotic,
         "explicit": found.explicit,
     }
-    if cell["kernel"] == "ck":
-        candidates["finite"] = _finite_width(X, found, width=2 * len(X), draws=10)
+    candidates["finite"] = finite_width_kernel(
+        X, found.moments, cell["kernel"], width=2 * len(X), draws=10
+    )
     result: Row = {}
     top = None
     for name, K in candidates.items():
@@ -53,16 +54,6 @@ def compute(cell: Cell, data_home: Path | None) -> Row:
         # Cosine of the largest angle between the planes of the two leading vectors.
         result[f"{name} overlap"] = float(overlap.min())
     return result
-
-
-def _finite_width(X: np.ndarray, found: Kernels, width: int, draws: int) -> np.ndarray:
-    """Mean kernel of the features of some DEQs of finite width."""
-    total = np.zeros((len(X), len(X)))
-    for seed in range(draws):
-        body = build("deq", found.moments, X, width, seed, trainable="readout")
-        Z = features(body, X).astype(np.float64)
-        total += Z @ Z.T
-    return total / draws
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
@@ -106,4 +97,5 @@ EXPERIMENT = Experiment(
     cells,
     compute,
     report,
+    images=True,
 )
