@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -43,6 +44,21 @@ def median_seconds(work: Work, repeats: int, device: str = "cpu") -> float:
     """Median time of several calls, after one that warms up."""
     work()
     return float(np.median([seconds(work, device) for _ in range(repeats)]))
+
+
+def kibibytes(field: str) -> int:
+    """What Linux says of this process's memory."""
+    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def measured(work: Callable[[], Any]) -> dict[str, float]:
+    """Seconds, and the peak memory: in all, and above what the process held."""
+    before = 1024 * kibibytes("VmRSS")
+    taken = seconds(work)
+    peak = 1024 * kibibytes("VmHWM")
+    return {"seconds": taken, "bytes": peak, "bytes_above": peak - before}
 
 
 def compare(ours: Callable[[], float], other: Callable[[], float], repeats: int) -> Any:

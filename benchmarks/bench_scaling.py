@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import HEADER, SEED, median_seconds, parser, record, save, seconds
+from _measure import HEADER, SEED, measured, median_seconds, parser, record, save
 
 from sklearn_deq import DEQKernelRidgeClassifierCV, DEQKernelTransformer
 from sklearn_deq.linear import NormalEquations
@@ -36,21 +35,6 @@ class Sizes:
 
 FULL = Sizes(20_000, (30_000, 100_000, 300_000, 1_000_000), 2000, 9)
 FAST = Sizes(300, (3000, 6000), 20, 2)
-
-
-def kibibytes(field: str) -> int:
-    """What Linux says of this process's memory."""
-    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1])
-
-
-def measured(work: Callable[[], Any]) -> dict[str, float]:
-    """Seconds, and the peak memory: in all, and above what the process held."""
-    before = 1024 * kibibytes("VmRSS")
-    taken = seconds(work)
-    peak = 1024 * kibibytes("VmHWM")
-    return {"seconds": taken, "bytes": peak, "bytes_above": peak - before}
 
 
 def rule(X: np.ndarray) -> np.ndarray:

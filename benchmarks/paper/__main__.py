@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     source.add_argument("--data-home", type=Path, help="folder with IDX or CIFAR files")
     source.add_argument("--openml", choices=OPENML, help="images to download")
     parser.add_argument("--output", type=Path, default=Path("out/paper"))
+    parser.add_argument(
+        "--report", action="store_true", help="on what is there, computing nothing"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(argv)
     for name in NAMES if "all" in options.names else options.names:
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             options.quick,
             options.openml or options.data_home,
             options.jobs,
+            only_report=options.report,
         )
         print(f"\n{name}: {found.question}")
         for row in summary:

@@ -66,9 +66,15 @@ class Experiment:
 
 
 def run(
-    experiment: Experiment, folder: Path, quick: bool, source: Source, jobs: int
+    experiment: Experiment,
+    folder: Path,
+    quick: bool,
+    source: Source,
+    jobs: int,
+    *,
+    only_report: bool = False,
 ) -> list[Row]:
-    """Compute what is missing, and write the tables and the figure.
+    """Compute what is missing unless told not to; write the tables and the figure.
 
     Returns the rows of the summary.
     """
@@ -78,6 +84,9 @@ def run(
     cells = experiment.cells(quick)
     found = dict(_read(kept))
     missing = [cell for cell in cells if _key(cell) not in found]
+    if only_report:
+        print(f"{experiment.name}: {len(missing)} of {len(cells)} cells are missing")
+        cells, missing = [cell for cell in cells if _key(cell) in found], []
     with kept.open("a", encoding="utf-8") as file:
         progress = tqdm(
             total=len(cells), initial=len(cells) - len(missing), desc=experiment.name
@@ -94,6 +103,7 @@ def run(
     content = {
         "question": experiment.question,
         "circumstances": circumstances(),
+        "cells": len(cells),
         "summary": summary,
         "rows": rows,
     }

@@ -26,7 +26,10 @@ def figure(path: Path, columns: int = 1, rows: int = 1, **more: Any) -> Iterator
     plt.close(drawn)
 
 
-def band(axes: Any, x: Any, mean: Any, error: Any, label: str, **more: Any) -> None:
-    """A line with error bars, one standard error each way."""
+def band(axes: Any, points: Any, label: str, **more: Any) -> None:
+    """A line through points (x, mean, error), one standard error each way, if any."""
+    if not points:
+        return
+    x, mean, error = zip(*sorted(points), strict=True)
     error = np.nan_to_num(np.asarray(error, dtype=float))
     axes.errorbar(x, mean, yerr=error, marker="o", ms=4, capsize=2, label=label, **more)

@@ -179,7 +179,7 @@ def train(
             schedule.step()
             if isinstance(body, EquilibriumLayer):
                 body.stabilize()
-            total += float(loss) * len(rows)
+            total += loss.item() * len(rows)
         body.eval()
         curves.loss.append(total / len(X))
         curves.accuracy.append(_accuracy(body, readout, X_test, y_test))

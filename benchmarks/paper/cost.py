@@ -2,109 +2,167 @@
 
 from __future__ import annotations
 
-import tracemalloc
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._measure import median_seconds, seconds
-from benchmarks.paper._data import Source, images
-from benchmarks.paper._experiment import Cell, Experiment, Row
+from benchmarks._measure import measured, median_seconds
+from benchmarks.paper._data import Source, Split, images
+from benchmarks.paper._experiment import Cell, Experiment, Row, grouped
 from benchmarks.paper._figures import figure
-from benchmarks.paper._networks import MODELS, build, features, moments_of
+from benchmarks.paper._networks import MODELS, build, features, moments_of, train
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import fit_ridge, ridge_fit
+from sklearn_deq.theory import EquilibriumMoments
 
 VARIANCE = 0.2
 ALPHA = 0.01
+# Of training all weights, as in the experiment on accuracy.
+EPOCHS = 10
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Every model at every width; timed one after the other."""
-    widths = (32, 64) if quick else (128, 256, 512, 1024, 2048, 4096)
+    """Every model at every width, with the readout or all trained; and the kernel."""
+    widths = (32,) if quick else (128, 256, 512, 1024, 2048, 4096)
     n = 500 if quick else 8000
     networks = [
-        {"model": model, "width": width, "n": n} for width in widths for model in MODELS
+        {"model": model, "trainable": trainable, "width": width, "n": n}
+        for trainable in ("readout", "all")
+        for width in widths
+        if trainable == "readout" or width <= 1024
+        for model in MODELS
     ]
-    return [*networks, {"model": "kernel", "width": 0, "n": n}]
+    return [*networks, {"model": "kernel", "trainable": "", "width": 0, "n": n}]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model to fit, and to predict with.
+
+    Attributes
+    ----------
+    fit : callable
+        Fits, and returns what `scores` needs.
+    scores : callable
+        Decision values of rows.
+    flops : float
+        Of the prediction of one row, matrix products only.
+    """
+
+    fit: Callable[[], Any]
+    scores: Callable[[np.ndarray, Any], np.ndarray]
+    flops: float
+
+
+def kernel_work(data: Split, moments: EquilibriumMoments) -> Work:
+    """Kernel ridge on the exact CK."""
+    X, y, *_ = data
+    settings = {
+        "recurrent_variance": moments.recurrent_variance,
+        "input_variance": moments.input_variance,
+        "tau0": moments.tau0,
+    }
+
+    def fit() -> tuple[np.ndarray, np.ndarray]:
+        return ridge_fit(deq_kernel(X, **settings), np.eye(y.max() + 1)[y], ALPHA)
+
+    def scores(rows: np.ndarray, fitted: Any) -> np.ndarray:
+        return deq_kernel(rows, X, **settings) @ fitted[0] + fitted[1]
+
+    return Work(fit, scores, 2.0 * (X.shape[1] + y.max() + 1) * len(X))
+
+
+def network_work(cell: Cell, data: Split, moments: EquilibriumMoments) -> Work:
+    """A network with its readout in closed form, or an epoch of training it all."""
+    X, y, *_ = data
+    settings = {"trainable": cell["trainable"]}
+    body = build(cell["model"], moments, X, cell["width"], seed=0, **settings)
+    with FlopCounterMode(display=False) as counter:
+        features(body, X[:100])
+
+    def fit() -> tuple[np.ndarray, np.ndarray]:
+        if cell["trainable"] == "all":
+            readout = train(body, data, epochs=EPOCHS, lr=0.05, seed=0).readout
+            assert readout is not None
+            return readout.T.numpy(), np.zeros(len(readout))
+        Z = features(body, X).astype(np.float64)
+        coef, intercept = fit_ridge(Z, np.eye(y.max() + 1)[y], ALPHA / len(Z))
+        return coef.T, intercept
+
+    def scores(rows: np.ndarray, fitted: Any) -> np.ndarray:
+        return features(body, rows) @ fitted[0] + fitted[1]
+
+    return Work(fit, scores, counter.get_total_flops() / 100)
+
+
+def work_of(cell: Cell, data: Split) -> Work:
+    """What a cell fits."""
+    moments = moments_of(data[0], "relu", VARIANCE)
+    if cell["model"] == "kernel":
+        return kernel_work(data, moments)
+    return network_work(cell, data, moments)
+
+
+def peak_bytes(cell: Cell, source: Source) -> float:
+    """Memory of a fit above what the process held; in a process of its own."""
+    data = images(source, cell["n"], cell["n"] // 4, seed=0)
+    few = data[0][:100], data[1][:100], data[2][:100], data[3][:100]
+    # Modules and threads are there before anything is measured.
+    work_of(cell, few).fit()
+    return measured(work_of(cell, data).fit)["bytes_above"]
 
 
 def compute(cell: Cell, source: Source) -> Row:
-    """Seconds of a fit of the readout and of predictions, FLOPs per sample, bytes."""
-    X, y, X_test, y_test = images(source, cell["n"], cell["n"] // 4, seed=0)
-    moments = moments_of(X, "relu", VARIANCE)
-    targets = np.eye(y.max() + 1)[y]
-    settings = {
-        "recurrent_variance": VARIANCE,
-        "input_variance": 1 - VARIANCE,
-        "tau0": moments.tau0,
-    }
-    if cell["model"] == "kernel":
-        flops = 2.0 * X.shape[1] * len(X)
-
-        def fit() -> tuple[np.ndarray, np.ndarray]:
-            return ridge_fit(deq_kernel(X, **settings), targets, ALPHA)
-
-        def scores(rows: np.ndarray) -> np.ndarray:
-            return deq_kernel(rows, X, **settings) @ coef + intercept
-
-    else:
-        body = build(
-            cell["model"], moments, X, cell["width"], seed=0, trainable="readout"
-        )
-        with FlopCounterMode(display=False) as counter:
-            features(body, X_test[:100])
-        flops = counter.get_total_flops() / 100
-
-        def fit() -> tuple[np.ndarray, np.ndarray]:
-            Z = features(body, X).astype(np.float64)
-            weights, offset = fit_ridge(Z, targets, ALPHA / len(Z))
-            return weights.T, offset
-
-        def scores(rows: np.ndarray) -> np.ndarray:
-            return features(body, rows) @ coef + intercept
-
-    fit_seconds = seconds(fit)
-    coef, intercept = fit()
-    tracemalloc.start()
-    accuracy = float(np.mean(scores(X_test).argmax(axis=1) == y_test))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    """Seconds of a fit and of predictions, FLOPs per sample, bytes."""
+    data = images(source, cell["n"], cell["n"] // 4, seed=0)
+    work = work_of(cell, data)
+    started = time.perf_counter()
+    fitted = work.fit()
+    fit_seconds = time.perf_counter() - started
+    X_test, y_test = data[2:]
+    found = work.scores(X_test, fitted)
+    predict = median_seconds(lambda: work.scores(X_test, fitted), 5)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        peak = alone.submit(peak_bytes, cell, source).result()
     return {
         "fit seconds": fit_seconds,
-        "predict microseconds": 1e6
-        * median_seconds(lambda: scores(X_test), 5)
-        / len(X_test),
-        "FLOPs per sample": flops,
-        "NumPy bytes of a prediction": peak,
+        "predict microseconds": 1e6 * predict / len(X_test),
+        "FLOPs per sample": work.flops,
+        "MB of a fit": peak / 1e6,
         "threads": torch.get_num_threads(),
-        "accuracy": accuracy,
+        "accuracy": float(np.mean(found.argmax(axis=1) == y_test)),
     }
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Accuracy against time; and what each model needs for the DEQ's accuracies."""
+    groups = grouped(rows, "trainable", "model")
     with figure(path, 2) as axes:
         for panel, name in zip(
             axes.ravel(), ("predict microseconds", "fit seconds"), strict=True
         ):
-            for model in (*MODELS, "kernel"):
-                found = sorted(
-                    (row[name], row["accuracy"])
-                    for row in rows
-                    if row["model"] == model
-                )
-                panel.plot(*zip(*found, strict=True), "o-", label=model)
+            for (trainable, model), group in groups.items():
+                found = [(row[name], row["accuracy"]) for row in group]
+                color = f"C{(*MODELS, 'kernel').index(model)}"
+                style = {"readout": "o-", "all": "s--", "": "*"}[trainable]
+                label = f"{model}, all" if trainable == "all" else model
+                panel.plot(*zip(*found, strict=True), style, color=color, label=label)
             panel.set(xscale="log", xlabel=name, ylabel="test accuracy")
         axes.ravel()[0].legend(fontsize=8)
     summary = [
         {key: _short(value) for key, value in row.items() if key != "n"} for row in rows
     ]
-    deqs = [row for row in rows if row["model"] == "deq"]
     for row, line in zip(rows, summary, strict=True):
-        # The cheapest DEQ that is at least as accurate.
+        deqs = groups.get((row["trainable"] or "readout", "deq"), [])
+        # The cheapest DEQ, trained likewise, that is at least as accurate.
         equal = [d for d in deqs if d["accuracy"] >= row["accuracy"]]
         line["predict, of the DEQ as accurate"] = (
             _short(

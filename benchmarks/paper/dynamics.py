@@ -26,9 +26,9 @@ def cells(quick: bool) -> list[Cell]:
     pairs += [(256, rate) for rate in rates if rate != 0.05]
     return [
         {"model": model, "width": width, "lr": lr, "seed": seed, "n": n}
-        for width, lr in reversed(pairs)
-        for model in MODELS
+        for width, lr in sorted(pairs)
         for seed in range(1 if quick else (3 if width > 512 else 5))
+        for model in MODELS
         for n in [300 if quick else 2000]
     ]
 
@@ -89,24 +89,26 @@ def report(rows: list[Row], path: Path) -> list[Row]:
     with figure(path, 3) as axes:
         curves, drift, rates = axes.ravel()
         for model in MODELS:
-            found = groups[model, width, 0.05]
+            found = groups.get((model, width, 0.05), [])
+            if not found:
+                continue
             losses = np.array([row["loss"] for row in found])
             epochs = np.arange(1, losses.shape[1] + 1)
             error = losses.std(axis=0) / np.sqrt(len(losses))
-            band(curves, epochs, losses.mean(axis=0), error, model)
+            band(curves, list(zip(epochs, losses.mean(axis=0), error)), model)
             own = [
                 (w, *mean_error(g, "NTK drift"))
                 for (m, w, lr), g in groups.items()
                 if m == model and lr == 0.05
             ]
-            band(drift, *zip(*sorted(own), strict=True), model)
+            band(drift, own, model)
             widths = 256 if any(row["width"] == 256 for row in rows) else width
             own = [
                 (lr, *mean_error(g, "last accuracy"))
                 for (m, w, lr), g in groups.items()
                 if m == model and w == widths
             ]
-            band(rates, *zip(*sorted(own), strict=True), model)
+            band(rates, own, model)
         curves.set(xlabel="epoch", ylabel="training loss", title=f"width {width}")
         curves.set(yscale="log")
         drift.set(xlabel="width", ylabel="relative change of the NTK", xscale="log")

@@ -23,9 +23,9 @@ def cells(quick: bool) -> list[Cell]:
     """Every regulariser, strength and seed."""
     return [
         {"by": by, "strength": strength, "seed": seed, "n": n}
+        for seed in range(1 if quick else 5)
         for by, strengths in STRENGTHS.items()
         for strength in (strengths[1:2] if quick else strengths)
-        for seed in range(1 if quick else 5)
         for n in [300 if quick else 2000]
     ]
 
@@ -82,7 +82,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                         for (how, s), group in groups.items()
                         if how == by
                     ]
-                    band(panel, *zip(*sorted(found), strict=True), partner)
+                    band(panel, found, partner)
                 panel.set(xlabel=by)
                 if by == "weight_decay":
                     panel.set_xscale("symlog", linthresh=1e-5)

@@ -72,8 +72,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 )
                 panel = axes[KERNELS.index(kernel), column]
                 panel.set(xscale="log", yscale="log", title=f"{kernel}, {other}")
-                mean, error = zip(*found.values(), strict=True)
-                band(panel, list(found), mean, error, activation)
+                band(panel, [(p, *values) for p, values in found.items()], activation)
         for panel in axes[-1]:
             panel.set_xlabel("number of features p (n = 0.8 p)")
         for panel in axes[:, 0]:
