@@ -95,7 +95,11 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             losses = np.array([row["loss"] for row in found])
             epochs = np.arange(1, losses.shape[1] + 1)
             error = losses.std(axis=0) / np.sqrt(len(losses))
-            band(curves, list(zip(epochs, losses.mean(axis=0), error)), model)
+            band(
+                curves,
+                list(zip(epochs, losses.mean(axis=0), error, strict=True)),
+                model,
+            )
             own = [
                 (w, *mean_error(g, "NTK drift"))
                 for (m, w, lr), g in groups.items()
