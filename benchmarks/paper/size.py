@@ -42,38 +42,46 @@ def compute(cell: Cell, source: Source) -> Row:
     }
 
 
+def _slope(rows: list[Row], name: str) -> str:
+    """Slope of a value against p, both logarithmic, with its 95 % interval."""
+    line = linregress(
+        np.log([row["p"] for row in rows]), np.log([row[name] for row in rows])
+    )
+    half = student.ppf(0.975, len(rows) - 2) * line.stderr
+    return f"{line.slope:.3f} ± {half:.3f}"
+
+
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Slopes in log–log, with the 95 % interval of their t-distribution."""
+    """Slopes in log–log, and the errors at the largest size."""
     summary = []
+    sizes = sorted(p for (p,) in grouped(rows, "p"))
     with figure(path, 2, 3, sharex=True, sharey=True) as axes:
         for (kernel, activation), group in grouped(
             rows, "kernel", "activation"
         ).items():
             for column, other in enumerate(("asymptotic", "explicit")):
-                line = linregress(
-                    np.log([row["p"] for row in group]),
-                    np.log([row[other] for row in group]),
-                )
-                half = float(student.ppf(0.975, len(group) - 2) * line.stderr)
-                sizes = grouped(group, "p")
-                found = {p: mean_error(part, other) for (p,), part in sizes.items()}
-                largest = max(found)
+                found = {
+                    p: mean_error(part, other)
+                    for (p,), part in grouped(group, "p").items()
+                }
+                large = [row for row in group if row["p"] >= sizes[len(sizes) // 2]]
                 summary.append(
                     {
                         "kernel": kernel,
                         "activation": activation,
                         "other": other,
-                        "slope": round(float(line.slope), 3),
-                        "low": round(float(line.slope) - half, 3),
-                        "high": round(float(line.slope) + half, 3),
-                        f"error at p={largest}": float(f"{found[largest][0]:.3g}"),
-                        "standard error": float(f"{found[largest][1]:.2g}"),
+                        "slope": _slope(group, other),
+                        f"slope from p={sizes[len(sizes) // 2]}": _slope(large, other),
+                        f"error at p={sizes[-1]}": float(f"{found[sizes[-1]][0]:.3g}"),
+                        "standard error": float(f"{found[sizes[-1]][1]:.2g}"),
                     }
                 )
                 panel = axes[KERNELS.index(kernel), column]
                 panel.set(xscale="log", yscale="log", title=f"{kernel}, {other}")
                 band(panel, [(p, *values) for p, values in found.items()], activation)
         for panel in axes[-1]:
+            panel.set_xticks(sizes, [str(p) for p in sizes])
+            panel.set_xticks([], minor=True)
             panel.set_xlabel("number of features p (n = 0.8 p)")
         for panel in axes[:, 0]:
             panel.set_ylabel("relative error")

@@ -70,7 +70,9 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 if f"{name} error" not in row:
                     continue
                 values = np.array(row[f"{name} eigenvalues"])
-                panel.hist(values, edges, histtype="step", color=color, label=name)
+                panel.hist(
+                    values, edges, histtype="step", lw=0.8, color=color, label=name
+                )
                 outliers = values[values > edges[-1]]
                 panel.plot(
                     np.minimum(outliers, 4 * edges[-1]), 0 * outliers, ".", color=color
