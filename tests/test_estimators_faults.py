@@ -342,7 +342,7 @@ def test_an_interrupted_readout_is_fitted(iris, monkeypatch):
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 @pytest.mark.parametrize("Network", NETWORKS)
 def test_features_of_any_scale(iris, Network, scale, dtype, trainable):
-    """Wildly scaled features are fitted, and a loss that rose is said."""
+    """Wildly scaled features are fitted; tiny ones and a loss that rose are said."""
     X, y = iris
     model = Network(**SMALL, dtype=dtype, trainable=trainable)
     with warnings.catch_warnings(record=True) as caught:
@@ -351,8 +351,10 @@ def test_features_of_any_scale(iris, Network, scale, dtype, trainable):
     assert np.isfinite(model.predict(scale * X)).all()
     if trainable == "readout":
         assert model.score(scale * X, y) > (0.8 if scale > 1 else -1e-6)
+    expected = "Lower lr, or scale X" if scale > 1 else "The root mean square of X"
     for item in caught:
-        assert "Lower lr, or scale X" in str(item.message)
+        assert expected in str(item.message)
+    assert caught or scale > 1
 
 
 @pytest.mark.parametrize("Network", [DEQClassifier, ExplicitEquivalentClassifier])
@@ -375,6 +377,17 @@ def test_normalized_rows_of_any_scale(iris, Network, scale, kind, dtype):
     model.fit((X * scale).astype(kind), y)
     found = model.predict_proba((X * scale).astype(kind))
     assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("Network", [DEQClassifier, ExplicitEquivalentClassifier])
+def test_features_close_to_zero_are_named(iris, Network, trainable):
+    X, y = iris
+    model = Network(**SMALL, trainable=trainable)
+    with pytest.warns(UserWarning, match=r"mean square of X is 1\.0e-04.*StandardSc"):
+        model.fit(X * 1e-4, y)
+    # Neither scaled samples nor networks that a bias drives.
+    clone(model).set_params(normalize=True).fit(X * 1e-4, y)
 
 
 def test_samples_too_large_for_the_dtype(iris):

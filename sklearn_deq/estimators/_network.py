@@ -53,6 +53,9 @@ _SGD_LR = 1.0
 # Of the largest number: what targets may reach, with room for predictions beyond.
 _HEADROOM = 1e-3
 # What a file holds in another form: rebuilt from the arrays in `_saved`.
+# Root mean square of the features below which networks learn slowly or not at all: on
+# digits a readout has 0.84 to 0.90 at 0.01, 0.14 to 0.35 at 0.001, and 0.96 at 1.
+_SMALL = 0.01
 _LIVE = ("_body", "_generator", "net_")
 
 
@@ -174,10 +177,22 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self._generator = restore_generator(self._generator.get_state().numpy())
         else:
             moments = self._solve_equilibrium(X)
+            self._warn_of_small_features()
             if in_batches:
                 self._forget_norms(moments)
             self._start(X, moments, device)
         return X, targets
+
+    def _warn_of_small_features(self) -> None:
+        """Say that a network whose drive is close to zero has little to learn from."""
+        if 0.0 < self._size < _SMALL and self.bias_variance == 0.0:
+            warnings.warn(
+                f"The root mean square of X is {self._size:.1e}: weights are drawn and "
+                "trained as for features near 1, and may learn little. Put a "
+                "StandardScaler before, or set normalize=True.",
+                UserWarning,
+                stacklevel=6,
+            )
 
     def _structure(self) -> dict[str, Any]:
         parameters = self.get_params(deep=False)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sklearn_deq.theory._equilibrium import EquilibriumMoments
-from sklearn_deq.theory._explicit import explicit_moments, propagate
+from sklearn_deq.theory._equilibrium import EquilibriumMoments, equilibrium_moments
+from sklearn_deq.theory._explicit import ExplicitMoments, explicit_moments, propagate
 from sklearn_deq.theory._families import ARCHITECTURES, Family, Units
 from sklearn_deq.theory._least_squares import least_squares
 from sklearn_deq.theory._match_result import MatchResult
@@ -22,6 +22,9 @@ _FLOOR = 1e-6
 _ODD = 1e-12
 # A residual this small counts as an exact solution.
 _EXACT = 1e-12
+# Solutions up to so much steeper than the least steep are as good as that; that many
+# are looked at, which differ in these digits, at a norm that is so much off tau0.
+_TAME, _MOST, _DIGITS, _OFF = 1.1, 12, 4, 1.01
 # For a target that is not met: go on while eight steps gain this share.
 _POLISH = 1e-3
 # Where the search for multipliers starts, unless the target says.
@@ -184,7 +187,7 @@ class Problem:
     def solve(
         self, candidate: Candidate, reason: str, progress: float = 0.5
     ) -> MatchResult:
-        """The least steep solution of one candidate, else its best approximation."""
+        """A solution of one candidate, else its best approximation."""
         family, ratio = self._family(candidate)
         tau0 = self.moments.tau0
 
@@ -200,11 +203,49 @@ class Problem:
         )
         worst = np.abs(values).max(axis=1)
         if worst.min() <= _EXACT:
-            gain = family.gain(points, tau0)
-            best = int(np.argmin(np.where(worst <= _EXACT, gain, np.inf)))
+            best = self._best(family, points[worst <= _EXACT])
         else:
-            best = int(np.argmin(worst))
-        return self._result(candidate, family, points[best], reason)
+            best = points[np.argmin(worst)]
+        return self._result(candidate, family, best, reason)
+
+    def _best(self, family: Family, points: np.ndarray) -> np.ndarray:
+        """Of solutions hardly steeper than the least steep, the closest off tau0.
+
+        What the equations do not see first is how the coefficient of S moves with the
+        norm of a sample: solutions that are alike to them differ fifty-fold in it, and
+        so do the errors of their kernels where norms vary.
+        """
+        gain = family.gain(points, self.moments.tau0)
+        if self.equal_norms:
+            return points[np.argmin(gain)]
+        order = np.argsort(gain)
+        tame = points[order[gain[order] <= _TAME * gain.min()]]
+        _, first = np.unique(tame.round(_DIGITS), axis=0, return_index=True)
+        distinct = tame[np.sort(first)[:_MOST]]
+        if len(distinct) == 1:
+            return distinct[0]
+        m, tau0 = self.moments, _OFF * self.moments.tau0
+        try:
+            beyond = equilibrium_moments(
+                m.activation, m.recurrent_variance, m.input_variance, tau0=tau0
+            )
+        except ValueError:
+            # At the edge of stability.
+            return distinct[0]
+        target = beyond.coefficients(self.kernel)[0]
+        found = [self._explicit(family, x, tau0)[1][0] for x in distinct]
+        return distinct[np.argmin(np.abs(np.array(found) - target))]
+
+    def _explicit(
+        self, family: Family, x: np.ndarray, tau0: float
+    ) -> tuple[ExplicitMoments, np.ndarray]:
+        """The network of a point, centred anew for tau0; its four coefficients."""
+        found = explicit_moments(
+            [f.activation() for f in family.functions(x, self.moments.tau0)],
+            tau0=tau0,
+            multipliers=family.rates(x),
+        )
+        return found, np.array(found.coefficients(self.kernel))
 
     def _family(self, candidate: Candidate) -> tuple[Family, float]:
         """The unknowns of a candidate, and where to start with multipliers."""
@@ -229,16 +270,7 @@ class Problem:
         self, candidate: Candidate, family: Family, x: np.ndarray, reason: str
     ) -> MatchResult:
         """Check a solution by the moments of its layers."""
-        functions = family.functions(x, self.moments.tau0)
-        multipliers = None
-        if family.multiplied:
-            multipliers = tuple(map(float, family.multipliers(x)))
-        found = explicit_moments(
-            [function.activation() for function in functions],
-            tau0=self.moments.tau0,
-            multipliers=multipliers,
-        )
-        achieved = np.array(found.coefficients(self.kernel))
+        found, achieved = self._explicit(family, x, self.moments.tau0)
         residual = float(np.abs(self.relative(achieved)).max())
         names = EQUATIONS[self.kernel]
         return MatchResult(
@@ -250,5 +282,5 @@ class Problem:
             residual=residual,
             converged=residual <= self.tol,
             reason=reason,
-            multipliers=multipliers,
+            multipliers=family.rates(x),
         )

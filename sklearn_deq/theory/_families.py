@@ -237,6 +237,12 @@ class Family:
             return [ones] * (self.depth + 1)
         return [*(x[..., k] ** 2 for k in range(-self.depth, 0)), ones]
 
+    def rates(self, x: np.ndarray) -> tuple[float, ...] | None:
+        """The multipliers of one point (n,); None: they are all 1 by design."""
+        if not self.multiplied:
+            return None
+        return tuple(map(float, self.multipliers(x)))
+
     def gain(self, x: np.ndarray, tau0: float) -> np.ndarray:
         """Product over the layers of E[σ'²]: how steep the networks are, (...).
 
