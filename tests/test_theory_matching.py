@@ -14,6 +14,7 @@ from sklearn_deq.theory import (
     Activation,
     RoundedPiece,
     ThreePiece,
+    equilibrium_kernel,
     equilibrium_moments,
     explicit_moments,
     explicit_pair_kernel,
@@ -332,6 +333,23 @@ def test_unknown_names(params, message):
         solve_match(equilibrium_moments("relu"), **params)
     with pytest.raises(ValueError, match="does not see its input"):
         solve_match(equilibrium_moments("relu", tau0=0.0))
+
+
+@pytest.mark.parametrize(
+    ("activation", "kernel"), [("silu", "ntk"), ("softplus", "ck"), ("elu", "ntk")]
+)
+def test_of_several_solutions_the_closest_off_tau0(activation, kernel):
+    """Those that the equations cannot tell apart err up to fifty times as much."""
+    m = equilibrium_moments(activation, 0.4, 0.6)
+    match = solve_match(m, kernel=kernel)
+    # Norms 6 % off tau0, and a cosine that is no edge of the kernels.
+    s, rho = np.array([0.94, 1.06]) ** 2, 0.25
+    made = explicit_pair_kernel(match.layers, kernel, match.multipliers)
+    found, exact = (
+        pair.entries(pair.states(s), pair.states(s), rho * s)
+        for pair in (made, equilibrium_kernel(m, kernel))
+    )
+    assert_allclose(found, exact, rtol=1e-2)
 
 
 def test_what_is_no_deq_and_no_tolerance():
