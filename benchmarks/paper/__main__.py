@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from shutil import copyfile
 
 from benchmarks.paper._data import OPENML
 from benchmarks.paper._experiment import Experiment, run
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--report", action="store_true", help="on what is there, computing nothing"
     )
+    parser.add_argument(
+        "--publish", type=Path, help="folder for table and figure, such as docs/paper"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(argv)
     for name in NAMES if "all" in options.names else options.names:
@@ -60,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in summary:
             print("  " + "  ".join(f"{key} {value}" for key, value in row.items()))
         stem = found.stem(options.quick, options.openml or options.data_home)
+        if options.publish:
+            options.publish.mkdir(parents=True, exist_ok=True)
+            for ending in ("csv", "png"):
+                copyfile(
+                    options.output / f"{stem}.{ending}",
+                    options.publish / f"{name}.{ending}",
+                )
         print(f"  written to {options.output}/{stem}.*", flush=True)
 
 
