@@ -111,7 +111,7 @@ html_sidebars = {"index": [], "changelog": [], "api": []}
 
 
 def _say_times(app: Any, exception: Exception | None) -> None:
-    """How long each example took, of the 30 seconds that it has on two idle cores."""
+    """How long each example took, of the 30 seconds that it has on an idle machine."""
     report = Path(app.outdir) / app.config.sphinx_gallery_conf["junit"]
     if exception is None and report.exists():
         cases = ElementTree.parse(report).findall("testcase")
