@@ -108,3 +108,11 @@ def test_files_that_make_names_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name in re.findall(r"[\w./-]+\w\.(?:py|md|txt)\b", makefile):
         assert (ROOT / name).exists(), name
+
+
+def test_the_source_archive_has_what_its_tests_and_make_need():
+    # Hatch adds pyproject.toml and the licence by itself, the README no longer.
+    files = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert all((ROOT / name).exists() for name in files)
+    needed = {"README.md", "CONTRIBUTING.md", "CITATION.cff", "constraints.txt"}
+    assert {*needed, "Makefile", *FOLDERS, ".pre-commit-config.yaml"} <= set(files)
