@@ -52,9 +52,11 @@ $(DOCS_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
-# The site, in out/site: every example is run. A warning is an error.
+# The site, in out/site: every example is run, and timed, on one thread: two that wait
+# for each other on a busy machine take ten times as long. A warning is an error.
 docs: $(DOCS_STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m sphinx -b html -W --keep-going -q docs out/site
+	$(TEST_ENV) $(BIN)/python -m sphinx -b html -W --keep-going -q docs out/site
+	$(BIN)/python docs/check_site.py out/site
 	@echo "The site is in out/site/index.html."
 
 $(RELEASE_STAMP): $(STAMP)
@@ -68,9 +70,11 @@ dist: $(RELEASE_STAMP)
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
 
-# Known vulnerabilities of what is installed.
+# Known vulnerabilities of what is installed, torch's CPU build (+cpu) as the release that
+# it is of. What cannot be looked up is an error: an audit that skips is none.
 audit: $(RELEASE_STAMP)
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/pip freeze --exclude-editable | sed 's/+.*//' | \
+		$(BIN)/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
 
 # neural-tangents needs older jax and numpy: an environment of its own.
 $(NT_STAMP): benchmarks/requirements-neural-tangents.txt

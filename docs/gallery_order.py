@@ -14,6 +14,7 @@ _ORDER = (
     "accuracy_width",
     "spectra",
     "error_against_dimension",
+    "kernel_functions",
     "minimal_depth",
     "solvers",
 )

@@ -59,7 +59,7 @@ ax.set_xticks([0.01, 0.1, 0.5], ["0.01", "0.1", "0.5"])
 ax.set_yticks([0.1, 1, 5], ["0.1", "1", "5"])
 ax.minorticks_off()
 ax.set(xlabel="recurrent_variance σ_a²", ylabel="input_variance σ_b²")
-_ = ax.legend(loc="lower left")
+ax.legend(loc="lower left")
 
 # %%
 # A process says how sure it is. Predictions of the test samples with two standard

@@ -37,8 +37,9 @@ axes[1, 0].set_title("One Hermite layer")
 # %%
 # The upper kernel agrees where most cosines of high-dimensional data are, around 0, and
 # is per mille off elsewhere; the lower one is right to rounding but for the very ends,
-# where a kinked activation takes endlessly many terms. Its activation is close to a
-# leaky ReLU with a rounded corner: one product with the data replaces the iteration.
+# where a kinked activation takes endlessly many terms. Its activation turns
+# where the ReLU has its corner, and rises again to the left: another function, the same
+# kernel. One product with the data replaces the iteration.
 #
 # In finite networks
 # ------------------

@@ -22,44 +22,42 @@ print(minimal_depth("relu"))
 print(minimal_depth("relu", kernel="ntk"))
 
 # %%
-# Depths of all built-in activations against the recurrent variance
-# (``input_variance`` is one minus that, and norms vary).
+# The most layers that each built-in activation needs, over recurrent variances from 0.1
+# to 0.9 (``input_variance`` is one minus that, and norms vary); beside it the ratio
+# that decides about the CK. For odd activations both of its terms vanish: they are
+# left out.
 
 names = [name for name in ACTIVATIONS if name != "identity"]
 variances = [0.1, 0.2, 0.35, 0.5, 0.7, 0.9]
-titles = {"ck": "CK", "ntk": "NTK", "ntk_recurrent": "NTK of readout and A"}
-
-figure, axes = plt.subplots(
-    1, 4, figsize=(15, 4.2), layout="constrained", width_ratios=[1.2, 1, 1, 1.3]
-)
-for ax, (kernel, title) in zip(axes, titles.items(), strict=False):
-    depths = np.array(
+kernels = {"ck": "CK", "ntk": "NTK", "ntk_recurrent": "NTK of\nreadout and A"}
+depths = np.array(
+    [
         [
-            [minimal_depth(name, va, 1 - va, kernel=kernel).depth for va in variances]
-            for name in names
+            max(minimal_depth(name, v, 1 - v, kernel=kernel).depth for v in variances)
+            for kernel in kernels
         ]
-    )
-    print(f"{kernel}: depths {sorted(set(depths.ravel().tolist()))}")
-    ax.imshow(depths, cmap="YlGnBu", vmin=0, vmax=4, aspect="auto")
-    for (row, column), depth in np.ndenumerate(depths):
-        ax.text(column, row, depth, ha="center", va="center")
-    ax.set_xticks(range(len(variances)), [f"{va:g}" for va in variances])
-    ax.set_yticks(range(len(names)), names)
-    ax.set(title=title, xlabel="recurrent_variance σ_a²")
-    if ax is not axes[0]:
-        ax.set_yticks([])
+        for name in names
+    ]
+)
 
-# What decides about the CK; both vanish for odd activations, which are left out.
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+left.imshow(depths, cmap="YlGnBu", vmin=0, vmax=4, aspect="auto")
+for (row, column), depth in np.ndenumerate(depths):
+    left.text(column, row, depth, ha="center", va="center")
+left.set_xticks(range(len(kernels)), kernels.values())
+left.set_yticks(range(len(names)), names)
+left.set_title("Hidden layers, at most")
+
 grid = np.linspace(0.02, 0.95, 30)
 for name in names:
-    found = [equilibrium_moments(name, va, 1 - va).alpha for va in grid]
+    found = [equilibrium_moments(name, v, 1 - v).alpha for v in grid]
     second, third = np.array(found)[:, 1:3].T
     if second.min() > 1e-12:
-        axes[3].plot(grid, third / (2 * second), label=name)
-axes[3].axhline(1.0, color="black", lw=0.8, ls=":")
-axes[3].set(title="CK: one layer needs 1", xlabel="recurrent_variance σ_a²")
-axes[3].set_ylabel("α3 / (2 α2)")
-_ = axes[3].legend(fontsize="small")
+        right.plot(grid, third / (2 * second), label=name)
+right.axhline(1.0, color="black", lw=0.8, ls=":")
+right.set(title="CK: one layer has 1", xlabel="recurrent_variance σ_a²")
+right.set_ylabel("α3 / (2 α2)")
+right.legend(frameon=False)
 
 # %%
 # Two layers are enough everywhere here. Where all samples have one norm the question

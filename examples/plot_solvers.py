@@ -42,7 +42,7 @@ for row, variance in zip(axes, (0.2, 1.2), strict=True):
         ax.get_legend().remove()
     for ax in row[1:]:
         ax.set_ylabel("")
-_ = axes[0, 0].legend(frameon=False)
+axes[0, 0].legend(frameon=False)
 
 # %%
 # At σ_a² = 0.2 nothing beats the plain iteration. At 1.2 it takes twice as many steps

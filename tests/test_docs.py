@@ -1,6 +1,7 @@
 """The Python blocks of the README and of the site run, page by page, in order."""
 
 import doctest
+import importlib.util
 import re
 from pathlib import Path
 
@@ -37,3 +38,26 @@ def _run_doctest(block, namespace, name):
     runner = doctest.DebugRunner(optionflags=flags)
     runner.run(test, clear_globs=False)
     namespace.update(test.globs)
+
+
+def test_dead_links_and_unnamed_images_of_the_site_are_found(tmp_path):
+    spec = importlib.util.spec_from_file_location(
+        "check_site", ROOT / "docs" / "check_site.py"
+    )
+    check_site = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_site)
+    assert check_site.faults(tmp_path) == [f"no pages in {tmp_path}"]
+    page = tmp_path / "index.html"
+    page.write_text('<a href="#top"></a><p id="top"></p><a href="https://x.org/y">')
+    other = tmp_path / "folder" / "other.html"
+    other.parent.mkdir()
+    other.write_text('<a href="../index.html#top"></a><img src="../a%20b.png" alt="b">')
+    (tmp_path / "a b.png").touch()
+    assert check_site.faults(tmp_path) == []
+    page.write_text('<a href="folder/other.html#top"></a><img src="missing.png">')
+    assert sorted(check_site.faults(tmp_path)) == [
+        "folder/other.html: dead link: ../index.html#top",
+        "index.html: dead link: folder/other.html#top",
+        "index.html: dead link: missing.png",
+        "index.html: image without a text: missing.png",
+    ]

@@ -64,7 +64,7 @@ def _normal(name):
 
 
 def test_version_has_one_source():
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     assert Version(sklearn_deq.__version__)
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {sklearn_deq.__version__}\n" in citation
@@ -87,7 +87,32 @@ def test_links_between_pages_lead_somewhere(page):
         assert ((ROOT / page).parent / target).exists(), target
 
 
+def test_the_description_on_an_index_has_no_relative_links():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    for rule in hook["substitutions"]:
+        text, count = re.subn(rule["pattern"], rule["replacement"], text)
+        assert count
+    assert re.findall(r"\]\((?!https?:)([^)]+)\)", text) == []
+
+
+def test_versions_of_python_are_those_that_are_tested():
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    tested = re.findall(r'"(3\.\d+)"', re.search(r"python: \[.*\]", workflow)[0])
+    prefix = "Programming Language :: Python :: 3."
+    named = [c for c in PROJECT["project"]["classifiers"] if c.startswith(prefix)]
+    assert [c.rpartition(" ")[2] for c in named] == tested
+
+
 def test_files_that_make_names_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name in re.findall(r"[\w./-]+\w\.(?:py|md|txt)\b", makefile):
         assert (ROOT / name).exists(), name
+
+
+def test_the_source_archive_has_what_its_tests_and_make_need():
+    # Hatch adds pyproject.toml and the licence by itself, the README no longer.
+    files = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert all((ROOT / name).exists() for name in files)
+    needed = {"README.md", "CONTRIBUTING.md", "CITATION.cff", "constraints.txt"}
+    assert {*needed, "Makefile", *FOLDERS, ".pre-commit-config.yaml"} <= set(files)

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_deq import Activation
 from sklearn_deq.exceptions import SolverWarning
+from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.theory import (
     ACTIVATIONS,
     ThreePiece,
@@ -183,6 +184,45 @@ def test_hermite_coefficients_of_a_cubic():
     h = hermite_coefficients(lambda x: x**3, (), np.array([1.0]), 6)[0]
     # x³ = √6 he_3 + 3 he_1.
     assert_allclose(h, [0, 3, 0, np.sqrt(6), 0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"function": 3.0}, "function must be a callable of an array, got 3.0"),
+        ({"derivative": "one"}, "derivative must be a callable or None, got 'one'"),
+        ({"kinks": (0.0, np.inf)}, r"kinks must be a tuple of finite numbers"),
+        ({"kinks": 0.0}, r"kinks must be a tuple of finite numbers, got 0.0"),
+    ],
+)
+def test_what_is_no_activation_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Activation(**{"function": np.abs, **arguments})
+
+
+class _Unhashable:
+    """A function of arrays that compares by value, and so has no hash."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def __call__(self, x):
+        return np.maximum(x, self.slope * x)
+
+    def __eq__(self, other):
+        return self.slope == other.slope
+
+
+def test_functions_without_a_hash_have_the_same_kernels(rng):
+    X = rng.standard_normal((6, 4))
+    unhashable = Activation(_Unhashable(0.25), kinks=(0.0,))
+    plain = Activation(lambda x: np.maximum(x, 0.25 * x), kinks=(0.0,))
+    for kernel in ("ck", "ntk"):
+        found, expected = (
+            deq_kernel(X, activation=each, kernel=kernel)
+            for each in (unhashable, plain)
+        )
+        assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_bad_arguments():

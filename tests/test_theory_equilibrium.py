@@ -219,6 +219,23 @@ def test_general_equivalent_reduces_to_the_theorem():
         )
 
 
+@pytest.mark.parametrize(
+    ("X", "labels", "message"),
+    [
+        (np.ones(3), {}, "X must have two dimensions, got 1"),
+        (np.eye(3), {"y": [0, 0, 1]}, "y and covariances must be given together"),
+        (
+            np.eye(3),
+            {"y": np.array([0, 1]), "covariances": np.ones((2, 3, 3))},
+            r"y must have shape \(3,\) and covariances \(2, 3, 3\); got \(2,\)",
+        ),
+    ],
+)
+def test_equivalents_say_which_shapes_they_take(X, labels, message):
+    with pytest.raises(ValueError, match=message):
+        high_dimensional_equivalent(X, equilibrium_moments("relu"), **labels)
+
+
 def test_no_equivalent_is_said_so():
     X = np.ones((3, 4))
     m = equilibrium_moments("relu", bias_variance=0.1)

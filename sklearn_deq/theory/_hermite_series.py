@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.polynomial.polynomial import polyval
@@ -49,6 +50,14 @@ class HermiteSeries:
 
     differences: tuple[float, ...]
     rough: tuple[tuple[Rough, float], ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Numbers in one array: skops keeps every float of a tuple by itself."""
+        return {**self.__dict__, "differences": np.array(self.differences)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As they were."""
+        self.__dict__.update(state, differences=tuple(state["differences"].tolist()))
 
     @classmethod
     def from_energies(
