@@ -22,7 +22,7 @@ def figure(path: Path, columns: int = 1, rows: int = 1, **more: Any) -> Iterator
         rows, columns, figsize=size, layout="constrained", squeeze=False, **more
     )
     yield axes[0, 0] if axes.size == 1 else axes
-    drawn.savefig(path, dpi=110)
+    drawn.savefig(path, dpi=80)
     plt.close(drawn)
 
 

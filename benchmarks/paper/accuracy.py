@@ -46,8 +46,9 @@ def cells(quick: bool) -> list[Cell]:
             "activation": activation,
             "trainable": "readout",
             "width": 0,
-            "seed": 0,
+            "seed": seed,
         }
+        for seed in seeds
         for activation in (("relu",) if quick else ("relu", "tanh"))
     ]
     return limits + networks

@@ -85,13 +85,13 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             mean, error = mean_error(group, name)
             line[name] = f"{mean:.4g} ± {error:.1g}"
         summary.append(line)
-    width = max(row["width"] for row in rows)
+    widths = [w for (w,) in grouped(rows, "width")]
+    # The widest of which all models are there.
+    width = max(w for w in widths if all((m, w, 0.05) in groups for m in MODELS))
     with figure(path, 3) as axes:
         curves, drift, rates = axes.ravel()
         for model in MODELS:
-            found = groups.get((model, width, 0.05), [])
-            if not found:
-                continue
+            found = groups[model, width, 0.05]
             losses = np.array([row["loss"] for row in found])
             epochs = np.arange(1, losses.shape[1] + 1)
             error = losses.std(axis=0) / np.sqrt(len(losses))
@@ -106,16 +106,18 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 if m == model and lr == 0.05
             ]
             band(drift, own, model)
-            widths = 256 if any(row["width"] == 256 for row in rows) else width
+            chosen = 256 if 256 in widths else width
             own = [
                 (lr, *mean_error(g, "last accuracy"))
                 for (m, w, lr), g in groups.items()
-                if m == model and w == widths
+                if m == model and w == chosen
             ]
             band(rates, own, model)
         curves.set(xlabel="epoch", ylabel="training loss", title=f"width {width}")
         curves.set(yscale="log")
         drift.set(xlabel="width", ylabel="relative change of the NTK", xscale="log")
+        drift.set_xticks(sorted(widths), [str(w) for w in sorted(widths)])
+        drift.set_xticks([], minor=True)
         rates.set(xlabel="learning rate", ylabel="test accuracy", xscale="log")
         curves.legend(fontsize=8)
     return summary

@@ -72,7 +72,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 heading = "deq accuracy" if of == "deq" else name
                 line[heading] = f"{mean:.4f} ± {error:.4f}"
             summary.append(line)
-    with figure(path, len(STRENGTHS), 2, sharey="row") as axes:
+    with figure(path, len(STRENGTHS), 2) as axes:
         for column, by in enumerate(STRENGTHS):
             for row, name in enumerate(("gap", "alignment")):
                 panel = axes[row, column]
