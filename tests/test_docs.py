@@ -18,6 +18,29 @@ def _blocks(page):
     )
 
 
+def _printed(page):
+    """Pairs of a block and of what the page says it prints."""
+    text = page.read_text(encoding="utf-8")
+    pattern = r"^```python\n(.*?)^```\n\nIt prints\n\n```\n(.*?)^```"
+    return re.findall(pattern, text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [*filter(_printed, PAGES)], ids=lambda page: page.stem)
+def test_python_blocks_print_what_is_said(page, tmp_path, monkeypatch, capsys):
+    """Words to the letter; numbers to a tenth, as other machines round otherwise."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": page.stem}
+    number = r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?"
+    for block, expected in _printed(page):
+        exec(compile(block, page.name, "exec"), namespace)
+        found = capsys.readouterr().out
+        assert re.sub(number, "#", found) == re.sub(number, "#", expected)
+        values = (map(float, re.findall(number, text)) for text in (found, expected))
+        for one, other in zip(*values, strict=True):
+            assert one == pytest.approx(other, rel=0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [*filter(_blocks, PAGES)], ids=lambda page: page.stem)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
