@@ -25,6 +25,8 @@ _EXACT = 1e-12
 # Solutions up to so much steeper than the least steep are as good as that; that many
 # are looked at, which differ in these digits, at a norm that is so much off tau0.
 _TAME, _MOST, _DIGITS, _OFF = 1.1, 12, 4, 1.01
+# Coefficients this close, relatively, are one.
+_TIE = 1e-9
 # For a target that is not met: go on while eight steps gain this share.
 _POLISH = 1e-3
 # Where the search for multipliers starts, unless the target says.
@@ -234,7 +236,9 @@ class Problem:
             return distinct[0]
         target = beyond.coefficients(self.kernel)[0]
         found = [self._explicit(family, x, tau0)[1][0] for x in distinct]
-        return distinct[np.argmin(np.abs(np.array(found) - target))]
+        gaps = np.abs(np.array(found) / target - 1.0)
+        # The least steep of equals: to homogeneous activations all norms are one.
+        return distinct[np.argmax(gaps <= gaps.min() + _TIE)]
 
     def _explicit(
         self, family: Family, x: np.ndarray, tau0: float
