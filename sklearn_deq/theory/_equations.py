@@ -25,7 +25,7 @@ _EXACT = 1e-12
 # Solutions up to so much steeper than the least steep are as good as that; that many
 # are looked at, which differ in these digits, at a norm that is so much off tau0.
 _TAME, _MOST, _DIGITS, _OFF = 1.1, 12, 4, 1.01
-# Coefficients this close, relatively, are one.
+# Coefficients this close, in shares of the kernel, are one.
 _TIE = 1e-9
 # For a target that is not met: go on while eight steps gain this share.
 _POLISH = 1e-3
@@ -236,7 +236,7 @@ class Problem:
             return distinct[0]
         target = beyond.coefficients(self.kernel)[0]
         found = [self._explicit(family, x, tau0)[1][0] for x in distinct]
-        gaps = np.abs(np.array(found) / target - 1.0)
+        gaps = np.abs(np.array(found) - target) * tau0**2 / np.abs(self.shares).max()
         # The least steep of equals: to homogeneous activations all norms are one.
         return distinct[np.argmax(gaps <= gaps.min() + _TIE)]
 
