@@ -35,6 +35,7 @@ def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
     The mean image and the scale are those of the training images.
     """
     X, y, n_tested = _load(source)
+    y = y.astype(int)
     rng = np.random.default_rng(seed)
     X = X.reshape(len(X), -1).astype(np.float32)
     if n_tested:
@@ -63,7 +64,7 @@ def _load(source: Source) -> tuple[np.ndarray, np.ndarray, int]:
         return *load_digits(return_X_y=True), 0
     if isinstance(source, str):
         X, y = fetch_openml(source, version=1, return_X_y=True, as_frame=False)
-        return X, y.astype(int), 10_000
+        return X, y, 10_000
     cifar = (source / "data_batch_1").exists()
     train, test = _cifar(source) if cifar else _idx(source)
     parts = [part for part in (train, test) if part is not None]
