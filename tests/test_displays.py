@@ -147,6 +147,91 @@ def test_eigenvalues_that_a_logarithm_cannot_show():
         display.plot(xscale="lin")
 
 
+# Bins between equal ends, or ends apart by rounding, once did not increase.
+@pytest.mark.parametrize("xscale", ["log", "linear"])
+@pytest.mark.parametrize(
+    "values",
+    [[0.3] * 3, [13.35] * 3, [1.0, 1.0 + 1e-15], [7], (3.0, 1.0, 2.0), [1e-100, 1e100]],
+    ids=str,
+)
+def test_every_eigenvalue_is_in_a_bin(values, xscale):
+    display = SpectrumDisplay(eigenvalues={"K": values, "L": [0.0, 1.0]})
+    display.plot(xscale=xscale)
+    assert _heights(display.ax_) == [len(values), 1 if xscale == "log" else 2]
+    alone = SpectrumDisplay(eigenvalues={"K": values}, n_outliers={"K": 1})
+    alone.plot(xscale=xscale)
+    assert _heights(alone.ax_) == [len(values)]
+    assert_array_equal(alone.ax_.get_lines()[0].get_xdata(), max(values))
+
+
+def test_eigenvalues_that_are_all_zero():
+    display = SpectrumDisplay(eigenvalues={"K": np.zeros(3)}).plot(xscale="linear")
+    assert _heights(display.ax_) == [3]
+    for K in (np.zeros((3, 3)), -np.eye(3)):
+        with pytest.raises(ValueError, match=r"No .* is positive.*xscale='linear'"):
+            SpectrumDisplay.from_kernels({"K": K})
+
+
+def test_kernels_are_symmetric_within_their_rounding():
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((30, 40))
+    for dtype in ("float64", "float32"):
+        K = (A @ A.T + 1e-10 * A[:, :30]).astype(dtype)
+        assert not (K == K.T).all()
+        display = SpectrumDisplay.from_kernels({"K": K})
+        expected = np.linalg.svd(A, compute_uv=False)[::-1] ** 2
+        assert_allclose(display.eigenvalues["K"], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"\['K'\] is not symmetric: .* K\.T\) / 2"):
+        SpectrumDisplay.from_kernels({"K": A[:, :30]})
+    whole = np.array([[2, 1], [1, 2]])
+    assert_allclose(SpectrumDisplay.from_kernels({"K": whole}).eigenvalues["K"], [1, 3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kernels": {}}, "kernels must be a mapping .* an empty one"),
+        ({"kernels": [np.eye(3)]}, "kernels must be a mapping .* got list"),
+        ({"kernels": {"K": np.ones((2, 3))}}, r"square matrix, got shape \(2, 3\)"),
+        ({"kernels": {"K": np.eye(3) + 0j}}, r"real numbers, got complex128"),
+        ({"kernels": {"K": np.full((3, 3), np.nan)}}, r"\['K'\] must be finite"),
+        ({"kernels": {"K": np.ones((0, 0))}}, r"\['K'\] is empty"),
+        ({"kernel": "foo"}, "kernel must be one of 'ck', .* got 'foo'"),
+        ({"n_outliers": 3}, r"such as {'K': 2}; got 3"),
+        ({"n_outliers": [3]}, r"such as {'K': 2}; got \[3\]"),
+        ({"n_outliers": {"L": 1}}, "has 'L', which is not drawn: the names are 'K'"),
+        ({"n_outliers": {"K": -3}}, "between 0 and the 3 eigenvalues, got -3"),
+        ({"n_outliers": {"K": 300}}, "between 0 and the 3 eigenvalues, got 300"),
+        ({"n_outliers": {"K": 1.5}}, "must be an integer between 0 and .* got 1.5"),
+        ({"ax": 3}, "ax must be a matplotlib Axes.* got 3"),
+    ],
+)
+def test_what_spectra_of_kernels_refuse(changes, message):
+    settings = {"kernels": {"K": np.eye(3)}, **changes}
+    with pytest.raises(ValueError, match=message):
+        SpectrumDisplay.from_kernels(settings.pop("kernels"), **settings)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "options", "message"),
+    [
+        ({}, {}, "eigenvalues must be a mapping .* an empty one"),
+        ({"K": []}, {}, r"eigenvalues\['K'\] is empty"),
+        ({"K": [1.0, np.inf]}, {}, r"eigenvalues\['K'\] must be finite"),
+        ({"K": np.eye(2)}, {}, "one dimension.* from_kernels takes matrices"),
+        ({"K": ["a"]}, {}, "must hold real numbers"),
+        ({"K": [1.0]}, {"bins": 0}, "bins must be a positive integer, got 0"),
+        ({"K": [1.0]}, {"bins": "auto"}, "bins must be a positive .* got 'auto'"),
+        ({"K": [1.0]}, {"ax": "x"}, "ax must be a matplotlib Axes.* got 'x'"),
+    ],
+)
+def test_what_plots_of_spectra_refuse(eigenvalues, options, message):
+    with pytest.raises(ValueError, match=message):
+        SpectrumDisplay(eigenvalues=eigenvalues).plot(**options)
+    assert not plt.get_fignums()
+
+
 @pytest.mark.parametrize("tau0", [1.0, 0.7])
 @pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
 def test_dual_functions_are_kernels_of_two_samples(kernel, tau0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sklearn.base import clone
@@ -30,11 +31,35 @@ class Display:
 
     def _draw_on(self, ax: Any, *, figsize: tuple[float, float] | None = None) -> Any:
         """Return the axes given, or new ones, and keep them; matplotlib is needed."""
-        plt = import_pyplot(f"{type(self).__name__}.plot")
+        plt = self._check_axes(ax)
         if ax is None:
             _, ax = plt.subplots(figsize=figsize, layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
         return ax
+
+    @classmethod
+    def _check_axes(cls, ax: Any) -> Any:
+        """Refuse what nothing can be drawn on, before anything is computed for it.
+
+        Returns matplotlib.pyplot.
+        """
+        plt = import_pyplot(f"{cls.__name__}.plot")
+        if not isinstance(ax, plt.Axes | None):
+            raise ValueError(
+                "ax must be a matplotlib Axes, such as plt.subplots()[1], or None for "
+                f"new ones; got {ax!r}."
+            )
+        return plt
+
+
+def check_mapping(name: str, value: Any, item: str) -> None:
+    """Raise a ValueError unless the value is a mapping that has something in it."""
+    if not isinstance(value, Mapping) or not value:
+        kind = "an empty one" if isinstance(value, Mapping) else type(value).__name__
+        raise ValueError(
+            f"{name} must be a mapping of names to {item}, such as a dict with at "
+            f"least one entry; got {kind}."
+        )
 
 
 def import_pyplot(caller: str) -> Any:
