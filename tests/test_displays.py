@@ -219,7 +219,7 @@ def test_what_spectra_of_kernels_refuse(changes, message):
         ({}, {}, "eigenvalues must be a mapping .* an empty one"),
         ({"K": []}, {}, r"eigenvalues\['K'\] is empty"),
         ({"K": [1.0, np.inf]}, {}, r"eigenvalues\['K'\] must be finite"),
-        ({"K": np.eye(2)}, {}, "one dimension.* from_kernels takes matrices"),
+        ({"K": np.eye(2)}, {}, "one dimension.*from_kernels takes matrices"),
         ({"K": ["a"]}, {}, "must hold real numbers"),
         ({"K": [1.0]}, {"bins": 0}, "bins must be a positive integer, got 0"),
         ({"K": [1.0]}, {"bins": "auto"}, "bins must be a positive .* got 'auto'"),
@@ -344,6 +344,35 @@ def test_axes_of_three_panels():
     assert set(figure.axes) == {left, right, *panels}
     with pytest.raises(ValueError, match="one Axes or three, got 2"):
         display.plot(ax=[left, right])
+
+
+@pytest.mark.parametrize("inset", [False, True])
+def test_axes_that_are_in_no_grid_are_divided(inset):
+    figure = plt.figure(figsize=(10, 8))
+    ax = figure.add_axes((0.1, 0.2, 0.6, 0.5))
+    if inset:
+        ax = ax.inset_axes((0.25, 0.25, 0.5, 0.5))
+    display = KernelMatchDisplay.from_estimator(DEQClassifier(), ax=ax)
+    figure.draw_without_rendering()
+    panels = [display.ax_, display.difference_ax_, display.activation_ax_]
+    places = [panel.get_window_extent() for panel in panels]
+    whole = ax.get_window_extent()
+    assert all(place.width > whole.width / 4 for place in places)
+    assert_allclose([place.height for place in places], whole.height)
+    assert_allclose([places[0].x0, places[-1].x1], [whole.x0, whole.x1])
+    assert places[0].x1 < places[1].x0 < places[1].x1 < places[2].x0
+    assert display.figure_ is figure
+    assert all(panel.get_lines() for panel in panels)
+
+
+def test_what_kernel_matches_refuse():
+    for ax in ("x", 3, ["a", "b", "c"], [None, None, None]):
+        with pytest.raises(ValueError, match="ax must be a matplotlib Axes"):
+            KernelMatchDisplay.from_estimator(DEQClassifier(), ax=ax)
+    display = KernelMatchDisplay.from_estimator(DEQClassifier())
+    display.kernel = "foo"
+    with pytest.raises(ValueError, match=r"kernel must be one of .* got 'foo'"):
+        display.plot()
 
 
 @pytest.fixture

@@ -44,12 +44,18 @@ class Display:
         Returns matplotlib.pyplot.
         """
         plt = import_pyplot(f"{cls.__name__}.plot")
-        if not isinstance(ax, plt.Axes | None):
-            raise ValueError(
-                "ax must be a matplotlib Axes, such as plt.subplots()[1], or None for "
-                f"new ones; got {ax!r}."
-            )
+        for each in cls._given_axes(ax):
+            if not isinstance(each, plt.Axes):
+                raise ValueError(
+                    "ax must be a matplotlib Axes, such as plt.subplots()[1], or None "
+                    f"for new ones; got {each!r}."
+                )
         return plt
+
+    @classmethod
+    def _given_axes(cls, ax: Any) -> list[Any]:
+        """What is meant to be axes in the argument."""
+        return [] if ax is None else [ax]
 
 
 def check_mapping(name: str, value: Any, item: str) -> None:
