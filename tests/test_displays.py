@@ -1,6 +1,7 @@
 """Displays of kernels and of accuracy against width: what they hold and draw."""
 
 import sys
+import warnings
 
 import joblib
 import numpy as np
@@ -404,8 +405,8 @@ def test_scores_are_those_of_fits_by_hand(iris, splits):
                 assert display.scores["search"][row, k] == model.score(X[test], y[test])
     train, test = splits[1]
     ridge = models["ridge"].fit(X[train], y[train])
-    assert display.scores["ridge"].shape == (1, 3)
-    assert display.scores["ridge"][0, 1] == ridge.score(X[test], y[test])
+    assert display.scores["ridge"].shape == (3,)
+    assert display.scores["ridge"][1] == ridge.score(X[test], y[test])
     assert pipeline[-1].width == 512
 
 
@@ -432,7 +433,7 @@ def test_repetitions_draw_new_weights_and_may_run_in_parallel(iris, splits):
 
 
 def test_error_bars():
-    scores = {"network": [[0.5, 0.7], [0.8, 0.8]], "kernel": [[0.9, 0.7]]}
+    scores = {"network": [[0.5, 0.7], [0.8, 0.8]], "kernel": [0.9, 0.7]}
     display = AccuracyWidthDisplay(widths=[4, 16], scores=scores).plot()
     (bars,) = display.ax_.containers
     line, _, (segments,) = bars
@@ -450,6 +451,71 @@ def test_error_bars():
     assert_allclose(single.ax_.containers[0][2][0].get_segments()[0][:, 1], 0.5)
     with pytest.raises(ValueError, match=r"error must be one of .* got 'var'"):
         display.plot(error="var")
+
+
+def test_a_model_without_a_width_is_a_line_beside_one_width_too(iris, splits):
+    X, y = iris
+    models = {
+        "network": ExplicitEquivalentClassifier(trainable="readout"),
+        "regression": LogisticRegression(),
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*samples have norms", UserWarning)
+        display = AccuracyWidthDisplay.from_estimators(
+            models, X, y, widths=[8], cv=splits
+        )
+    assert {name: s.shape for name, s in display.scores.items()} == {
+        "network": (1, 3),
+        "regression": (3,),
+    }
+    (bars,) = display.ax_.containers
+    assert bars.get_label() == "network"
+    (line,) = (each for each in display.ax_.get_lines() if each.get_ls() == "--")
+    assert line.get_label() == "regression"
+    assert_allclose(line.get_ydata(), display.scores["regression"].mean())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"estimators": [DEQClassifier()]}, "estimators must be a mapping .* got list"),
+        ({"estimators": {}}, "estimators must be a mapping .* got an empty one"),
+        ({"widths": []}, r"positive integers .* got \[\]"),
+        ({"widths": {}}, r"positive integers .* got {}"),
+        ({"widths": 8}, r"positive integers .* got 8"),
+        ({"widths": [0]}, r"positive integers .* got \[0\]"),
+        ({"widths": [8, 8.5]}, r"positive integers .* got \[8, 8.5\]"),
+        ({"widths": [32, 8]}, r"in ascending order.* got \[32, 8\]"),
+        ({"scoring": ["accuracy"]}, r"name of one scorer.* got \['accuracy'\]"),
+        ({"random_state": None}, "random_state must be an integer .* got None"),
+        ({"random_state": -1}, "random_state must be an integer .* got -1"),
+        ({"ax": 3}, "ax must be a matplotlib Axes"),
+    ],
+)
+def test_what_accuracies_refuse(changes, message):
+    # Before anything is fitted: there are no data.
+    settings = {"estimators": {"a": DEQClassifier()}, "widths": [8], **changes}
+    with pytest.raises(ValueError, match=message):
+        AccuracyWidthDisplay.from_estimators(
+            settings.pop("estimators"), None, None, **settings
+        )
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({}, "scores must be a mapping .* an empty one"),
+        ({"a": np.ones((2, 3))}, r"\(3, n_repetitions\).* got \(2, 3\)"),
+        ({"a": np.ones((1, 3))}, r"\(n_repetitions,\) if .* no width; got \(1, 3\)"),
+        ({"a": []}, r"n_repetitions,\) if .* got \(0,\)"),
+        ({"a": 0.5}, r"n_repetitions,\) if .* got \(\)"),
+        ({"a": [[1.0], [1.0, 2.0], [3.0]]}, r"must be numbers, as many for every"),
+    ],
+)
+def test_scores_that_do_not_fit_the_widths(scores, message):
+    with pytest.raises(ValueError, match=message):
+        AccuracyWidthDisplay(widths=[8, 16, 32], scores=scores).plot()
+    assert not plt.get_fignums()
 
 
 def test_what_they_refuse(iris, monkeypatch):

@@ -26,7 +26,7 @@ _GAP = 0.5
 # Eigenvalues in a range of this share of their size are one but for rounding: bins of
 # theirs would have no width. They are drawn amid a wider range.
 _ONE = 1e-6
-_MARGIN = 0.1
+_MARGIN = 0.5
 # Height of the first row of markers, and the distance of the rows, in axes.
 _ROWS = (0.04, 0.05)
 _MARKERS = "ovs^Dx"
