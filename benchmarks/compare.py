@@ -19,9 +19,21 @@ Rows = dict[tuple[str, str], float]
 
 def ratios(path: Path) -> Rows:
     """The ratio of every row of a file that has one, by work and what it is against."""
-    records: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["records"]
+    try:
+        records: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["records"]
+        return _ratios(records)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not what a benchmark writes: a JSON object whose "
+            "'records' is a list of objects"
+        ) from error
+
+
+def _ratios(records: list[dict[str, Any]]) -> Rows:
     return {
-        (row["work"], row["against"]): row["ratio"]
+        (row["work"], row["against"]): float(row["ratio"])
         for row in records
         if {"work", "against", "ratio"} <= row.keys()
     }
@@ -36,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threshold", type=float, default=0.15, help="relative change (default: 0.15)"
     )
     options = parser.parse_args(argv)
-    before, after = ratios(options.before), ratios(options.after)
+    try:
+        before, after = ratios(options.before), ratios(options.after)
+    except ValueError as error:
+        parser.error(str(error))
     common = [row for row in before if row in after]
     if not common:
         parser.error("the files have no row in common")

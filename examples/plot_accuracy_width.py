@@ -44,7 +44,7 @@ display = AccuracyWidthDisplay.from_estimators(
     cv=StratifiedShuffleSplit(3, test_size=0.3, random_state=0),
 )
 for name, scores in display.scores.items():
-    print(f"{name}: {scores.mean(axis=1).round(3)}")
+    print(f"{name}: {scores.mean(axis=-1).round(3)}")
 
 # %%
 # The three networks climb together; at a width of 256 they are within some standard

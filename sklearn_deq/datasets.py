@@ -194,6 +194,8 @@ def load_idx(path: str | Path, *, sha256: str | None = None) -> np.ndarray:
     [5, 7]
     """
     path = Path(path)
+    if not isinstance(sha256, str | None):
+        raise ValueError(f"sha256 must be a string or None, got {sha256!r}.")
     content = path.read_bytes()
     if sha256 is not None:
         found = hashlib.sha256(content).hexdigest()
@@ -230,7 +232,13 @@ def _read_idx(path: Path, stream: io.BufferedIOBase) -> np.ndarray:
         raise ValueError(
             f"{path} is damaged: {expected} bytes of data announced, {found} found."
         )
-    values = np.frombuffer(data, dtype).reshape(shape)
+    try:
+        values = np.frombuffer(data, dtype).reshape(shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} announces {len(shape)} dimensions {shape}, which no array has: "
+            f"{error}."
+        ) from error
     return values.astype(dtype.newbyteorder("="))
 
 

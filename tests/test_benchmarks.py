@@ -65,6 +65,21 @@ def test_two_runs_are_compared(tmp_path):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    "content", ["{}", "[1]", "3", "no JSON", '{"records": 3}', '{"records": [3]}', None]
+)
+def test_files_that_are_no_benchmark_are_named(content, tmp_path):
+    path = tmp_path / "other.json"
+    if content is not None:
+        path.write_text(content)
+    command = [sys.executable, BENCHMARKS / "compare.py", path, path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    reason = "is not what a benchmark writes" if content else "cannot be read"
+    assert f"error: {path} {reason}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # Speaks as benchmarks/neural_tangents_server.py does, without neural-tangents.
 STAND_IN = """#!{python}
 import sys

@@ -106,6 +106,11 @@ GOOD = _idx(8, np.arange(12, dtype="u1").reshape(3, 4))
         (GOOD[:2] + b"\x0a" + GOOD[3:], "not in IDX format"),
         (GOOD[:7], "its header is incomplete"),
         (GOOD[:-1], "12 bytes of data announced, 11 found"),
+        (bytes([0, 0, 8, 65]) + b"\0\0\0\1" * 65 + b"1", "broken-idx .* 65 dimensions"),
+        (
+            bytes([0, 0, 8, 4]) + bytes(4) + b"\xff" * 12,
+            "broken-idx .* 4 dimensions.* which no array has",
+        ),
         (GOOD + b"\0", "12 bytes of data announced, more found"),
         (gzip.compress(GOOD, mtime=0)[:-9], "damaged or truncated gzip file"),
         (
@@ -133,6 +138,8 @@ def test_idx_checksum(tmp_path):
     assert_array_equal(load_idx(path, sha256=found.upper()), load_idx(path))
     with pytest.raises(ValueError, match=f"SHA-256 {found}, expected 0123"):
         load_idx(path, sha256="0123")
+    with pytest.raises(ValueError, match="sha256 must be a string or None, got 3"):
+        load_idx(path, sha256=3)
 
 
 def test_idx_unpacks_no_more_than_is_announced(tmp_path):

@@ -57,7 +57,7 @@ def _accuracy():
     scores = {
         "DEQ": np.array([0.6, 0.8, 0.9])[:, None] + repeated,
         "explicit": np.array([0.65, 0.78, 0.91])[:, None] + 2 * repeated,
-        "kernel ridge": 0.95 + repeated[None],
+        "kernel ridge": 0.95 + repeated,
     }
     return AccuracyWidthDisplay(widths=[16, 64, 256], scores=scores)
 

@@ -1,6 +1,7 @@
 """Displays of kernels and of accuracy against width: what they hold and draw."""
 
 import sys
+import warnings
 
 import joblib
 import numpy as np
@@ -147,6 +148,91 @@ def test_eigenvalues_that_a_logarithm_cannot_show():
         display.plot(xscale="lin")
 
 
+# Bins between equal ends, or ends apart by rounding, once did not increase.
+@pytest.mark.parametrize("xscale", ["log", "linear"])
+@pytest.mark.parametrize(
+    "values",
+    [[0.3] * 3, [13.35] * 3, [1.0, 1.0 + 1e-15], [7], (3.0, 1.0, 2.0), [1e-100, 1e100]],
+    ids=str,
+)
+def test_every_eigenvalue_is_in_a_bin(values, xscale):
+    display = SpectrumDisplay(eigenvalues={"K": values, "L": [0.0, 1.0]})
+    display.plot(xscale=xscale)
+    assert _heights(display.ax_) == [len(values), 1 if xscale == "log" else 2]
+    alone = SpectrumDisplay(eigenvalues={"K": values}, n_outliers={"K": 1})
+    alone.plot(xscale=xscale)
+    assert _heights(alone.ax_) == [len(values)]
+    assert_array_equal(alone.ax_.get_lines()[0].get_xdata(), max(values))
+
+
+def test_eigenvalues_that_are_all_zero():
+    display = SpectrumDisplay(eigenvalues={"K": np.zeros(3)}).plot(xscale="linear")
+    assert _heights(display.ax_) == [3]
+    for K in (np.zeros((3, 3)), -np.eye(3)):
+        with pytest.raises(ValueError, match=r"No .* is positive.*xscale='linear'"):
+            SpectrumDisplay.from_kernels({"K": K})
+
+
+def test_kernels_are_symmetric_within_their_rounding():
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((30, 40))
+    for dtype in ("float64", "float32"):
+        K = (A @ A.T + 1e-10 * A[:, :30]).astype(dtype)
+        assert not (K == K.T).all()
+        display = SpectrumDisplay.from_kernels({"K": K})
+        expected = np.linalg.svd(A, compute_uv=False)[::-1] ** 2
+        assert_allclose(display.eigenvalues["K"], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"\['K'\] is not symmetric: .* K\.T\) / 2"):
+        SpectrumDisplay.from_kernels({"K": A[:, :30]})
+    whole = np.array([[2, 1], [1, 2]])
+    assert_allclose(SpectrumDisplay.from_kernels({"K": whole}).eigenvalues["K"], [1, 3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kernels": {}}, "kernels must be a mapping .* an empty one"),
+        ({"kernels": [np.eye(3)]}, "kernels must be a mapping .* got list"),
+        ({"kernels": {"K": np.ones((2, 3))}}, r"square matrix, got shape \(2, 3\)"),
+        ({"kernels": {"K": np.eye(3) + 0j}}, r"real numbers, got complex128"),
+        ({"kernels": {"K": np.full((3, 3), np.nan)}}, r"\['K'\] must be finite"),
+        ({"kernels": {"K": np.ones((0, 0))}}, r"\['K'\] is empty"),
+        ({"kernel": "foo"}, "kernel must be one of 'ck', .* got 'foo'"),
+        ({"n_outliers": 3}, r"such as {'K': 2}; got 3"),
+        ({"n_outliers": [3]}, r"such as {'K': 2}; got \[3\]"),
+        ({"n_outliers": {"L": 1}}, "has 'L', which is not drawn: the names are 'K'"),
+        ({"n_outliers": {"K": -3}}, "between 0 and the 3 eigenvalues, got -3"),
+        ({"n_outliers": {"K": 300}}, "between 0 and the 3 eigenvalues, got 300"),
+        ({"n_outliers": {"K": 1.5}}, "must be an integer between 0 and .* got 1.5"),
+        ({"ax": 3}, "ax must be a matplotlib Axes.* got 3"),
+    ],
+)
+def test_what_spectra_of_kernels_refuse(changes, message):
+    settings = {"kernels": {"K": np.eye(3)}, **changes}
+    with pytest.raises(ValueError, match=message):
+        SpectrumDisplay.from_kernels(settings.pop("kernels"), **settings)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "options", "message"),
+    [
+        ({}, {}, "eigenvalues must be a mapping .* an empty one"),
+        ({"K": []}, {}, r"eigenvalues\['K'\] is empty"),
+        ({"K": [1.0, np.inf]}, {}, r"eigenvalues\['K'\] must be finite"),
+        ({"K": np.eye(2)}, {}, "one dimension.*from_kernels takes matrices"),
+        ({"K": ["a"]}, {}, "must hold real numbers"),
+        ({"K": [1.0]}, {"bins": 0}, "bins must be a positive integer, got 0"),
+        ({"K": [1.0]}, {"bins": "auto"}, "bins must be a positive .* got 'auto'"),
+        ({"K": [1.0]}, {"ax": "x"}, "ax must be a matplotlib Axes.* got 'x'"),
+    ],
+)
+def test_what_plots_of_spectra_refuse(eigenvalues, options, message):
+    with pytest.raises(ValueError, match=message):
+        SpectrumDisplay(eigenvalues=eigenvalues).plot(**options)
+    assert not plt.get_fignums()
+
+
 @pytest.mark.parametrize("tau0", [1.0, 0.7])
 @pytest.mark.parametrize("kernel", ["ck", "ntk", "ntk_recurrent"])
 def test_dual_functions_are_kernels_of_two_samples(kernel, tau0):
@@ -261,6 +347,35 @@ def test_axes_of_three_panels():
         display.plot(ax=[left, right])
 
 
+@pytest.mark.parametrize("inset", [False, True])
+def test_axes_that_are_in_no_grid_are_divided(inset):
+    figure = plt.figure(figsize=(10, 8))
+    ax = figure.add_axes((0.1, 0.2, 0.6, 0.5))
+    if inset:
+        ax = ax.inset_axes((0.25, 0.25, 0.5, 0.5))
+    display = KernelMatchDisplay.from_estimator(DEQClassifier(), ax=ax)
+    figure.draw_without_rendering()
+    panels = [display.ax_, display.difference_ax_, display.activation_ax_]
+    places = [panel.get_window_extent() for panel in panels]
+    whole = ax.get_window_extent()
+    assert all(place.width > whole.width / 4 for place in places)
+    assert_allclose([place.height for place in places], whole.height)
+    assert_allclose([places[0].x0, places[-1].x1], [whole.x0, whole.x1])
+    assert places[0].x1 < places[1].x0 < places[1].x1 < places[2].x0
+    assert display.figure_ is figure
+    assert all(panel.get_lines() for panel in panels)
+
+
+def test_what_kernel_matches_refuse():
+    for ax in ("x", 3, ["a", "b", "c"], [None, None, None]):
+        with pytest.raises(ValueError, match="ax must be a matplotlib Axes"):
+            KernelMatchDisplay.from_estimator(DEQClassifier(), ax=ax)
+    display = KernelMatchDisplay.from_estimator(DEQClassifier())
+    display.kernel = "foo"
+    with pytest.raises(ValueError, match=r"kernel must be one of .* got 'foo'"):
+        display.plot()
+
+
 @pytest.fixture
 def splits(iris):
     """Three divisions of iris."""
@@ -290,8 +405,8 @@ def test_scores_are_those_of_fits_by_hand(iris, splits):
                 assert display.scores["search"][row, k] == model.score(X[test], y[test])
     train, test = splits[1]
     ridge = models["ridge"].fit(X[train], y[train])
-    assert display.scores["ridge"].shape == (1, 3)
-    assert display.scores["ridge"][0, 1] == ridge.score(X[test], y[test])
+    assert display.scores["ridge"].shape == (3,)
+    assert display.scores["ridge"][1] == ridge.score(X[test], y[test])
     assert pipeline[-1].width == 512
 
 
@@ -318,7 +433,7 @@ def test_repetitions_draw_new_weights_and_may_run_in_parallel(iris, splits):
 
 
 def test_error_bars():
-    scores = {"network": [[0.5, 0.7], [0.8, 0.8]], "kernel": [[0.9, 0.7]]}
+    scores = {"network": [[0.5, 0.7], [0.8, 0.8]], "kernel": [0.9, 0.7]}
     display = AccuracyWidthDisplay(widths=[4, 16], scores=scores).plot()
     (bars,) = display.ax_.containers
     line, _, (segments,) = bars
@@ -336,6 +451,71 @@ def test_error_bars():
     assert_allclose(single.ax_.containers[0][2][0].get_segments()[0][:, 1], 0.5)
     with pytest.raises(ValueError, match=r"error must be one of .* got 'var'"):
         display.plot(error="var")
+
+
+def test_a_model_without_a_width_is_a_line_beside_one_width_too(iris, splits):
+    X, y = iris
+    models = {
+        "network": ExplicitEquivalentClassifier(trainable="readout"),
+        "regression": LogisticRegression(),
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*samples have norms", UserWarning)
+        display = AccuracyWidthDisplay.from_estimators(
+            models, X, y, widths=[8], cv=splits
+        )
+    assert {name: s.shape for name, s in display.scores.items()} == {
+        "network": (1, 3),
+        "regression": (3,),
+    }
+    (bars,) = display.ax_.containers
+    assert bars.get_label() == "network"
+    (line,) = (each for each in display.ax_.get_lines() if each.get_ls() == "--")
+    assert line.get_label() == "regression"
+    assert_allclose(line.get_ydata(), display.scores["regression"].mean())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"estimators": [DEQClassifier()]}, "estimators must be a mapping .* got list"),
+        ({"estimators": {}}, "estimators must be a mapping .* got an empty one"),
+        ({"widths": []}, r"positive integers .* got \[\]"),
+        ({"widths": {}}, r"positive integers .* got {}"),
+        ({"widths": 8}, r"positive integers .* got 8"),
+        ({"widths": [0]}, r"positive integers .* got \[0\]"),
+        ({"widths": [8, 8.5]}, r"positive integers .* got \[8, 8.5\]"),
+        ({"widths": [32, 8]}, r"in ascending order.* got \[32, 8\]"),
+        ({"scoring": ["accuracy"]}, r"name of one scorer.* got \['accuracy'\]"),
+        ({"random_state": None}, "random_state must be an integer .* got None"),
+        ({"random_state": -1}, "random_state must be an integer .* got -1"),
+        ({"ax": 3}, "ax must be a matplotlib Axes"),
+    ],
+)
+def test_what_accuracies_refuse(changes, message):
+    # Before anything is fitted: there are no data.
+    settings = {"estimators": {"a": DEQClassifier()}, "widths": [8], **changes}
+    with pytest.raises(ValueError, match=message):
+        AccuracyWidthDisplay.from_estimators(
+            settings.pop("estimators"), None, None, **settings
+        )
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({}, "scores must be a mapping .* an empty one"),
+        ({"a": np.ones((2, 3))}, r"\(3, n_repetitions\).* got \(2, 3\)"),
+        ({"a": np.ones((1, 3))}, r"\(n_repetitions,\) if .* no width; got \(1, 3\)"),
+        ({"a": []}, r"n_repetitions,\) if .* got \(0,\)"),
+        ({"a": 0.5}, r"n_repetitions,\) if .* got \(\)"),
+        ({"a": [[1.0], [1.0, 2.0], [3.0]]}, r"must be numbers, as many for every"),
+    ],
+)
+def test_scores_that_do_not_fit_the_widths(scores, message):
+    with pytest.raises(ValueError, match=message):
+        AccuracyWidthDisplay(widths=[8, 16, 32], scores=scores).plot()
+    assert not plt.get_fignums()
 
 
 def test_what_they_refuse(iris, monkeypatch):

@@ -104,9 +104,12 @@ def test_scaler_fitted_on_a_data_frame(tmp_path):
     assert_allclose(run(tmp_path / "model.onnx", X.to_numpy()), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("mean", [2_000.0, 1e5])
+# Integers, of which the scaler does not know.
+@pytest.mark.filterwarnings("ignore:The graph takes .* float32:UserWarning")
+@pytest.mark.parametrize("mean", [2_000.0, 1e5, 1e7])
 def test_means_beside_which_features_vary_little(mean, tmp_path):
-    # x · factor + shift in float32 once lost 2e-3 of the probabilities.
+    # x · factor + shift in float32 once lost 2e-3 of the probabilities, and slopes that
+    # were measured between 0 and 1 as much at 1e7.
     rng = np.random.default_rng(0)
     X = np.rint(10 * rng.standard_normal((200, 4))) + mean  # float32 has them
     scaler = StandardScaler().fit(X)
@@ -115,6 +118,27 @@ def test_means_beside_which_features_vary_little(mean, tmp_path):
     model.export_onnx(tmp_path / "model.onnx", preprocessing=scaler)
     expected = model.predict_proba(scaler.transform(X))
     assert_allclose(run(tmp_path / "model.onnx", X), expected, atol=1e-5)
+
+
+def test_features_that_float32_does_not_resolve(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 4))
+    X[:, 2] = 1.7e9 + rng.uniform(0, 3600, 400)
+    y = X[:, 2] > 1.7e9 + 1800
+    path = tmp_path / "model.onnx"
+
+    def export(X):
+        scaler = StandardScaler().fit(X)
+        model = ExplicitEquivalentClassifier(**SMALL).fit(scaler.transform(X), y)
+        model.export_onnx(path, preprocessing=scaler)
+        return abs(run(path, X) - model.predict_proba(scaler.transform(X))).max()
+
+    with pytest.warns(UserWarning, match=r"column\(s\) 2: .* 6.1e-02 of the") as caught:
+        assert export(X) > 1e-3
+    assert caught[0].filename == __file__
+    # What the warning says to do; and a mean that float32 bears.
+    assert export(X - [0, 0, 1.7e9, 0]) <= 1e-5
+    assert export(X - [0, 0, 1.7e9, 150]) <= 1e-5
 
 
 def test_messages(tmp_path):

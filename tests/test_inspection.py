@@ -135,6 +135,10 @@ def test_what_they_refuse(iris, monkeypatch):
     X, y = iris
     with pytest.raises(NotFittedError):
         ConvergenceDisplay.from_estimator(DEQClassifier(), X)
+    for arguments in ((ConvergenceDisplay, X), (TrainingDisplay,)):
+        display, *data = arguments
+        with pytest.raises(ValueError, match="ax must be a matplotlib Axes"):
+            display.from_estimator(DEQClassifier(), *data, ax=3)
     with pytest.raises(NotFittedError):
         TrainingDisplay.from_estimator(DEQClassifier())
     explicit = ExplicitEquivalentClassifier(**SMALL, trainable="readout").fit(X, y)

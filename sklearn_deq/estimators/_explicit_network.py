@@ -193,9 +193,12 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         "probabilities" (n, n_classes), in the order of ``classes_``, which the model's
         properties hold as JSON; a regressor's is "predictions" (n, n_targets).
 
-        The preprocessing takes differences from the mean first, which are exact; what
-        remains is the rounding of "X" itself to float32, which counts where features
-        vary by less than 1e-6 of their size: subtract the mean in float64 before.
+        The preprocessing takes differences from the mean first, which are exact. What
+        remains is the rounding of "X" itself to float32. Where that is over 1e-5 of a
+        scaled feature (a mean of more than about 200 standard deviations, such as a
+        time stamp's), a UserWarning says so, and the file's predictions differ from the
+        estimator's: subtract a constant near the mean in float64, both before the
+        scaler is fitted and before the file is run.
 
         A Hermite layer in the file is that of the end of its range of norms
         (``match_.norms``) for samples outside of it, of which no runtime warns.

@@ -234,7 +234,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         """
         resolve_device(self.device)
         with self._solver_warnings_as_sklearn():
-            if self.n_components is None:
+            n_components = self.n_components
+            if n_components is None:
                 self.X_fit_ = self._check_data(X, reset=True)
                 self._n_features_out = len(self.X_fit_)
                 self._solve_equilibrium(self.X_fit_)
@@ -243,9 +244,9 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             sizes = rows.total(Sizes.of)
             moments = self._solve_for(sizes.extremes, sizes.mean, sizes.dtype)
             if self.approximation == "nystroem":
-                self._fit_nystroem(rows)
+                self._fit_nystroem(rows, n_components)
             else:
-                self._fit_network(sizes.dtype, moments)
+                self._fit_network(sizes.dtype, moments, n_components)
         return self
 
     def _rows(self, X: Any, *, reset: bool) -> Rows | DaskRows:
@@ -253,14 +254,13 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         # Of an estimator that is not fitted, which is little to send to workers.
         return rows_of(self, X, clone(self)._prepare_input, reset=reset)
 
-    def _fit_nystroem(self, rows: Rows | DaskRows) -> None:
+    def _fit_nystroem(self, rows: Rows | DaskRows, n_components: int) -> None:
         """Choose a subset, and orthonormalise its kernel functions."""
-        assert self.n_components is not None
         rng = check_random_state(self.random_state)
-        size = min(self.n_components, len(rows))
-        if size < self.n_components:
+        size = min(n_components, len(rows))
+        if size < n_components:
             warnings.warn(
-                f"n_components={self.n_components} is more than the {len(rows)} "
+                f"n_components={n_components} is more than the {len(rows)} "
                 f"samples: {size} features are made.",
                 stacklevel=4,
             )
@@ -278,14 +278,15 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         self.normalization_ = nystroem_map(K).astype(X.dtype)
         self._n_features_out = size
 
-    def _fit_network(self, dtype: np.dtype, moments: EquilibriumMoments) -> None:
+    def _fit_network(
+        self, dtype: np.dtype, moments: EquilibriumMoments, n_components: int
+    ) -> None:
         """Match an explicit network to the DEQ, and draw its weights."""
-        assert self.n_components is not None
         self.match_ = solve_match(
             moments, kernel=self.kernel, norms=self._norms, trainable="readout"
         )
         seed = check_random_state(self.random_state).randint(2**31)
-        widths = [self.n_components] * len(self.match_.layers)
+        widths = [n_components] * len(self.match_.layers)
         shapes = list(zip(widths, [self.n_features_in_, *widths], strict=False))
         # They are drawn in float64 and kept in the dtype of X.
         dtypes = {np.dtype(np.float64), dtype}
@@ -296,7 +297,7 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             self.n_features_in_, widths, torch.Generator().manual_seed(int(seed))
         )
         self.weights_ = [weight.numpy().astype(dtype, copy=False) for weight in weights]
-        self._n_features_out = self.n_components
+        self._n_features_out = n_components
 
     def transform(self, X: Any) -> np.ndarray:
         """Kernel between X and the training samples, or features of X.

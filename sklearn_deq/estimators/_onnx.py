@@ -25,6 +25,12 @@ _ROOT_CELLS = 4096
 _ROOT_END = 4.0
 # Sizes of the numbers by which a preprocessing is told to be affine.
 _PROBES = (1.0, 1e3, 1e6, 1e9)
+# Where its slopes are measured: at ±1 they would drown in the rounding of the mean.
+_FAR = 2.0**30
+# What rounding "X" to float32 may cost of a scaled feature before it is warned of.
+_ROUNDING = 1e-5
+# What rounding the input to float32 may cost of a scaled feature, unwarned.
+_ROUNDING = 1e-5
 
 
 class _Graph:
@@ -199,12 +205,13 @@ def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray
     with warnings.catch_warnings():
         # A scaler fitted on a data frame would like the probes to have its names.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
-        shift, ones, found = (
+        far = np.full((1, n_features), _FAR)
+        shift, low, high, found = (
             np.asarray(preprocessing.transform(rows))
-            for rows in (np.zeros((1, n_features)), np.ones((1, n_features)), probes)
+            for rows in (0.0 * far, -far, far, probes)
         )
         passes = _passes_nan(preprocessing, missing)
-    factor = ones - shift
+    factor = (high - low) / (2.0 * _FAR)
     if (
         found.shape != probes.shape
         or not np.allclose(found, probes * factor + shift)
@@ -222,10 +229,33 @@ def _scaled_rows(graph: _Graph, factor: np.ndarray, shift: np.ndarray, x: str) -
     """factor · x + shift, as differences from the mean, which float32 has exactly."""
     slopes = np.where(factor == 0.0, 1.0, factor)
     mean = np.where(factor == 0.0, 0.0, -shift / slopes).astype(np.float32)
+    _warn_of_rounding(factor, mean)
     # What is left of the shift, as the mean is one of float32.
     rest = shift + factor * mean.astype(np.float64)
     x = graph.scaled(factor, graph.apply("Sub", x, graph.constant(mean)))
     return graph.apply("Add", x, graph.constant(rest))
+
+
+def _warn_of_rounding(factor: np.ndarray, mean: np.ndarray) -> None:
+    """Say which features float32 does not resolve around their mean."""
+    lost = 0.5 * np.spacing(np.abs(mean[0])) * np.abs(factor[0])
+    columns = np.flatnonzero(lost > _ROUNDING)
+    if not len(columns):
+        return
+    worst = columns[np.argmax(lost[columns])]
+    some = ", ".join(str(column) for column in columns[:8])
+    if len(columns) > 8:
+        some += f" and {len(columns) - 8} more"
+    warnings.warn(
+        f'The graph takes "X" in float32, which does not resolve column(s) {some}: '
+        f"they vary little beside their means. Rounding loses {lost[worst]:.1e} of the "
+        f"scaled column {worst}, whose mean is {mean[0, worst]:.3g}, and predictions "
+        "of the file will differ from the estimator's, unless float32 holds the values "
+        "exactly, as it does integers below 2**24. Subtract a constant near the mean "
+        "in float64, both before the scaler is fitted and before the file is run.",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def _passes_nan(preprocessing: Any, missing: np.ndarray) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.model_selection import check_cv, cross_validate
 
 from sklearn_deq.estimators._base import final_step
-from sklearn_deq.inspection._base import Display
+from sklearn_deq.inspection._base import Display, check_mapping
 
 _ERRORS = {"sem": "standard error", "std": "standard deviation"}
 _MARKERS = "osD^vx"
@@ -24,8 +26,9 @@ class AccuracyWidthDisplay(Display):
     ----------
     widths : sequence of int
         Widths, ascending.
-    scores : mapping of str to ndarray of shape (n_widths, n_repetitions)
-        Scores of each model; one row if the model has no width.
+    scores : mapping of str to ndarray
+        Scores of each model, of shape (n_widths, n_repetitions); (n_repetitions,) if
+        the model has no width.
     score_name : str, default="accuracy"
         What the scores are.
 
@@ -109,8 +112,25 @@ class AccuracyWidthDisplay(Display):
         -------
         AccuracyWidthDisplay
             Drawn.
+
+        Raises
+        ------
+        ValueError
+            If there are no models or widths, or an argument is of another kind.
         """
-        widths = list(widths)
+        cls._check_axes(ax)
+        check_mapping("estimators", estimators, "estimators")
+        widths = _checked_widths(widths)
+        if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+            raise ValueError(
+                "scoring must be None, the name of one scorer, or a callable, got "
+                f"{scoring!r}: draw a display for each."
+            )
+        if not isinstance(random_state, Integral) or random_state < 0:
+            raise ValueError(
+                "random_state must be an integer that is not negative, as repetition k "
+                f"has random_state + k; got {random_state!r}."
+            )
         classify = all(is_classifier(estimator) for estimator in estimators.values())
         splits = list(check_cv(cv, y, classifier=classify).split(X, y))
         models = [
@@ -130,7 +150,9 @@ class AccuracyWidthDisplay(Display):
         display = cls(
             widths=widths,
             scores={
-                name: np.reshape(values, (-1, len(splits)))
+                name: np.reshape(values, (len(widths), -1))
+                if _has_width(estimators[name])
+                else np.array(values)
                 for name, values in scores.items()
             },
             score_name=str(getattr(scoring, "__name__", scoring)),
@@ -154,16 +176,17 @@ class AccuracyWidthDisplay(Display):
         """
         if error not in _ERRORS:
             raise ValueError(f"error must be one of {tuple(_ERRORS)}, got {error!r}.")
+        widths = _checked_widths(self.widths)
+        scores = _checked_scores(self.scores, len(widths))
         ax = self._draw_on(ax)
-        for k, (name, values) in enumerate(self.scores.items()):
-            values = np.asarray(values, dtype=float)
-            mean, bar = values.mean(axis=1), _spread(values, error)
+        for k, (name, values) in enumerate(scores.items()):
+            mean, bar = values.mean(axis=-1), _spread(values, error)
             colour = f"C{k}"
-            if len(values) == len(self.widths):
+            if values.ndim == 2:
                 # Side by side where they would hide each other.
-                shift = 1.0 + 0.03 * (k - (len(self.scores) - 1) / 2)
+                shift = 1.0 + 0.03 * (k - (len(scores) - 1) / 2)
                 ax.errorbar(
-                    np.asarray(self.widths) * shift,
+                    np.asarray(widths) * shift,
                     mean,
                     bar,
                     fmt=f"{_MARKERS[k % len(_MARKERS)]}-",
@@ -173,10 +196,10 @@ class AccuracyWidthDisplay(Display):
                     label=name,
                 )
                 continue
-            ax.axhline(mean[0], color=colour, ls="--", label=name)
-            ax.axhspan(mean[0] - bar[0], mean[0] + bar[0], color=colour, alpha=0.15)
+            ax.axhline(mean, color=colour, ls="--", label=name)
+            ax.axhspan(mean - bar, mean + bar, color=colour, alpha=0.15)
         ax.set_xscale("log", base=2)
-        ax.set_xticks(self.widths, [f"{width:,}" for width in self.widths])
+        ax.set_xticks(widths, [f"{width:,}" for width in widths])
         ax.minorticks_off()
         ax.set(xlabel="width", ylabel=f"{self.score_name} (mean ± {_ERRORS[error]})")
         ax.legend(frameon=False)
@@ -184,11 +207,45 @@ class AccuracyWidthDisplay(Display):
 
 
 def _spread(values: np.ndarray, error: str) -> np.ndarray:
-    """Length of the error bars of every row; 0 where nothing was repeated."""
-    n = values.shape[1]
+    """Length of the error bars over the last axis; 0 where nothing was repeated."""
+    n = values.shape[-1]
     if n == 1:
-        return np.zeros(len(values))
-    return values.std(axis=1, ddof=1) / (np.sqrt(n) if error == "sem" else 1.0)
+        return np.zeros(values.shape[:-1])
+    return values.std(axis=-1, ddof=1) / (np.sqrt(n) if error == "sem" else 1.0)
+
+
+def _checked_widths(widths: Any) -> list[int]:
+    """Widths as a list, refused unless they are positive integers, ascending."""
+    found = list(widths) if np.iterable(widths) else []
+    whole = all(isinstance(width, int | np.integer) for width in found)
+    if not found or not whole or not all(a < b for a, b in pairwise([0, *found])):
+        raise ValueError(
+            "widths must be positive integers in ascending order, such as "
+            f"[16, 64, 256]; got {found or widths!r}."
+        )
+    return found
+
+
+def _checked_scores(scores: Any, n_widths: int) -> dict[str, np.ndarray]:
+    """Scores as arrays, refused unless there is a row for every width or none has."""
+    check_mapping("scores", scores, "arrays of scores")
+    found = {}
+    for name, values in scores.items():
+        try:
+            array = np.asarray(values, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"scores[{name!r}] must be numbers, as many for every width: {error}."
+            ) from error
+        rows = array.shape[:-1]
+        if not (array.ndim and array.size) or rows not in ((), (n_widths,)):
+            raise ValueError(
+                f"scores[{name!r}] must have shape ({n_widths}, n_repetitions), for "
+                f"{n_widths} widths, or (n_repetitions,) if the model has no width; "
+                f"got {array.shape}."
+            )
+        found[name] = array
+    return found
 
 
 def _has_width(estimator: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sklearn.base import clone
@@ -30,11 +31,41 @@ class Display:
 
     def _draw_on(self, ax: Any, *, figsize: tuple[float, float] | None = None) -> Any:
         """Return the axes given, or new ones, and keep them; matplotlib is needed."""
-        plt = import_pyplot(f"{type(self).__name__}.plot")
+        plt = self._check_axes(ax)
         if ax is None:
             _, ax = plt.subplots(figsize=figsize, layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
         return ax
+
+    @classmethod
+    def _check_axes(cls, ax: Any) -> Any:
+        """Refuse what nothing can be drawn on, before anything is computed for it.
+
+        Returns matplotlib.pyplot.
+        """
+        plt = import_pyplot(f"{cls.__name__}.plot")
+        for each in cls._given_axes(ax):
+            if not isinstance(each, plt.Axes):
+                raise ValueError(
+                    "ax must be a matplotlib Axes, such as plt.subplots()[1], or None "
+                    f"for new ones; got {each!r}."
+                )
+        return plt
+
+    @classmethod
+    def _given_axes(cls, ax: Any) -> list[Any]:
+        """What is meant to be axes in the argument."""
+        return [] if ax is None else [ax]
+
+
+def check_mapping(name: str, value: Any, item: str) -> None:
+    """Raise a ValueError unless the value is a mapping that has something in it."""
+    if not isinstance(value, Mapping) or not value:
+        kind = "an empty one" if isinstance(value, Mapping) else type(value).__name__
+        raise ValueError(
+            f"{name} must be a mapping of names to {item}, such as a dict with at "
+            f"least one entry; got {kind}."
+        )
 
 
 def import_pyplot(caller: str) -> Any:

@@ -91,6 +91,7 @@ class ConvergenceDisplay(Display):
         TypeError
             If it has no equilibria.
         """
+        cls._check_axes(ax)
         deq, X = fitted_network(estimator, X)
         layer = getattr(deq, "_body", None)
         if not isinstance(layer, EquilibriumLayer):

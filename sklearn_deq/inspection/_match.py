@@ -11,7 +11,6 @@ from sklearn_deq.inspection._base import (
     KERNEL_NAMES,
     Display,
     explicit_equivalent,
-    import_pyplot,
 )
 from sklearn_deq.theory import (
     EquilibriumMoments,
@@ -21,11 +20,14 @@ from sklearn_deq.theory import (
     explicit_pair_kernel,
     solve_match,
 )
+from sklearn_deq.theory._equilibrium import check_kernel
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_mixture import HermiteMixture
 
 # Where activations are drawn, in standard deviations of their input.
 _POINTS = np.linspace(-3.0, 3.0, 301)
+# Between panels that one Axes is divided into, in widths of theirs.
+_SPACE = 0.4
 
 
 class KernelMatchDisplay(Display):
@@ -118,6 +120,7 @@ class KernelMatchDisplay(Display):
         TypeError
             If the estimator has no such kernels.
         """
+        cls._check_axes(ax)
         model, X = explicit_equivalent(estimator, X, kernel)
         if X is not None:
             model, _ = model._matched_on(X)
@@ -160,6 +163,7 @@ class KernelMatchDisplay(Display):
         KernelMatchDisplay
             Drawn, for samples of size ``moments.tau0``.
         """
+        cls._check_axes(ax)
         square = np.array([moments.tau0**2])
         # Evenly spaced in the angle: kinks bend f at the ends.
         cosines = np.cos(np.linspace(np.pi, 0.0, 201))
@@ -198,6 +202,7 @@ class KernelMatchDisplay(Display):
         self : object
             With ``ax_``, ``difference_ax_``, ``activation_ax_`` and ``figure_``.
         """
+        check_kernel(self.kernel)
         panels = self._panels(ax)
         self.ax_, self.difference_ax_, self.activation_ax_ = panels
         self.figure_ = self.ax_.figure
@@ -233,15 +238,31 @@ class KernelMatchDisplay(Display):
 
     def _panels(self, ax: Any) -> Any:
         """Three axes: given, new, or in the place of one."""
-        plt = import_pyplot("KernelMatchDisplay.plot")
+        plt = self._check_axes(ax)
         if ax is None:
             return plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")[1]
-        if np.size(ax) == 3:
-            return np.ravel(ax)
-        if np.size(ax) != 1:
-            raise ValueError(f"ax must be one Axes or three, got {np.size(ax)}.")
+        given = self._given_axes(ax)
+        if len(given) == 3:
+            return given
+        (ax,) = given
         ax.set_axis_off()
-        return ax.get_subplotspec().subgridspec(1, 3, wspace=0.4).subplots()
+        place = ax.get_subplotspec()
+        if place is not None:
+            return place.subgridspec(1, 3, wspace=_SPACE).subplots()
+        # Placed by hand, or an inset: no layout is to move the panels either.
+        width = 1.0 / (3.0 + 2.0 * _SPACE)
+        starts = (1.0 + _SPACE) * width * np.arange(3)
+        return [ax.inset_axes((start, 0.0, width, 1.0)) for start in starts]
+
+    @classmethod
+    def _given_axes(cls, ax: Any) -> list[Any]:
+        """One, or one for each panel."""
+        if ax is None:
+            return []
+        given = list(np.ravel(np.asarray(ax, dtype=object)))
+        if len(given) not in (1, 3):
+            raise ValueError(f"ax must be one Axes or three, got {len(given)}.")
+        return given
 
 
 def _kinds(layer: ExplicitLayer, norm: float) -> np.ndarray:

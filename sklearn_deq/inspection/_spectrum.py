@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from sklearn_deq.estimators._match_report import wide_kernels
-from sklearn_deq.inspection._base import KERNEL_NAMES, Display, explicit_equivalent
+from sklearn_deq.inspection._base import (
+    KERNEL_NAMES,
+    Display,
+    check_mapping,
+    explicit_equivalent,
+)
 from sklearn_deq.theory import high_dimensional_equivalent
+from sklearn_deq.theory._equilibrium import check_kernel
 
 # An outlier is a gap away from the next eigenvalue of at least this share of the range
 # of so many below it. In pure noise (300 Wishart matrices, n = 200) the widest gap of
 # the upper tenth had a median share of 0.31, and more than 0.5 once in 25.
 _NEIGHBOURS = 10
 _GAP = 0.5
+# Eigenvalues in a range of this share of their size are one but for rounding: bins of
+# theirs would have no width. They are drawn amid a wider range.
+_ONE = 1e-6
+_MARGIN = 0.5
 # Height of the first row of markers, and the distance of the rows, in axes.
 _ROWS = (0.04, 0.05)
 _MARKERS = "ovs^Dx"
@@ -30,7 +41,7 @@ class SpectrumDisplay(Display):
     Parameters
     ----------
     eigenvalues : mapping of str to ndarray of shape (n_samples,)
-        Eigenvalues of each kernel, ascending.
+        Eigenvalues of each kernel.
     n_outliers : mapping of str to int, default=None
         How many of the largest are outliers, which are marked; None: none.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default=None
@@ -103,6 +114,7 @@ class SpectrumDisplay(Display):
         TypeError
             If the estimator has no such kernels.
         """
+        cls._check_axes(ax)
         explicit, X = explicit_equivalent(estimator, X, kernel)
         model, X = explicit._matched_on(X)
         rows = model._prepare_input(X)
@@ -129,7 +141,8 @@ class SpectrumDisplay(Display):
         Parameters
         ----------
         kernels : mapping of str to ndarray of shape (n_samples, n_samples)
-            Symmetric matrices by name.
+            Symmetric matrices by name; of what rounding leaves between K and its
+            transpose the lower triangle counts.
         n_outliers : mapping of str to int, default=None
             How many of the largest eigenvalues of each are outliers. None: those above
             the last gap that is half as wide as the range of the ten eigenvalues below
@@ -143,7 +156,17 @@ class SpectrumDisplay(Display):
         -------
         SpectrumDisplay
             Drawn.
+
+        Raises
+        ------
+        ValueError
+            If a matrix is not symmetric within rounding, or its numbers are not finite.
         """
+        cls._check_axes(ax)
+        check_mapping("kernels", kernels, "symmetric matrices")
+        kernels = {name: _checked_kernel(name, K) for name, K in kernels.items()}
+        sizes = {name: len(K) for name, K in kernels.items()}
+        _check_labels(sizes, n_outliers, kernel)
         eigenvalues = {name: np.linalg.eigvalsh(K) for name, K in kernels.items()}
         if n_outliers is None:
             n_outliers = {
@@ -172,19 +195,18 @@ class SpectrumDisplay(Display):
         self : object
             With ``ax_`` and ``figure_``.
         """
-        if xscale not in ("log", "linear"):
-            raise ValueError(f"xscale must be 'log' or 'linear', got {xscale!r}.")
-        ax = self._draw_on(ax)
-        shown = {
-            name: values[values > 0] if xscale == "log" else values
+        check_mapping("eigenvalues", self.eigenvalues, "eigenvalues")
+        eigenvalues = {
+            name: _checked_spectrum(name, values)
             for name, values in self.eigenvalues.items()
         }
-        everything = np.concatenate(list(shown.values()))
-        space = np.geomspace if xscale == "log" else np.linspace
-        edges = space(everything.min(), everything.max(), bins + 1)
+        sizes = {name: len(values) for name, values in eigenvalues.items()}
+        _check_labels(sizes, self.n_outliers, self.kernel)
+        shown, edges = _binned(eigenvalues, bins, xscale)
+        ax = self._draw_on(ax)
         for k, (name, values) in enumerate(shown.items()):
             count = (self.n_outliers or {}).get(name, 0)
-            hidden = len(self.eigenvalues[name]) - len(values)
+            hidden = sizes[name] - len(values)
             label = name
             if count:
                 label += f", {count} outlier{'s' if count > 1 else ''}"
@@ -216,6 +238,99 @@ class SpectrumDisplay(Display):
             mfc="none",
             transform=ax.get_xaxis_transform(),
         )
+
+
+def _binned(
+    eigenvalues: Mapping[str, np.ndarray], bins: int, xscale: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What of the eigenvalues an axis shows, and the edges of its bins."""
+    if xscale not in ("log", "linear"):
+        raise ValueError(f"xscale must be 'log' or 'linear', got {xscale!r}.")
+    if not isinstance(bins, Integral) or isinstance(bins, bool) or bins < 1:
+        raise ValueError(f"bins must be a positive integer, got {bins!r}.")
+    shown = dict(eigenvalues)
+    if xscale == "log":
+        shown = {name: values[values > 0] for name, values in shown.items()}
+    everything = np.concatenate(list(shown.values()))
+    if not len(everything):
+        raise ValueError(
+            "No eigenvalue is positive, and xscale='log' shows no others: draw "
+            "SpectrumDisplay(eigenvalues=...).plot(xscale='linear')."
+        )
+    low, high = everything.min(), everything.max()
+    size = max(abs(low), abs(high))
+    if high - low <= _ONE * size:
+        margin = _MARGIN * (size or 1.0)
+        low, high = low - margin, high + margin
+    space = np.geomspace if xscale == "log" else np.linspace
+    return shown, space(low, high, int(bins) + 1)
+
+
+def _checked_kernel(name: str, K: Any) -> np.ndarray:
+    """K as a matrix of floats; refused unless symmetric within its rounding."""
+    K = _checked_numbers(f"kernels[{name!r}]", K)
+    if K.ndim != 2 or K.shape[0] != K.shape[1]:
+        raise ValueError(
+            f"kernels[{name!r}] must be a square matrix, got shape {K.shape}."
+        )
+    gap, largest = np.abs(K - K.T).max(), np.abs(K).max()
+    if gap > np.sqrt(np.finfo(K.dtype).eps) * largest:
+        raise ValueError(
+            f"kernels[{name!r}] is not symmetric: it differs from its transpose by up "
+            f"to {gap:.2g}, its largest entry is {largest:.2g}. Give a kernel of "
+            "samples with themselves, or (K + K.T) / 2."
+        )
+    return K
+
+
+def _checked_spectrum(name: str, values: Any) -> np.ndarray:
+    """Eigenvalues as floats, ascending."""
+    values = _checked_numbers(f"eigenvalues[{name!r}]", values)
+    if values.ndim != 1:
+        raise ValueError(
+            f"eigenvalues[{name!r}] must have one dimension, got shape {values.shape}. "
+            "SpectrumDisplay.from_kernels takes matrices."
+        )
+    return np.sort(values)
+
+
+def _checked_numbers(name: str, values: Any) -> np.ndarray:
+    """Array of floats, none of them missing, at least one."""
+    values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold real numbers, got {values.dtype}.")
+    if not values.size:
+        raise ValueError(f"{name} is empty, of shape {values.shape}: nothing to draw.")
+    single = values.dtype.kind == "f" and values.dtype.itemsize <= 4
+    values = values.astype(np.float32 if single else np.float64, copy=False)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, but holds NaN or infinity.")
+    return values
+
+
+def _check_labels(sizes: Mapping[str, int], n_outliers: Any, kernel: Any) -> None:
+    """Refuse outliers of what is not drawn, or more than there are, and odd titles."""
+    if kernel is not None:
+        check_kernel(kernel)
+    if n_outliers is None:
+        return
+    if not isinstance(n_outliers, Mapping):
+        raise ValueError(
+            "n_outliers must be None or a mapping of names to integers, such as "
+            f"{dict.fromkeys(sizes, 2)}; got {n_outliers!r}."
+        )
+    for name, count in n_outliers.items():
+        if name not in sizes:
+            raise ValueError(
+                f"n_outliers has {name!r}, which is not drawn: the names are "
+                f"{', '.join(map(repr, sizes))}."
+            )
+        whole = isinstance(count, Integral) and not isinstance(count, bool)
+        if not whole or not 0 <= count <= sizes[name]:
+            raise ValueError(
+                f"n_outliers[{name!r}] must be an integer between 0 and the "
+                f"{sizes[name]} eigenvalues, got {count!r}."
+            )
 
 
 def _count_outliers(values: np.ndarray) -> int:

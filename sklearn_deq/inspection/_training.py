@@ -88,6 +88,7 @@ class TrainingDisplay(Display):
         TypeError
             If it is no network of this package.
         """
+        cls._check_axes(ax)
         network, _ = fitted_network(estimator)
         net = getattr(network, "net_", None)
         if net is None and not hasattr(network, "trainable"):
