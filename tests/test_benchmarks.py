@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -178,11 +180,63 @@ PAPER = [
 def test_an_experiment_of_the_paper_runs(name, tmp_path):
     done = experiment(name, tmp_path)
     assert done.returncode == 0, done.stderr
-    content = json.loads((tmp_path / f"{name}-quick.json").read_text())
+    (path,) = tmp_path.glob(f"{name}-quick*.json")
+    content = json.loads(path.read_text())
     assert content["summary"]
-    assert (tmp_path / f"{name}-quick.png").read_bytes().startswith(b"\x89PNG")
-    lines = (tmp_path / f"{name}-quick.csv").read_text().splitlines()
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    lines = path.with_suffix(".csv").read_text().splitlines()
     assert len(lines) == len(content["summary"]) + 1
+
+
+def write_idx(path, values):
+    """An IDX file of bytes, as load_idx reads them."""
+    shape = b"".join(length.to_bytes(4, "big") for length in values.shape)
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + shape + values.tobytes())
+
+
+def test_a_test_set_of_its_own_is_kept_and_counts_in_full(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    from benchmarks.paper._data import images
+
+    rng = np.random.default_rng(0)
+    labels = {}
+    for kind, n in (("train", 40), ("t10k", 12)):
+        labels[kind] = rng.integers(0, 10, n, dtype=np.uint8)
+        pictures = rng.integers(0, 256, (n, 3, 3), dtype=np.uint8)
+        write_idx(tmp_path / f"{kind}-images-idx3-ubyte", pictures)
+        write_idx(tmp_path / f"{kind}-labels-idx1-ubyte", labels[kind])
+    X, y, X_test, y_test = images(tmp_path, 30, 5, seed=0)
+    assert (X.shape, X_test.shape) == ((30, 9), (12, 9))
+    assert_allclose(X.mean(axis=0), 0.0, atol=1e-12)
+    assert_allclose(np.mean(X**2), 1.0)
+    assert_array_equal(y_test, labels["t10k"])
+    again = images(tmp_path, 30, 5, seed=1)
+    assert not np.array_equal(again[1], y)
+    assert_array_equal(again[3], y_test)
+
+
+def test_the_finite_width_kernels_tend_to_the_exact_ones(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    from benchmarks.paper._data import mixture
+    from benchmarks.paper._kernels import kernels
+    from benchmarks.paper._networks import finite_width_kernel
+
+    X = mixture(50, seed=0, n_samples=20)
+    for kernel in ("ck", "ntk", "ntk_recurrent"):
+        found = kernels(X, "tanh", 0.4, kernel=kernel)
+        mean = finite_width_kernel(X, found.moments, kernel, width=1000, draws=5)
+        # 1/√(width · draws) is 0.014; the largest of 20 directions is a few times that.
+        assert found.error(mean) < 0.08
+
+
+def test_a_report_on_what_is_there(tmp_path):
+    assert experiment("depth", tmp_path).returncode == 0
+    kept = tmp_path / "depth-quick.jsonl"
+    kept.write_text(kept.read_text().strip().splitlines()[0])
+    done = experiment("depth", tmp_path, "--report", "--publish", tmp_path / "page")
+    assert "1 of 2 cells are missing" in done.stdout
+    assert len((tmp_path / "page" / "depth.csv").read_text().splitlines()) == 2
+    assert (tmp_path / "page" / "depth.png").exists()
 
 
 def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):
@@ -201,10 +255,10 @@ def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):
     assert rows[1] == {**json.loads(lines[1])["cell"], **json.loads(lines[1])["row"]}
 
 
-def experiment(name, folder):
+def experiment(name, folder, *more):
     command = [sys.executable, "-m", "benchmarks.paper", name, "--quick"]
     return subprocess.run(
-        [*command, "--jobs", "1", "--output", folder],
+        [*command, "--jobs", "1", "--output", folder, *more],
         capture_output=True,
         text=True,
         cwd=BENCHMARKS.parent,
