@@ -532,6 +532,7 @@ CLEAR = ("Unstable", "early_stopping", "Training diverged", "With trainable='rea
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
+@pytest.mark.filterwarnings("ignore:The root mean square of X:UserWarning")
 def test_every_fit_ends_in_a_converged_model_or_a_clear_error(seed):
     model, X, y = _draw(seed)
     with warnings.catch_warnings():
