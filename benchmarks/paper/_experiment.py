@@ -61,7 +61,7 @@ class Experiment:
         """How its files are named: results on other images are other results."""
         parts = [self.name, "quick" if quick else "full"]
         if self.images:
-            parts.append("digits" if source is None else Path(source).name)
+            parts.append("digits" if source is None else Path(source).resolve().name)
         return "-".join(parts)
 
 

@@ -81,7 +81,7 @@ def kernel_work(data: Split, moments: EquilibriumMoments) -> Work:
 
 
 def network_work(cell: Cell, data: Split, moments: EquilibriumMoments) -> Work:
-    """A network with its readout in closed form, or an epoch of training it all."""
+    """A network with its readout in closed form, or all weights trained."""
     X, y, *_ = data
     settings = {"trainable": cell["trainable"]}
     body = build(cell["model"], moments, X, cell["width"], seed=0, **settings)

@@ -63,14 +63,10 @@ def report(rows: list[Row], path: Path) -> list[Row]:
     for (by, strength), group in groups.items():
         for partner in PARTNERS:
             line: Row = {"by": by, "strength": strength, "partner": partner}
-            for name, of in (
-                ("accuracy", "deq"),
-                ("gap", partner),
-                ("alignment", partner),
-            ):
-                mean, error = mean_error(group, f"{of} {name}")
-                heading = "deq accuracy" if of == "deq" else name
-                line[heading] = f"{mean:.4f} ± {error:.4f}"
+            names = ("deq accuracy", f"{partner} gap", f"{partner} alignment")
+            for name in names:
+                mean, error = mean_error(group, name)
+                line[name.removeprefix(f"{partner} ")] = f"{mean:.4f} ± {error:.4f}"
             summary.append(line)
     with figure(path, len(STRENGTHS), 2) as axes:
         for column, by in enumerate(STRENGTHS):

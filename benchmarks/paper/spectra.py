@@ -67,8 +67,6 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             for name, color in zip(
                 OTHERS, ("tab:green", "tab:orange", "tab:blue"), strict=True
             ):
-                if f"{name} error" not in row:
-                    continue
                 values = np.array(row[f"{name} eigenvalues"])
                 panel.hist(
                     values, edges, histtype="step", lw=0.8, color=color, label=name

@@ -52,10 +52,9 @@ _LARGEST_BATCH = 128
 _SGD_LR = 1.0
 # Of the largest number: what targets may reach, with room for predictions beyond.
 _HEADROOM = 1e-3
-# What a file holds in another form: rebuilt from the arrays in `_saved`.
-# Root mean square of the features below which networks learn slowly or not at all: on
-# digits a readout has 0.84 to 0.90 at 0.01, 0.14 to 0.35 at 0.001, and 0.96 at 1.
+# Root mean square of the features below which networks learn slowly or not at all.
 _SMALL = 0.01
+# What a file holds in another form: rebuilt from the arrays in `_saved`.
 _LIVE = ("_body", "_generator", "net_")
 
 

@@ -29,8 +29,6 @@ _PROBES = (1.0, 1e3, 1e6, 1e9)
 _FAR = 2.0**30
 # What rounding "X" to float32 may cost of a scaled feature before it is warned of.
 _ROUNDING = 1e-5
-# What rounding the input to float32 may cost of a scaled feature, unwarned.
-_ROUNDING = 1e-5
 
 
 class _Graph:

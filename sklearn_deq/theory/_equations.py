@@ -214,8 +214,8 @@ class Problem:
         """Of solutions hardly steeper than the least steep, the closest off tau0.
 
         What the equations do not see first is how the coefficient of S moves with the
-        norm of a sample: solutions that are alike to them differ fifty-fold in it, and
-        so do the errors of their kernels where norms vary.
+        norm of a sample: solutions that are alike to them differ in it, and so do the
+        errors of their kernels where norms vary (docs/theory.md, section 5).
         """
         gain = family.gain(points, self.moments.tau0)
         if self.equal_norms:
