@@ -313,8 +313,9 @@ def test_probabilities_are_calibrated(rng, cv):
     y = (rng.random(600) < 1 / (1 + np.exp(-2.0 * X[:, 0]))).astype(int)
     model = DEQKernelRidgeClassifierCV(cv=cv).fit(X[:200], y[:200])
     calibrated = log_loss(y[200:], model.predict_proba(X[200:]))
-    raw = 1 / (1 + np.exp(-model.decision_function(X[200:])))
-    assert calibrated < log_loss(y[200:], raw)
+    odds = model.decision_function(X[200:])
+    raw = (odds - model.calibration_intercept_) / model.calibration_coef_
+    assert calibrated < log_loss(y[200:], 1 / (1 + np.exp(-raw)))
     truth = log_loss(y[200:], 1 / (1 + np.exp(-2.0 * X[200:, 0])))
     assert calibrated < truth + 0.05
 
@@ -441,11 +442,15 @@ def test_copies_pickles_and_frames(classes, estimator):
     model = estimator(recurrent_variance=[0.1, 0.5]).fit(X, y)
     assert_array_equal(model.feature_names_in_, list("abcd"))
     restored = pickle.loads(pickle.dumps(model))
-    assert_array_equal(restored.predict(X), model.predict(X))
     with pytest.raises(NotFittedError):
         clone(model).predict(X)
     refitted = clone(model).fit(X, y)
-    assert_array_equal(refitted.predict(X), model.predict(X))
+    for other in (restored, refitted):
+        if estimator is DEQKernelRidgeClassifierCV:
+            assert_array_equal(other.predict(X), model.predict(X))
+        else:
+            # Where an array lies in memory decides how sums of it are rounded.
+            assert_allclose(other.predict(X), model.predict(X), rtol=1e-10, atol=1e-12)
     assert refitted.recurrent_variance == [0.1, 0.5]
 
 

@@ -6,13 +6,9 @@ import sys
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy.optimize import minimize_scalar
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.metrics import log_loss
 
 from sklearn_deq.linear import (
-    class_probabilities,
-    fit_temperature,
     leave_one_out,
     ridge_fit,
     ridge_path,
@@ -209,43 +205,3 @@ def test_memory_is_that_of_two_gram_matrices():
     # Blocks of rows and LAPACK's workspace, of fixed size, are the rest: measured 2.4
     # here, where a Gram matrix takes 18 MB.
     assert float(result.stdout) < 2.7
-
-
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_temperature_minimises_the_log_loss(rng, n_classes):
-    values = rng.standard_normal((2000, n_classes))
-    values = values[:, 0] if n_classes == 2 else values
-    chances = class_probabilities(values, 1.7)
-    codes = np.array([rng.choice(n_classes, p=p) for p in chances])
-    weight = rng.integers(1, 4, 2000).astype(float)
-    found = fit_temperature(values, codes, weight)
-    # Smoothing the labels moves the optimum by one in the number of samples.
-    best = minimize_scalar(
-        lambda t: log_loss(codes, class_probabilities(values, t), sample_weight=weight),
-        bounds=(0.1, 10.0),
-        method="bounded",
-    ).x
-    assert_allclose(found, best, rtol=2e-2)
-    assert_allclose(found, 1.7, rtol=0.15)
-    repeats = weight.astype(int)
-    copies = fit_temperature(values.repeat(repeats, axis=0), codes.repeat(repeats))
-    assert_allclose(copies, found, rtol=1e-9)
-
-
-def test_temperature_is_finite_on_separable_and_positive_on_reversed_values():
-    codes = np.array([0] * 10 + [1] * 10)
-    signs = 2.0 * codes - 1.0
-    separable = class_probabilities(signs, fit_temperature(signs, codes))
-    # Platt's targets for ten samples of a class.
-    assert_allclose(separable[0], [11 / 12, 1 / 12])
-    assert fit_temperature(-signs, codes) > 0
-    assert fit_temperature(np.zeros(20), codes) > 0
-
-
-def test_probabilities_are_ordered_as_the_values(rng):
-    values = rng.standard_normal((50, 3))
-    probabilities = class_probabilities(values, 3.0)
-    assert_allclose(probabilities.sum(axis=1), 1.0)
-    assert (probabilities.argmax(axis=1) == values.argmax(axis=1)).all()
-    binary = class_probabilities(values[:, 0], 3.0)
-    assert_allclose(binary[:, 1], 1 / (1 + np.exp(-3.0 * values[:, 0])))

@@ -15,7 +15,7 @@ from sklearn_deq.estimators._held_out import decide
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
 from sklearn_deq.estimators._ridge_search import KernelRidgeCV, OneOrMore
 from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals, class_factors
-from sklearn_deq.linear import class_probabilities, fit_temperature
+from sklearn_deq.linear import calibrated, class_probabilities, fit_calibration
 from sklearn_deq.theory import Activation
 
 
@@ -128,8 +128,10 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Coefficients of its features, with ``n_components``.
     intercept_ : float or ndarray of shape (n_classes,)
         Intercept of the best candidate.
-    temperature_ : float
-        Factor of the decision values in the probabilities.
+    calibration_coef_ : ndarray of shape () or (n_classes, n_classes)
+        Coefficients of the regressions' values in the decision values.
+    calibration_intercept_ : ndarray of shape () or (n_classes,)
+        Intercepts of the decision values.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     X_fit_ : ndarray of shape (n_samples, n_features)
@@ -158,11 +160,12 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     Minimises Σ_i w_i |t_i − f(x_i) − b|² + α‖f‖² with t_i = ±1 for every class (or the
     second of two), f in the kernel's Hilbert space.
 
-    Probabilities are the softmax (for two classes, the logistic function) of the
-    decision values times one positive ``temperature_``: that of the least log loss of
-    the fitted kernels' decision values on held-out samples, left out one by one or by
-    ``cv``, with labels smoothed as Platt does [2]_. The most probable class is
-    therefore the predicted one.
+    Decision values are log odds, linear in the values f(x) + b of all classes: by a
+    multinomial logistic regression on the values of held-out samples, left out one by
+    one or by ``cv``, that is shrunk towards one common factor, with labels smoothed as
+    Platt does [2]_ (see `sklearn_deq.linear.fit_calibration`). Probabilities are their
+    softmax (for two classes, the logistic function), so that the most probable class is
+    the predicted one. Scores of the search are those of the values themselves.
 
     The residual of a sample that is left out is residual_i/(1 − h_ii), with the hat
     matrix of the fit to all samples [1]_: one eigendecomposition per kernel serves all
@@ -305,7 +308,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         return self._fit(X, y, sample_weight, groups)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Evaluate the ridge regression.
+        """Log odds of the classes: the ridge regressions' values, calibrated.
 
         Parameters
         ----------
@@ -315,12 +318,13 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Returns
         -------
         values : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            Of the second class if there are two, else of each class.
+            Of the second class against the first if there are two, else of each class
+            but for a number that all share.
         """
         if is_dask(X):
             shape = self._output_shape()
             return self._lazy("decision_function", X, shape, self._dtype)
-        return self._values(X)
+        return self._log_odds(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities, calibrated on held-out decision values.
@@ -338,10 +342,10 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         if is_dask(X):
             shape = (len(self.classes_),)
             return self._lazy("predict_proba", X, shape, self._dtype)
-        return class_probabilities(self._values(X), self.temperature_)
+        return class_probabilities(self._log_odds(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict classes: those of the largest decision value.
+        """Predict the most probable classes.
 
         Parameters
         ----------
@@ -355,8 +359,14 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         """
         if is_dask(X):
             return self._lazy("predict", X, (), self.classes_.dtype)
-        codes = decide(self._values(X))
+        codes = decide(self._log_odds(X))
         return self.classes_[codes]
+
+    def _log_odds(self, X: Any) -> np.ndarray:
+        """Calibrated values, in the working precision."""
+        values = self._values(X)
+        odds = calibrated(values, self.calibration_coef_, self.calibration_intercept_)
+        return odds.astype(values.dtype, copy=False)
 
     def _coding(self, totals: LabelTotals) -> Coding:
         """Set the classes; they are coded by signs, with weights of their own."""
@@ -369,10 +379,10 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         return Coding(totals.labels, class_factors(self.class_weight, totals))
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
-        """Fit the temperature of the probabilities."""
+        """Calibrate the held-out values."""
         rows = np.concatenate(problem.held_out_rows())
         codes = np.searchsorted(self.classes_, problem.y[rows])
         weight = problem.weight
-        self.temperature_ = fit_temperature(
+        self.calibration_coef_, self.calibration_intercept_ = fit_calibration(
             held_out, codes, None if weight is None else weight[rows]
         )

@@ -1,6 +1,11 @@
 """Linear models: ridge regression and what follows from it, logistic regression."""
 
-from sklearn_deq.linear._calibration import class_probabilities, fit_temperature
+from sklearn_deq.linear._calibration import (
+    calibrated,
+    class_probabilities,
+    fit_calibration,
+    fit_temperature,
+)
 from sklearn_deq.linear._least_squares import fit_ridge
 from sklearn_deq.linear._logistic import LogisticFit, fit_logistic
 from sklearn_deq.linear._normal_equations import (
@@ -27,7 +32,9 @@ __all__ = [
     "RidgeSpectrum",
     "apply_scaling",
     "as_good_as",
+    "calibrated",
     "class_probabilities",
+    "fit_calibration",
     "fit_logistic",
     "fit_ridge",
     "fit_scaling",
