@@ -22,6 +22,7 @@ select_train and select_valid, kfold_train_i and kfold_test_i for i = 0…3.
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 import warnings
@@ -406,6 +407,27 @@ def cells(line: dict[str, Any]) -> list[str]:
     ]
 
 
+def write_sets(path: Path, records: list[dict[str, Any]], tables: list[Table]) -> None:
+    """Write mean accuracies in per cent, set by set: what the summary is made of."""
+    columns = dict.fromkeys(
+        (name, protocol)
+        for name in MODELS
+        for protocol in ("both", *PROTOCOLS)
+        if any((r["model"], r["protocol"]) == (name, protocol) for r in records)
+    )
+    by = {(r["model"], r["protocol"], r["set"]): r["accuracy"] for r in records}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        heads = [n if p == "both" else f"{n}, {p}" for n, p in columns]
+        writer.writerow(["set", "rows", "features", "classes", *heads])
+        for table in tables:
+            found = [by.get((*column, table.name)) for column in columns]
+            writer.writerow(
+                [table.name, *table.X.shape, len(np.unique(table.y))]
+                + ["–" if each is None else f"{100 * each:.2f}" for each in found]
+            )
+
+
 def report(records: list[dict[str, Any]], protocols: Sequence[str]) -> list[list[str]]:
     """Print a table for each protocol, and return the rows for the page."""
     rows = []
@@ -451,7 +473,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     arguments.add_argument(
         "--markdown",
         type=Path,
-        help="page whose table is replaced (docs/small_data.md)",
+        help="page whose table is replaced (docs/small_data.md); its accuracies are "
+        "written set by set to a .csv of the same name",
     )
     options = arguments.parse_args(argv)
     records = []
@@ -471,6 +494,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rows = report(records, options.protocol)
     if options.markdown:
         replace_table(options.markdown, Path(__file__), HEADER, rows, notes(records))
+        write_sets(options.markdown.with_suffix(".csv"), records, tables)
     return records
 
 

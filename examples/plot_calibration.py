@@ -4,7 +4,7 @@ Probabilities and calibration
 
 A classifier that says 80 % should be right four times out of five. Kernel ridge has no
 probabilities of its own: :class:`~sklearn_deq.DEQKernelRidgeClassifierCV` makes them
-from its decisions, with a temperature that fits the samples left out. Networks are
+from its decisions, by log odds that fit the samples left out. Networks are
 trained on the log loss; a large one that is trained for long gets too sure.
 """
 

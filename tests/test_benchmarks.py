@@ -263,3 +263,19 @@ def experiment(name, folder, *more):
         text=True,
         cwd=BENCHMARKS.parent,
     )
+
+
+def test_the_uci_page_has_its_summary_and_every_set(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table of uci.py -->\n<!-- end of table -->\n")
+    arguments = ["uci.py", "--models", "DEQ kernel ridge", "RBF, SVM"]
+    done = run([*arguments, "--protocol", "published", "--markdown", page], tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "out.json").read_text())["records"]
+    lines = page.with_suffix(".csv").read_text().splitlines()
+    assert (
+        lines[0] == 'set,rows,features,classes,DEQ kernel ridge,"RBF, SVM, published"'
+    )
+    accuracies = [f"{100 * record['accuracy']:.2f}" for record in records]
+    assert lines[1:] == [",".join(["iris,60,4,3", *accuracies])]
+    assert f"| {accuracies[1]} |" in page.read_text()
