@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 from benchmarks.paper._data import OPENML
 from benchmarks.paper._experiment import Experiment, run
+from benchmarks.paper._results import dumps
 
 NAMES = (
     "spectra",
@@ -52,26 +54,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     for name in NAMES if "all" in options.names else options.names:
         found = experiment(name)
-        summary = run(
+        source = options.openml or options.data_home
+        done = run(
             found,
             options.output,
             options.quick,
-            options.openml or options.data_home,
+            source,
             options.jobs,
             only_report=options.report,
         )
         print(f"\n{name}: {found.question}")
-        for row in summary:
+        for row in done["summary"]:
             print("  " + "  ".join(f"{key} {value}" for key, value in row.items()))
-        stem = found.stem(options.quick, options.openml or options.data_home)
-        if options.publish:
-            options.publish.mkdir(parents=True, exist_ok=True)
-            for ending in ("csv", "png"):
-                copyfile(
-                    options.output / f"{stem}.{ending}",
-                    options.publish / f"{name}.{ending}",
-                )
+        stem = found.stem(options.quick, source)
         print(f"  written to {options.output}/{stem}.*", flush=True)
+        if options.publish:
+            publish(options.output / stem, options.publish / name, done["about"])
+
+
+def publish(written: Path, page: Path, about: dict[str, Any]) -> None:
+    """Copy table and figure, and write beside them what they are from."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    for ending in ("csv", "png"):
+        copyfile(f"{written}.{ending}", f"{page}.{ending}")
+    page.with_suffix(".json").write_text(dumps(about, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from functools import cache
 from pathlib import Path
@@ -50,6 +51,20 @@ def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
     scale = np.sqrt(np.mean((rows - mean) ** 2))
     rows, rows_test = ((part - mean) / scale for part in (rows, rows_test))
     return rows, y[train], rows_test, y[test]
+
+
+@cache
+def name_of(source: Source) -> str:
+    """What results on it are known by; of a folder's files, by what they hold."""
+    if source is None:
+        return "digits"
+    if isinstance(source, str):
+        return source
+    X, y, n_tested = _load(source)
+    digest = hashlib.sha256(f"{X.shape} {X.dtype} {n_tested}".encode())
+    for values in (X, y):
+        digest.update(np.ascontiguousarray(values))
+    return f"{source.resolve().name}-{digest.hexdigest()[:8]}"
 
 
 def _shares(n: int, n_train: int, n_test: int) -> tuple[int, int]:
