@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from benchmarks._measure import SEED
-from benchmarks.paper._data import Source, name_of
 from benchmarks.paper._results import (
     Cell,
     Entry,
@@ -33,6 +32,7 @@ from benchmarks.paper._results import (
     read,
     write_csv,
 )
+from benchmarks.paper._sources import Source, name_of
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def run(
     jobs: int,
     *,
     only_report: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Compute what is missing unless told not to; write the tables and the figure.
 
-    Returns what the JSON says of the results, and the summary.
+    Returns what the JSON says of the results, and the summary; None, and nothing is
+    written, if there are no results.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stem = experiment.stem(quick, source)
     kept = folder / f"{stem}.jsonl"
     cells = experiment.cells(quick)
@@ -95,11 +95,14 @@ def run(
         print(f"{experiment.name}: {len(missing)} of {len(cells)} cells are missing")
     else:
         for entry in _computed(experiment, missing, len(cells), source, jobs):
+            folder.mkdir(parents=True, exist_ok=True)
             # On a line of its own, whatever a run that was stopped left behind.
             with kept.open("a", encoding="utf-8") as file:
                 file.write("\n" + entry.line())
             found[key(entry.cell)] = Entry.of_line(entry.line())
     entries = [found[key(cell)] for cell in cells if key(cell) in found]
+    if not entries:
+        return None
     rows = [entry.values for entry in entries]
     summary = experiment.report(rows, folder / f"{stem}.png")
     about = {

@@ -32,4 +32,21 @@ def band(axes: Any, points: Any, label: str, **more: Any) -> None:
         return
     x, mean, error = zip(*sorted(points), strict=True)
     error = np.nan_to_num(np.asarray(error, dtype=float))
-    axes.errorbar(x, mean, yerr=error, marker="o", ms=4, capsize=2, label=label, **more)
+    style = {"marker": "o", "ms": 4, "capsize": 2, **more}
+    axes.errorbar(x, mean, yerr=error, label=label, **style)
+
+
+def legend_below(axes: Any) -> None:
+    """One legend for all panels, each label once, where it covers nothing."""
+    panels = np.atleast_1d(axes).ravel()
+    found = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    panels[0].figure.legend(
+        found.values(),
+        found.keys(),
+        loc="outside lower center",
+        ncols=min(len(found), 5),
+        fontsize=8,
+    )

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.paper._data import Source, drawn
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import figure
+from benchmarks.paper._figures import figure, legend_below
 from benchmarks.paper._kernels import kernels
 from sklearn_deq.linear import ridge_fit
 
@@ -102,43 +102,51 @@ def _accuracy(
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Errors side by side, logarithmic."""
     summary = []
-    groups = grouped(rows, "data", "activation")
-    for (data, activation), group in groups.items():
+    for (data, activation), group in grouped(rows, "data", "activation").items():
         line: Row = {"data": data, "activation": activation}
         for name in OTHERS:
-            mean, error = mean_error(group, f"{name} error")
-            # The same table in every split has the same kernels.
-            spread = "" if error < 1e-9 * mean else f" ± {error:.1g}"
-            line[f"{name} error"] = f"{mean:.2g}{spread}"
+            line[f"{name} error"] = _error(group, name)
         for name in ("exact", *OTHERS):
-            fitted = [row for row in group if np.isfinite(row[f"{name} accuracy"])]
-            if len(fitted) < len(group):
-                lost = f"indefinite in {len(group) - len(fitted)} of {len(group)}"
-                line[f"{name} accuracy"] = lost
-                continue
-            mean, error = mean_error(group, f"{name} accuracy")
-            line[f"{name} accuracy"] = f"{mean:.3f} ± {error:.3f}"
+            line[f"{name} accuracy"] = _mean_accuracy(group, name)
         summary.append(line)
+    _draw(rows, path)
+    return summary
+
+
+def _error(group: list[Row], name: str) -> str:
+    mean, error = mean_error(group, f"{name} error")
+    # The same rows in every split have the same kernels.
+    spread = "" if error < 1e-9 * mean else f" ± {error:.1g}"
+    return f"{mean:.2g}{spread}"
+
+
+def _mean_accuracy(group: list[Row], name: str) -> str:
+    lost = sum(not np.isfinite(row[f"{name} accuracy"]) for row in group)
+    if lost:
+        return f"indefinite in {lost} of {len(group)}"
+    mean, error = mean_error(group, f"{name} accuracy")
+    return f"{mean:.3f} ± {error:.3f}"
+
+
+def _draw(rows: list[Row], path: Path) -> None:
+    """Bars, a panel for each activation; none for data that are not there yet."""
     names = [data for (data,) in grouped(rows, "data")]
-    with figure(path, len(grouped(rows, "activation")), 1, sharey=True) as axes:
+    activations = grouped(rows, "activation")
+    with figure(path, len(activations), 1, sharey=True) as axes:
         panels = np.atleast_1d(axes).ravel()
-        for panel, (activation,) in zip(
-            panels, grouped(rows, "activation"), strict=True
+        for panel, ((activation,), own) in zip(
+            panels, activations.items(), strict=True
         ):
+            groups = grouped(own, "data")
+            places = np.array([names.index(data) for (data,) in groups])
             for shift, (name, label) in enumerate(OTHERS.items()):
-                found = [
-                    mean_error(groups[data, activation], f"{name} error")[0]
-                    for data in names
-                ]
-                panel.barh(
-                    np.arange(len(names)) + 0.27 * (1 - shift), found, 0.27, label=label
-                )
+                found = [mean_error(g, f"{name} error")[0] for g in groups.values()]
+                panel.barh(places + 0.27 * (1 - shift), found, 0.27, label=label)
             panel.set_yticks(range(len(names)), names)
             panel.set(xscale="log", xlabel="relative error", title=activation)
         # The axis is shared by all panels.
         panels[0].invert_yaxis()
-        panels[0].legend(fontsize=8)
-    return summary
+        legend_below(panels)
 
 
 EXPERIMENT = Experiment(
