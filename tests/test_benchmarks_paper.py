@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from joblib import parallel_config
+from numpy.testing import assert_allclose
+from threadpoolctl import threadpool_info
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -379,3 +382,45 @@ def test_a_stop_says_that_it_goes_on(roots, monkeypatch, tmp_path, capsys):
     assert said.startswith("Stopped: what is there is kept in")
     kept = (tmp_path / "roots-quick.jsonl").read_text().strip().splitlines()
     assert [json.loads(line)["cell"]["x"] for line in kept] == [4.0]
+
+
+def test_nothing_is_taken_from_test_rows(monkeypatch):
+    from benchmarks.paper import data
+
+    cell = {"data": "wine", "activation": "relu", "p": 0, "seed": 0}
+    X, y = data.data_of(cell)
+    split = data.StratifiedShuffleSplit(1, test_size=0.3, random_state=0)
+    train, test = next(split.split(X, y))
+    taken = []
+
+    def kernels(X, *arguments, **settings):
+        found = own(X, *arguments, **settings)
+        taken.append((found.moments.tau0, found.exact[np.ix_(train, train)]))
+        return found
+
+    own = data.kernels
+    monkeypatch.setattr(data, "kernels", kernels)
+    data.compute(cell, None)
+    # Test rows of another scale change nothing between training rows.
+    X = X.copy()
+    X[test] *= 10.0
+    monkeypatch.setattr(data, "data_of", lambda cell: (X, y))
+    data.compute(cell, None)
+    for (tau0, K), (tau0_again, K_again) in zip(taken[:2], taken[2:], strict=True):
+        assert tau0 == tau0_again
+        assert_allclose(K, K_again, rtol=1e-12)
+    # Standardised training rows have mean square 1.
+    assert_allclose(taken[0][0], 1.0)
+
+
+def test_work_is_timed_on_one_thread():
+    from benchmarks.paper._experiment import one_thread
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        infos = threadpool_info()
+        assert {i["num_threads"] for i in infos if i["user_api"] == "blas"} == {1}
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
