@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 @contextmanager
 def figure(path: Path, columns: int = 1, rows: int = 1, **more: Any) -> Iterator[Any]:
     """Axes of a figure, which is written at the end; an array of them if several."""
-    size = (4.6 * columns, 3.5 * rows)
+    more = {"figsize": (4.6 * columns, 3.5 * rows), **more}
     drawn, axes = plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, **more
+        rows, columns, layout="constrained", squeeze=False, **more
     )
     yield axes[0, 0] if axes.size == 1 else axes
     drawn.savefig(path, dpi=80)
