@@ -74,7 +74,7 @@ def compute(cell: Cell, source: Source) -> Row:
             "error": min(errors),
         }
     # No equations: one layer of the activation itself, times the best number.
-    own = explicit_moments([cell["activation"]], tau0=moments.tau0).layers
+    own = explicit_moments([moments.activation], tau0=moments.tau0).layers
     K = explicit_kernel(X, layers=own, kernel=kernel)
     scale = np.vdot(K, exact) / np.vdot(K, K)
     row["error of itself"] = relative_distance(scale * K, exact)
