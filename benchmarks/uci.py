@@ -13,8 +13,9 @@ nested
     of at most 2,000 samples.
 
 A model without such choices (forests, and kernel ridge, which chooses for itself by
-leave-one-out) has one result for both. Each fit is stored when it is done; a run that
-is stopped goes on where it was, and records of other models stay.
+leave-one-out) has one result for both. Each fit is stored when it is done, with commit
+and versions; a run that is stopped goes on where it was, and records of other models
+and tables stay in the file.
 
 The folder of ``--data-home`` has one NAME.npz per set: X, y, and the indices
 select_train and select_valid, kfold_train_i and kfold_test_i for i = 0…3.
@@ -308,7 +309,7 @@ def missing(
     records: list[dict[str, Any]], names: Sequence[str], protocols: Sequence[str]
 ) -> Callable[[Table], list[tuple[str, str]]]:
     """What is still to be run on a table; a model without choices is run once."""
-    done = {(r["model"], r["protocol"], r["set"]) for r in records}
+    done = {(r["model"], r["protocol"], r["set"], r["rows"]) for r in records}
 
     def of(table: Table) -> list[tuple[str, str]]:
         wanted = [
@@ -317,16 +318,33 @@ def missing(
             for name in names
             if MODELS[name].fits(table)
         ]
-        return [w for w in dict.fromkeys(wanted) if (*w, table.name) not in done]
+        key = table.name, len(table.y)
+        return [w for w in dict.fromkeys(wanted) if (*w, *key) not in done]
 
     return of
+
+
+def stored(path: Path) -> list[dict[str, Any]]:
+    """Records of earlier runs."""
+    if not path.exists():
+        return []
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))[
+            "records"
+        ]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise SystemExit(
+            f"{path} has no records of this benchmark ({error}): move it away, or give "
+            "another --output."
+        ) from error
+    return found
 
 
 def store(path: Path, records: list[dict[str, Any]]) -> None:
     """Replace the file in one step: a run that is stopped leaves a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
-    content = {"circumstances": circumstances(), "records": records}
+    content = {"records": records}
     draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
     draft.replace(path)
 
@@ -345,8 +363,10 @@ def summarise(records: list[dict[str, Any]], protocol: str) -> list[dict[str, An
     sets = sorted({r["set"] for r in chosen})
     whole = [name for name in names if all((name, s) in by for s in sets)]
     table = np.array([[by[name, s]["accuracy"] for s in sets] for name in whole])
-    ranks = rankdata(-table.round(12), axis=0)
-    shares = table / table.max(axis=0)
+    if whole:
+        ranks = rankdata(-table.round(12), axis=0)
+        shares = table / table.max(axis=0)
+    first = next(iter(MODELS))
     lines = []
     for name in names:
         own = [s for s in sets if (name, s) in by]
@@ -360,8 +380,8 @@ def summarise(records: list[dict[str, Any]], protocol: str) -> list[dict[str, An
             line["P90"] = float((shares[i] >= 0.9).mean())
             line["P95"] = float((shares[i] >= 0.95).mean())
             line["PMA"] = float(shares[i].mean())
-        if name != names[0] and all((names[0], s) in by for s in own):
-            ours = np.array([by[names[0], s]["accuracy"] for s in own])
+        if name != first and all((first, s) in by for s in own):
+            ours = np.array([by[first, s]["accuracy"] for s in own])
             difference = (ours - accuracy).round(12)
             line["first_minus"] = float(difference.mean())
             line["first_wins"] = [int((difference * s > 0).sum()) for s in (1, -1)]
@@ -445,6 +465,7 @@ def report(records: list[dict[str, Any]], protocols: Sequence[str]) -> list[list
 def notes(records: list[dict[str, Any]]) -> list[str]:
     """What the table was made with, and where the first model is behind the others."""
     facts = circumstances()
+    commits = sorted({r["at"]["commit"][:9] for r in records})
     by = {(r["model"], r["protocol"], r["set"]): r["accuracy"] for r in records}
     first = next(iter(MODELS))
     behind = []
@@ -454,7 +475,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
             behind.append(f"{name} ({model}, {100 * (accuracy - ours):.1f})")
     return [
         f"scikit-learn {facts['scikit-learn']}, {facts['threads']} thread(s), seed "
-        f"{SEED}; CPU time is that of all choices, fits and predictions.",
+        f"{SEED}, commits {', '.join(commits)}; CPU time is that of all choices, fits "
+        "and predictions.",
         f"{first} is behind by two points or more (nested) on: "
         + ("; ".join(sorted(behind)) or "none"),
     ]
@@ -477,9 +499,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         "written set by set to a .csv of the same name",
     )
     options = arguments.parse_args(argv)
-    records = []
-    if options.output.exists():
-        records = json.loads(options.output.read_text(encoding="utf-8"))["records"]
+    records = stored(options.output)
     wanted = missing(records, options.models, options.protocol)
     tables = list(load_tables(options.data_home, fast=options.fast))
     jobs = [(table, *job) for table in tables for job in wanted(table)]
@@ -487,10 +507,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for table, name, protocol in bar:
         bar.set_postfix_str(f"{name} on {table.name}")
         result = run(MODELS[name], table, protocol)
-        records.append(
-            {"model": name, "protocol": protocol, "set": table.name} | result
-        )
+        key = {"model": name, "protocol": protocol, "set": table.name}
+        records.append(key | {"rows": len(table.y)} | result | {"at": circumstances()})
         store(options.output, records)
+    own = {(table.name, len(table.y)) for table in tables}
+    records = [r for r in records if (r["set"], r["rows"]) in own]
     rows = report(records, options.protocol)
     if options.markdown:
         replace_table(options.markdown, Path(__file__), HEADER, rows, notes(records))

@@ -280,3 +280,36 @@ def test_the_uci_page_has_its_summary_and_every_set(tmp_path):
     accuracies = [f"{100 * record['accuracy']:.2f}" for record in records]
     assert lines[1:] == [",".join(["iris,60,4,3", *accuracies])]
     assert f"| {accuracies[1]} |" in page.read_text()
+
+
+def test_uci_records_of_other_tables_stay_out_of_the_summary(tmp_path):
+    first = ["uci.py", "--models", "RBF, SVM", "--protocol", "published"]
+    run(first, tmp_path)
+    path = tmp_path / "out.json"
+    content = json.loads(path.read_text())
+    assert content["records"][0]["at"]["commit"]
+    other = content["records"][0] | {"set": "other", "accuracy": 0.0, "rows": 9}
+    longer = content["records"][0] | {"rows": 150, "accuracy": 0.0}
+    path.write_text(json.dumps({"records": [*content["records"], other, longer]}))
+    again = run(first, tmp_path)
+    assert "**published, 1 sets**" in again.stdout
+    assert "0.00" not in again.stdout.split("RBF, SVM")[1].split()[0]
+    assert len(json.loads(path.read_text())["records"]) == 3
+    path.write_text("{")
+    broken = run(first, tmp_path)
+    assert "has no records of this benchmark" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+
+def test_a_uci_table_that_no_model_fits_is_no_error(tmp_path):
+    rng = np.random.default_rng(0)
+    folds = {
+        f"kfold_{k}_{i}": np.arange(600) for k in ("train", "test") for i in range(4)
+    }
+    splits = {"select_train": np.arange(300), "select_valid": np.arange(300, 600)}
+    X, y = rng.standard_normal((600, 2)), np.arange(600) % 2
+    np.savez(tmp_path / "large.npz", X=X, y=y, **folds, **splits)
+    done = run(
+        ["uci.py", "--models", "Gaussian process", "--data-home", tmp_path], tmp_path
+    )
+    assert done.returncode == 0, done.stderr

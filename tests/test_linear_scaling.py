@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm, rankdata, ttest_rel
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sklearn_deq.linear import (
     SCALINGS,
@@ -28,10 +28,23 @@ def _standard(values):
     return StandardScaler().fit_transform(values)
 
 
+def _levels(X):
+    """Numbers of all columns, and of the last, which has three values, indicators."""
+    numbers = _standard(np.arcsinh(_standard(X)))
+    hits = _one_hot(X[:, 2])
+    indicators = (hits - hits.mean(axis=0)) / np.sqrt(hits.var(axis=0).sum())
+    return np.hstack([numbers, indicators]) * np.sqrt(6 / 4)
+
+
+def _one_hot(column):
+    return OneHotEncoder(sparse_output=False).fit_transform(column[:, None])
+
+
 ORACLES = {
     "standard": _standard,
     "arcsinh": lambda X: _standard(np.arcsinh(_standard(X))),
     "rank": lambda X: _standard(norm.ppf((rankdata(X, axis=0) - 0.5) / len(X))),
+    "levels": _levels,
 }
 
 
@@ -96,6 +109,39 @@ def test_ranks_are_interpolated_and_end_with_the_training_values():
     ).ravel()
     assert_allclose(between, 0.5 * (low + middle))
     assert beyond == high
+
+
+def test_levels_are_of_few_values_that_are_frequent(rng):
+    columns = {
+        "two": rng.integers(0, 2, 200),
+        "ten": rng.integers(0, 10, 200),
+        "forty": rng.integers(0, 40, 200),
+        "numbers": rng.standard_normal(200),
+        "three": rng.integers(0, 3, 200),
+    }
+    X = np.column_stack(list(columns.values()))
+    scaling = fit_scaling(X, "levels")
+    assert [level["column"] for level in scaling["levels"]] == [4, 1]
+    scaled = apply_scaling(scaling, X)
+    assert scaled.shape == (200, 5 + 3 + 10)
+    # What every column of numbers, and the indicators of each of levels, add up to.
+    assert_allclose(np.mean(scaled**2), (5 + 2) / 18 * 18 / 7)
+    # Ten values in forty samples are too rare to be told apart.
+    assert len(fit_scaling(X[:40], "levels")["levels"]) == 1
+    unseen = X[:1].copy()
+    unseen[0, 4] = 7.0
+    row = apply_scaling(scaling, unseen)[0, 5:8]
+    share = np.bincount(columns["three"]) / 200
+    assert_allclose(row / np.linalg.norm(row), -share / np.linalg.norm(share))
+
+
+def test_indicators_are_bounded_in_number(rng):
+    X = rng.integers(0, 12, (300, 100)).astype(float)
+    X[:, 7] %= 5
+    scaling = fit_scaling(X, "levels")
+    assert scaling["levels"][0]["column"] == 7
+    # 5 and 82 times 12 are no more than 1,000.
+    assert len(scaling["levels"]) == 83
 
 
 def test_losses_of_classes_are_squares_and_errors(rng):

@@ -184,3 +184,14 @@ def mean_error(rows: list[Row], name: str) -> tuple[float, float]:
     if len(values) == 1:
         return float(values[0]), float("nan")
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def paired(
+    rows: list[Row], others: list[Row], name: str, by: str = "seed"
+) -> tuple[float, float, int]:
+    """Mean difference from other rows of the same seeds, its error, and how many."""
+    found = {row[by]: row[name] for row in others}
+    values = [{name: row[name] - found[row[by]]} for row in rows if row[by] in found]
+    if not values:
+        return float("nan"), float("nan"), 0
+    return *mean_error(values, name), len(values)

@@ -19,9 +19,15 @@ from sklearn_deq.theory import (
     solve_match,
 )
 
-# The paper's architectures; "plain" is a network of their shape that is not matched.
+# The paper's architectures. Not matched are "plain", a network of their shape, and
+# "single", one of a Hermite layer's; both have the activation of the DEQ.
 PAPERS = {"relu": "leaky_relu", "tanh": "hard_tanh"}
-MODELS = ("deq", "paper", "hermite", "plain")
+MODELS = ("deq", "paper", "hermite", "plain", "single")
+
+
+def models_of(activation: str) -> tuple[str, ...]:
+    """Models that differ: the paper's network of tanh has a single layer."""
+    return MODELS if activation == "relu" else MODELS[:-1]
 
 
 def moments_of(X: np.ndarray, activation: str, variance: float) -> EquilibriumMoments:
@@ -53,8 +59,8 @@ def build(
             **settings,
         )
     architecture = PAPERS[str(moments.activation)]
-    if model == "plain":
-        depth = 2 if architecture == "leaky_relu" else 1
+    if model in ("plain", "single"):
+        depth = 2 if architecture == "leaky_relu" and model == "plain" else 1
         layers = explicit_moments(
             [moments.activation] * depth, tau0=moments.tau0
         ).layers
@@ -147,8 +153,9 @@ def train(
     dropout: float = 0.0,
     label_smoothing: float = 0.0,
     patience: int | None = None,
+    optimizer: str = "adam",
 ) -> Curves:
-    """Train body and readout with Adam and a cosine decay, as the estimators do.
+    """Train body and readout with a cosine decay, by Adam (as the estimators) or SGD.
 
     Dropout acts on the features. With patience a tenth of the training rows is set
     aside, and training ends when their loss has not fallen for so many epochs.
@@ -162,9 +169,10 @@ def train(
     torch.manual_seed(seed)
     readout = torch.zeros(n_outputs, _width(body), requires_grad=True)
     weights = [p for p in body.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam([*weights, readout], lr=lr, weight_decay=weight_decay)
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
+    stepper = kind([*weights, readout], lr=lr, weight_decay=weight_decay)
     steps = epochs * -(-len(X) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, steps)
     loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     curves, best, waited = Curves(), np.inf, 0
     for _ in range(epochs):
@@ -173,9 +181,9 @@ def train(
         for rows in torch.randperm(len(X), generator=generator).split(batch):
             z = nn.functional.dropout(body(X[rows]), dropout)
             loss = loss_of(z @ readout.T, y[rows])
-            optimizer.zero_grad()
+            stepper.zero_grad()
             loss.backward()
-            optimizer.step()
+            stepper.step()
             schedule.step()
             if isinstance(body, EquilibriumLayer):
                 body.stabilize()

@@ -5,15 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from benchmarks.paper._data import Source, images
-from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
+from benchmarks.paper._experiment import (
+    Cell,
+    Experiment,
+    Row,
+    grouped,
+    mean_error,
+    paired,
+)
 from benchmarks.paper._figures import band, figure
-from benchmarks.paper._networks import MODELS, build, features, moments_of, train
+from benchmarks.paper._networks import (
+    MODELS,
+    build,
+    features,
+    models_of,
+    moments_of,
+    train,
+)
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import fit_ridge, ridge_fit
 
-VARIANCE = 0.2
+VARIANCES = (0.2, 0.8)
 # Penalty of the readout, and of kernel ridge.
 ALPHA = 0.01
 
@@ -22,34 +37,36 @@ def cells(quick: bool) -> list[Cell]:
     """Every model, width and seed; and kernel ridge."""
     widths = (32, 64) if quick else (32, 128, 256, 1024, 4096)
     seeds = range(2 if quick else 10)
-    common = {"n": 500 if quick else 8000}
+    activations = ("relu",) if quick else ("relu", "tanh")
+    # At the small variance a DEQ is nearly shallow, at the large one it is deep.
+    kinds = [
+        ("readout", VARIANCES[0]),
+        ("readout", VARIANCES[1]),
+        ("all", VARIANCES[0]),
+    ]
     networks = [
         {
-            **common,
+            "n": 500 if quick else 8000,
             "model": model,
             "activation": activation,
+            "variance": variance,
             "trainable": trainable,
             "width": width,
             "seed": seed,
         }
         # What takes longest last: all weights of the widest networks.
-        for trainable in ("readout", "all")
+        for trainable, variance in kinds
         for width in widths
+        if variance == VARIANCES[0] or width <= 1024
         for seed in seeds
-        for activation in (("relu",) if quick else ("relu", "tanh"))
-        for model in MODELS
+        for activation in activations
+        for model in models_of(activation)
     ]
     limits = [
-        {
-            **common,
-            "model": "kernel",
-            "activation": activation,
-            "trainable": "readout",
-            "width": 0,
-            "seed": seed,
-        }
-        for seed in seeds
-        for activation in (("relu",) if quick else ("relu", "tanh"))
+        {**cell, "model": "kernel", "width": 0}
+        for cell in networks
+        if (cell["trainable"], cell["model"], cell["width"])
+        == ("readout", "deq", widths[0])
     ]
     return limits + networks
 
@@ -58,13 +75,13 @@ def compute(cell: Cell, source: Source) -> Row:
     """Accuracy on all test images."""
     data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
     X, y, X_test, y_test = data
-    moments = moments_of(X, cell["activation"], VARIANCE)
+    moments = moments_of(X, cell["activation"], cell["variance"])
     targets = np.eye(y.max() + 1)[y]
     if cell["model"] == "kernel":
         settings = {
             "activation": cell["activation"],
-            "recurrent_variance": VARIANCE,
-            "input_variance": 1 - VARIANCE,
+            "recurrent_variance": cell["variance"],
+            "input_variance": 1 - cell["variance"],
             "tau0": moments.tau0,
         }
         dual, intercept = ridge_fit(deq_kernel(X, **settings), targets, ALPHA)
@@ -88,45 +105,70 @@ def compute(cell: Cell, source: Source) -> Row:
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Mean and standard error of every curve."""
-    groups = grouped(rows, "activation", "trainable", "model", "width")
+    """Mean accuracies, and differences from the DEQ of the same seeds and images."""
     summary = []
-    for (activation, trainable, model, width), group in groups.items():
+    groups = grouped(rows, "activation", "variance", "trainable", "model", "width")
+    for (activation, variance, trainable, model, width), group in groups.items():
         mean, error = mean_error(group, "accuracy")
+        deqs = groups.get((activation, variance, trainable, "deq", width), [])
+        less, less_error, _ = paired(group, deqs, "accuracy")
         summary.append(
             {
                 "activation": activation,
+                "σ_a²": variance,
                 "trainable": trainable,
                 "model": model,
                 "width": width,
                 "accuracy": round(mean, 4),
                 "standard error": round(error, 4),
+                "less DEQ": round(less, 4),
+                "its standard error": round(less_error, 4),
                 "seeds": len(group),
             }
         )
-    activations = [name for (name,) in grouped(rows, "activation")]
-    with figure(path, 2, len(activations), sharey=True) as axes:
-        for (i, activation), (j, trainable) in (
-            (a, t)
-            for a in enumerate(activations)
-            for t in enumerate(("readout", "all"))
-        ):
-            panel = axes[i, j]
-            for model in MODELS:
-                found = [
-                    (row["width"], row["accuracy"], row["standard error"])
-                    for row in summary
-                    if (row["activation"], row["trainable"], row["model"])
-                    == (activation, trainable, model)
-                ]
-                band(panel, found, model)
-            for row in summary:
-                if row["model"] == "kernel" and row["activation"] == activation:
-                    panel.axhline(row["accuracy"], color="0.5", ls="--", label="kernel")
-            panel.set(xscale="log", title=f"{activation}, {trainable} trained")
-            panel.set(xlabel="width", ylabel="test accuracy")
-        axes[0, 0].legend(fontsize=8)
+    draw(summary, path)
     return summary
+
+
+def draw(summary: list[Row], path: Path) -> None:
+    """The DEQ and the kernel themselves, then what others have less or more."""
+    kinds = list(grouped(summary, "σ_a²", "trainable"))
+    activations = [name for (name,) in grouped(summary, "activation")]
+    with figure(path, 1 + len(kinds), len(activations)) as axes:
+        panels = np.atleast_2d(axes)
+        for row, activation in enumerate(activations):
+            own = [line for line in summary if line["activation"] == activation]
+            for column, (variance, trainable) in enumerate(kinds):
+                part = [
+                    line
+                    for line in own
+                    if (line["σ_a²"], line["trainable"]) == (variance, trainable)
+                ]
+                title = f"σ_a² = {variance:g}, {trainable}"
+                draw_kind(panels[row, 0], panels[row, column + 1], part, title)
+            panels[row, 0].set(title=activation, ylabel="test accuracy")
+            panels[row, 0].legend(fontsize=8)
+            panels[row, 1].set_ylabel("accuracy less the DEQ's")
+        panels[0, 1].legend(fontsize=8)
+        for panel in panels.ravel():
+            panel.set(xscale="log", xlabel="width")
+
+
+def draw_kind(first: Axes, second: Axes, part: list[Row], title: str) -> None:
+    """Accuracy of DEQ and kernel, and the differences of the others from the DEQ."""
+    deqs = [row for row in part if row["model"] == "deq"]
+    names = ("width", "accuracy", "standard error")
+    band(first, [tuple(row[name] for name in names) for row in deqs], f"deq, {title}")
+    color = first.lines[-1].get_color() if first.lines else None
+    for row in part:
+        if row["model"] == "kernel":
+            first.axhline(row["accuracy"], ls=":", color=color)
+    for model in MODELS[1:]:
+        names = ("width", "less DEQ", "its standard error")
+        found = [tuple(row[k] for k in names) for row in part if row["model"] == model]
+        band(second, [each for each in found if np.isfinite(each[1])], model)
+    second.axhline(0.0, color="0.6", lw=1)
+    second.set_title(title)
 
 
 EXPERIMENT = Experiment(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks._tables import relative_distance
 from benchmarks.paper._data import Source, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped
 from benchmarks.paper._figures import figure
-from benchmarks.paper._kernels import kernels
-from sklearn_deq.exceptions import MatchWarning
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import (
     ACTIVATIONS,
     ARCHITECTURES,
+    MatchResult,
     equilibrium_moments,
+    explicit_moments,
     minimal_depth,
-    solve_match,
 )
+from sklearn_deq.theory._equations import Problem
 
 VARIANCES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 
@@ -35,69 +36,111 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def compute(cell: Cell, source: Source) -> Row:
-    """The verdict, the best residual by depth, and the distance of the kernels."""
-    variance = cell["variance"]
-    verdict = minimal_depth(
-        cell["activation"], variance, 1 - variance, kernel=cell["kernel"]
-    )
+    """The verdict, and of every depth the best residual and distance of the kernel.
+
+    Every family is solved at every depth it has: the verdict's own solution is none of
+    them. Below what residual no network of a family gets is proven, not searched for.
+    """
+    variance, kernel = cell["variance"], cell["kernel"]
+    verdict = minimal_depth(cell["activation"], variance, 1 - variance, kernel=kernel)
     moments = equilibrium_moments(cell["activation"], variance, 1 - variance)
-    best: dict[int, float] = {}
-    for architecture in ARCHITECTURES:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MatchWarning)
-            match = solve_match(
-                moments, kernel=cell["kernel"], architecture=architecture
-            )
-        best[match.depth] = min(best.get(match.depth, np.inf), match.residual)
+    problem = Problem(moments, kernel, 1e-6, multipliers=True, equal_norms=False)
     X = mixture(400, seed=0)
-    found = kernels(X, cell["activation"], variance, kernel=cell["kernel"])
-    return {
-        "depth": verdict.depth,
-        "reason": verdict.reason,
-        "residuals": {str(depth): residual for depth, residual in best.items()},
-        "error at p=400": found.error(found.explicit),
-    }
+    exact = deq_kernel(
+        X,
+        kernel=kernel,
+        activation=cell["activation"],
+        recurrent_variance=variance,
+        input_variance=1 - variance,
+        tau0=moments.tau0,
+    )
+    row: Row = {"depth": verdict.depth, "reason": verdict.reason, "by depth": {}}
+    for depth in (1, 2):
+        found = [
+            (problem.solve(candidate, ""), problem.distance(candidate))
+            for candidate in problem.candidates(list(ARCHITECTURES))
+            if candidate.depth == depth
+        ]
+        least = min(match.residual for match, _ in found)
+        # Solutions are not equal off the equations: the closest of those as good.
+        errors = [
+            relative_distance(_kernel_of(match, X, kernel), exact)
+            for match, _ in found
+            if match.residual <= max(1e-6, 1.1 * least)
+        ]
+        row["by depth"][str(depth)] = {
+            "residual": least,
+            "bound": min(bound for _, bound in found),
+            "error": min(errors),
+        }
+    # No equations: one layer of the activation itself, times the best number.
+    own = explicit_moments([moments.activation], tau0=moments.tau0).layers
+    K = explicit_kernel(X, layers=own, kernel=kernel)
+    scale = np.vdot(K, exact) / np.vdot(K, K)
+    row["error of itself"] = relative_distance(scale * K, exact)
+    return row
+
+
+def _kernel_of(match: MatchResult, X: np.ndarray, kernel: str) -> np.ndarray:
+    return explicit_kernel(
+        X, layers=match.layers, kernel=kernel, multipliers=match.multipliers
+    )
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """A verdict is confirmed if its depth matches, and no shallower one tried does."""
+    """A verdict is confirmed if its depth matches, and no shallower network can."""
     summary = []
     for row in rows:
-        residuals = {int(depth): value for depth, value in row["residuals"].items()}
-        meets = min((d for d, r in residuals.items() if r < 1e-6), default=None)
-        shallower = [r for d, r in residuals.items() if d < row["depth"]]
-        summary.append(
-            {
-                "activation": row["activation"],
-                "variance": row["variance"],
-                "kernel": row["kernel"],
-                "depth": row["depth"],
-                "depth that matched": meets,
-                "best residual of a shallower one": float(f"{min(shallower):.2g}")
-                if shallower
-                else None,
-                "error at p=400": float(f"{row['error at p=400']:.2g}"),
-                "confirmed": meets == row["depth"],
+        depth = row["depth"]
+        found = {int(d): values for d, values in row["by depth"].items()}
+        meets = min((d for d in found if found[d]["residual"] < 1e-6), default=None)
+        line = {name: row[name] for name in ("activation", "variance", "kernel")}
+        line |= {"depth": depth, "depth that matched": meets}
+        line["error at p=400"] = _short(found[depth]["error"])
+        if depth > 1:
+            line |= {
+                "residual of one layer": _short(found[1]["residual"]),
+                "proven to be at least": _short(found[1]["bound"]),
+                "its error at p=400": _short(found[1]["error"]),
             }
-        )
-    kernels_ = list(grouped(rows, "kernel"))
-    names = [name for (name,) in grouped(rows, "activation")]
-    variances = [value for (value,) in grouped(rows, "variance")]
-    with figure(path, len(kernels_), 1) as axes:
-        for panel, (kernel,) in zip(np.atleast_1d(axes).ravel(), kernels_, strict=True):
-            depths = {
-                (row["activation"], row["variance"]): row["depth"]
-                for row in rows
+        line["error of φ itself, one layer"] = _short(row["error of itself"])
+        possible = depth > 1 and found[1]["bound"] < 1e-6
+        line["confirmed"] = meets == depth and not possible
+        summary.append(line)
+    draw(summary, path)
+    return summary
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def draw(summary: list[Row], path: Path) -> None:
+    """Depths, with the error of one layer where it is not enough."""
+    kinds = [name for (name,) in grouped(summary, "kernel")]
+    names = [name for (name,) in grouped(summary, "activation")]
+    variances = [value for (value,) in grouped(summary, "variance")]
+    with figure(path, len(kinds), 1) as axes:
+        for panel, kernel in zip(np.atleast_1d(axes).ravel(), kinds, strict=True):
+            own = {
+                (row["activation"], row["variance"]): row
+                for row in summary
                 if row["kernel"] == kernel
             }
-            grid = [[depths[name, value] for value in variances] for name in names]
+            grid = np.full((len(names), len(variances)), np.nan)
+            for (name, variance), row in own.items():
+                where = names.index(name), variances.index(variance)
+                grid[where] = row["depth"]
+                less = row.get("its error at p=400")
+                text = str(row["depth"]) + (f"\n{less:.1%}" if less else "")
+                panel.text(*where[::-1], text, ha="center", va="center", fontsize=8)
             panel.imshow(grid, vmin=0, vmax=4, cmap="YlGnBu", aspect="auto")
-            for (i, j), depth in np.ndenumerate(np.array(grid)):
-                panel.text(j, i, depth, ha="center", va="center")
             panel.set_xticks(range(len(variances)), [f"{v:g}" for v in variances])
             panel.set_yticks(range(len(names)), names)
-            panel.set(title=kernel, xlabel="recurrent_variance")
-    return summary
+            panel.set(xlabel="recurrent_variance")
+            panel.set_title(
+                f"{kernel}: depth, error of one layer if not enough", fontsize=10
+            )
 
 
 EXPERIMENT = Experiment(

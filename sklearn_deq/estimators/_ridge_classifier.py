@@ -77,11 +77,13 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Budget in bytes of what the search holds, in all jobs together, or the fit to
         all samples if that is more; None: half of the memory of the machine or its
         container.
-    scale : {"standard", "arcsinh", "rank"} or sequence, default=None
+    scale : {"standard", "arcsinh", "rank", "levels"} or sequence, default=None
         Scaling of the features by the training samples, without columns that are
         constant: means 0 and variances 1, in "arcsinh" followed by an inverse
         hyperbolic sine, which pulls outliers in, and in "rank" after values are
-        replaced by the normal quantiles of their ranks. None: as they are.
+        replaced by the normal quantiles of their ranks. "levels" is "arcsinh" with
+        indicators of the values of columns that have few, as codes of categories do
+        (see `sklearn_deq.linear.fit_scaling`). None: as they are.
     average : bool, default=None
         Whether all kernels that are as good as the best are fitted, and their
         predictions averaged; None: those of the collection are.
@@ -174,7 +176,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
 
     The collection: with the features scaled by "arcsinh" and by "rank", the CK of a
     ReLU with σ_a² = 0.1 and its NTK with σ_a² = 0.4, and the CK, with σ_a² = 0.2, of
-    "erf" with σ_b² = 4 and of "sin" with σ_b² = 1. The average is of those whose loss
+    "erf" with σ_b² = 4 and of "sin" with σ_b² = 1; where columns have levels, with
+    "levels" the two of the ReLU, too. The average is of those whose loss
     exceeds that of the best by no more than two standard errors of the difference over
     the held-out samples; the loss is the squared error, and 1 more for an error.
     Classes of few samples are not favoured, unless by ``class_weight``: the errors are

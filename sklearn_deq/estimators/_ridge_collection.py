@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_deq.linear import apply_scaling
+from sklearn_deq.linear import apply_scaling, fit_scaling
 
 # Parameters of a candidate that may have several values, slowest first, with those they
 # have where some are given. All but the last are the kernel's own.
@@ -34,7 +34,11 @@ _KERNELS = (
 _REST = {name: values[0] for name, values in GRID.items()} | {"recurrent_variance": 0.2}
 COLLECTION: tuple[dict[str, Any], ...] = tuple(
     {name: (_REST | kernel | {"scale": scale})[name] for name in GRID}
-    for scale, kernel in product(("arcsinh", "rank"), _KERNELS)
+    for scale, kernel in (
+        *product(("arcsinh", "rank"), _KERNELS),
+        # With the many more columns of indicators bounded activations have no use.
+        *product(("levels",), _KERNELS[:2]),
+    )
 )
 # Samples on which the collection is searched; the choice of few kernels and a penalty
 # needs no more, and eigendecompositions of thousands take minutes.
@@ -58,6 +62,13 @@ def grid_candidates(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
         return [dict(candidate) for candidate in COLLECTION]
     values = [choices.get(name, default) for name, default in GRID.items()]
     return [dict(zip(GRID, each, strict=True)) for each in product(*values)]
+
+
+def applicable(candidates: list[dict[str, Any]], X: np.ndarray) -> list[dict[str, Any]]:
+    """Candidates of the collection that are not the same as others on these samples."""
+    if fit_scaling(X, "levels")["levels"]:
+        return candidates
+    return [each for each in candidates if each["scale"] != "levels"]
 
 
 def class_sizes(counts: np.ndarray, size: int, least: int = 2) -> np.ndarray:
@@ -118,7 +129,7 @@ def random_rows(codes: np.ndarray, size: int, seed: int, least: int = 2) -> np.n
 
 
 def spread_rows(y: np.ndarray, size: int, *, classes: bool = False) -> np.ndarray:
-    """Rows whose targets are spread as all are: evenly spaced among the sorted.
+    """Rows whose targets are spread as all are, whatever the order of the rows.
 
     Parameters
     ----------
@@ -127,7 +138,8 @@ def spread_rows(y: np.ndarray, size: int, *, classes: bool = False) -> np.ndarra
     size : int
         Number of rows, at most n.
     classes : bool, default=False
-        Whether they are labels, each of which is to be there.
+        Whether they are labels, each of which is to be there: random rows of each.
+        Numbers are evenly spaced among the sorted, rows of several at random.
 
     Returns
     -------
@@ -135,19 +147,12 @@ def spread_rows(y: np.ndarray, size: int, *, classes: bool = False) -> np.ndarra
         Increasing indices.
     """
     if classes:
-        codes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
-        sizes = class_sizes(counts, size)
-        parts = [np.flatnonzero(codes == code) for code in range(len(counts))]
-        return np.sort(
-            np.concatenate(
-                [
-                    part[spread_rows(part, few)]
-                    for part, few in zip(parts, sizes, strict=True)
-                ]
-            )
-        )
+        return random_rows(np.unique(y, return_inverse=True)[1], size, 0)
     n = len(y)
-    order = np.argsort(y, kind="stable") if y.ndim == 1 else np.arange(n)
+    # Rows may come in some order: of equal targets none is preferred for it.
+    order = np.random.default_rng(0).permutation(n)
+    if y.ndim == 1:
+        order = order[np.argsort(y[order], kind="stable")]
     chosen: np.ndarray = np.sort(order[(2 * np.arange(size) + 1) * n // (2 * size)])
     return chosen
 

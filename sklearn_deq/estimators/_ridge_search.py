@@ -43,6 +43,7 @@ from sklearn_deq.estimators._kernel import DEQKernelTransformer
 from sklearn_deq.estimators._ridge_collection import (
     COLLECTION_SAMPLES,
     GRID,
+    applicable,
     grid_candidates,
     named,
     objects,
@@ -66,6 +67,8 @@ from sklearn_deq.theory import get_activation
 OneOrMore = Any  # a value, or a list, tuple or array of values
 _SEQUENCES = (list, tuple, np.ndarray)
 _POSITIVE = Interval(Real, 0, None, closed="neither")
+# Mean weight below which weights were hardly meant as numbers of copies.
+_LEAST_WEIGHT = 0.1
 _SCALE = [None, StrOptions(set(SCALINGS))]
 # Bytes of the kernel between new and training samples that is held at once.
 _BLOCK_BYTES = 2**25
@@ -116,6 +119,8 @@ class KernelRidgeCV(FeatureRidge):
         problem = self._problem(sample, coding, groups, alphas)
         self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
+        if self._is_collection():
+            kernels = applicable(kernels, searched.X)
         self._check_memory(problem, searched, len(kernels))
         outcomes = self._search(searched, kernels)
         self._choose(kernels, alphas, outcomes)
@@ -298,8 +303,17 @@ class KernelRidgeCV(FeatureRidge):
             return
         if not weight.any():
             raise ValueError("sample_weight must not be zero for all samples.")
-        if (weight > 0).sum() < 2:
+        positive = (weight > 0).sum()
+        if positive < 2:
             raise ValueError("Only 1 sample has a positive sample_weight: give 2.")
+        if weight.sum() < _LEAST_WEIGHT * positive:
+            warnings.warn(
+                f"sample_weight sums to {weight.sum():.3g} for {positive} samples. A "
+                "weight is a number of copies: so few of them are smoothed away. "
+                "Multiply the weights, to a mean of 1 if they only tell samples apart.",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def _search(
         self, problem: RidgeProblem, kernels: list[dict[str, Any]]

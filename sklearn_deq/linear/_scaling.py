@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-SCALINGS = ("standard", "arcsinh", "rank")
+SCALINGS = ("standard", "arcsinh", "rank", "levels")
 
 # A column that varies by less than this of its size is rounding of a constant.
 _ROUNDING = 16.0
+# A column has levels if it has so many different values, each as often on average; and
+# so many indicators are made at most, of the columns with the fewest levels first.
+_FEWEST_LEVELS, _MOST_LEVELS = 3, 20
+_LEAST_OFTEN = 5
+_MOST_INDICATORS = 1000
+_SEEN_FIRST = 1000
 
 
 def fit_scaling(
@@ -22,11 +28,13 @@ def fit_scaling(
     ----------
     X : ndarray of shape (n, p)
         Training samples.
-    method : {"standard", "arcsinh", "rank"}
+    method : {"standard", "arcsinh", "rank", "levels"}
         "standard" makes means 0 and variances 1. "arcsinh" does so, then takes the
         inverse hyperbolic sine, which pulls outliers in, and standardises again.
         "rank" replaces values by the normal quantiles of their ranks, interpolated
-        between the training values, and standardises those.
+        between the training values, and standardises those. "levels" is "arcsinh" and
+        indicators, for each column of 3 to 20 different values: centred, and with a
+        total variance of 1.
     sample_weight : ndarray of shape (n,), default=None
         Positive weights of the samples; None: ones.
 
@@ -45,6 +53,10 @@ def fit_scaling(
     products divided by the number of columns; if all are, one remains. Equal values
     share the middle of their ranks. A weight k counts as k copies.
 
+    Columns have levels if these occur five times on average; there are 1,000 indicators
+    at most, of the columns with the fewest levels. A value that was not seen has none.
+    Indicators and numbers are multiplied by one factor that makes the mean square 1.
+
     Examples
     --------
     >>> import numpy as np
@@ -60,11 +72,13 @@ def fit_scaling(
         columns = np.zeros(1, dtype=int)
     values = values[:, columns]
     scaling: dict[str, Any] = {"method": method, "columns": columns}
-    if method == "arcsinh":
+    if method in ("arcsinh", "levels"):
         scaling["center"], scaling["spread"] = _standard(values, sample_weight)
     if method == "rank":
         tables = [_normal_scores(column, sample_weight) for column in values.T]
         scaling["knots"], scaling["scores"] = map(list, zip(*tables, strict=True))
+    if method == "levels":
+        scaling["levels"] = _levels(values, sample_weight)
     scaling["mean"], scaling["deviation"] = _standard(
         _transform(scaling, values), sample_weight
     )
@@ -83,7 +97,7 @@ def apply_scaling(scaling: dict[str, Any], X: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n, n_varying)
+    ndarray of shape (n, n_varying) or, with levels, (n, n_varying + n_indicators)
         Scaled columns, of the dtype of X; those that were constant are dropped.
 
     See Also
@@ -98,14 +112,17 @@ def apply_scaling(scaling: dict[str, Any], X: np.ndarray) -> np.ndarray:
     >>> apply_scaling(scaling, np.array([[1.0], [2.0], [1e9]])).ravel().round(3)
     array([-1.225,  0.   ,  1.225])
     """
-    values = _transform(scaling, X[:, scaling["columns"]].astype(np.float64))
-    scaled: np.ndarray = (values - scaling["mean"]) / scaling["deviation"]
+    values = X[:, scaling["columns"]].astype(np.float64)
+    scaled: np.ndarray = _transform(scaling, values)
+    scaled = (scaled - scaling["mean"]) / scaling["deviation"]
+    if scaling.get("levels"):
+        scaled = _with_indicators(scaled, values, scaling["levels"])
     return scaled.astype(X.dtype, copy=False)
 
 
 def _transform(scaling: dict[str, Any], values: np.ndarray) -> np.ndarray:
     """Transform the columns before they are standardised at last."""
-    if scaling["method"] == "arcsinh":
+    if scaling["method"] in ("arcsinh", "levels"):
         standard: np.ndarray = np.arcsinh(
             (values - scaling["center"]) / scaling["spread"]
         )
@@ -114,6 +131,41 @@ def _transform(scaling: dict[str, Any], values: np.ndarray) -> np.ndarray:
         pairs = zip(values.T, scaling["knots"], scaling["scores"], strict=True)
         return np.column_stack([np.interp(v, knots, z) for v, knots, z in pairs])
     return values
+
+
+def _levels(
+    values: np.ndarray, sample_weight: np.ndarray | None
+) -> list[dict[str, Any]]:
+    """Columns of few values, the values, and their shares; the fewest values first."""
+    weight = np.ones(len(values)) if sample_weight is None else sample_weight
+    most = min(_MOST_LEVELS, weight.sum() / _LEAST_OFTEN)
+    found = []
+    for j, column in enumerate(values.T):
+        # Not all values of a long column are sorted to see that they are many.
+        if len(np.unique(column[:_SEEN_FIRST])) > most:
+            continue
+        knots, which = np.unique(column, return_inverse=True)
+        if _FEWEST_LEVELS <= len(knots) <= most:
+            share = np.bincount(which, weights=weight) / weight.sum()
+            found.append({"column": j, "values": knots, "share": share})
+    found.sort(key=lambda level: len(level["values"]))
+    total = np.cumsum([len(level["values"]) for level in found])
+    return found[: int((total <= _MOST_INDICATORS).sum())]
+
+
+def _with_indicators(
+    scaled: np.ndarray, values: np.ndarray, levels: list[dict[str, Any]]
+) -> np.ndarray:
+    """Numbers, and centred indicators of the levels."""
+    parts = [scaled]
+    for level in levels:
+        share = level["share"]
+        hits = values[:, level["column"], None] == level["values"]
+        parts.append((hits - share) / np.sqrt(np.sum(share * (1.0 - share))))
+    columns = np.hstack(parts)
+    # Each column of numbers, and the indicators of each of levels, have variance 1.
+    columns *= np.sqrt(columns.shape[1] / (scaled.shape[1] + len(levels)))
+    return columns
 
 
 def _standard(
