@@ -177,6 +177,8 @@ def test_a_cell_is_kept_before_a_slower_one_ends(roots, monkeypatch):
 def made_up(name, cell, rng):
     """What a cell might give, without computing it."""
 
+    from benchmarks.paper._networks import MODELS
+
     def number():
         return float(rng.uniform(0.1, 1.0))
 
@@ -190,13 +192,20 @@ def made_up(name, cell, rng):
         for other in ("asymptotic", "explicit", "hermite"):
             found |= {f"{other} error": number(), f"{other} accuracy": number()}
         return found
-    models = ("deq", "hermite", "paper", "plain")
+    if name == "spectra":
+        found = {"classes": list(range(10))}
+        for other in ("exact", "finite", "asymptotic", "explicit"):
+            # An asymptotic kernel may have eigenvalues below zero.
+            found[f"{other} eigenvalues"] = [-number(), number(), 10.0 * number()]
+            found[f"{other} vectors"] = rng.standard_normal((2, 10)).tolist()
+            found |= {f"{other} error": number(), f"{other} overlap": number()}
+        return found
     kinds = ("accuracy", "gap", "alignment")
-    return {f"{model} {kind}": number() for model in models for kind in kinds}
+    return {f"{model} {kind}": number() for model in MODELS for kind in kinds}
 
 
 # By name, since all are to be reported on from whatever part is there.
-PARTIAL = ["size", "cost", "data", "regularisation"]
+PARTIAL = ["spectra", "size", "cost", "data", "regularisation"]
 
 
 @pytest.mark.parametrize("name", PARTIAL)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks._measure import measured, median_seconds
 from benchmarks.paper._data import Source, Split, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, one_thread
-from benchmarks.paper._figures import figure
+from benchmarks.paper._figures import figure, legend_below
 from benchmarks.paper._networks import MODELS, build, features, moments_of, train
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import fit_ridge, ridge_fit
@@ -121,6 +121,14 @@ def peak_bytes(cell: Cell, source: Source) -> float:
         return measured(work_of(cell, data).fit)["bytes_above"]
 
 
+def in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
+    """What work gives in a process that has imported this module, and done nothing."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as alone:
+        return alone.submit(work, *arguments).result()
+
+
 def compute(cell: Cell, source: Source) -> Row:
     """Seconds of a fit and of predictions, FLOPs per sample, bytes."""
     data = images(source, cell["n"], cell["n"] // 4, seed=0)
@@ -131,8 +139,7 @@ def compute(cell: Cell, source: Source) -> Row:
     X_test, y_test = data[2:]
     found = work.scores(X_test, fitted)
     predict = median_seconds(lambda: work.scores(X_test, fitted), 5)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        peak = alone.submit(peak_bytes, cell, source).result()
+    peak = in_fresh_process(peak_bytes, cell, source)
     return {
         "fit seconds": fit_seconds,
         "predict microseconds": 1e6 * predict / len(X_test),
@@ -146,34 +153,42 @@ def compute(cell: Cell, source: Source) -> Row:
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Accuracy against time; and what each model needs for the DEQ's accuracies."""
     groups = grouped(rows, "trainable", "model")
-    with figure(path, 2) as axes:
-        for panel, name in zip(
-            axes.ravel(), ("predict microseconds", "fit seconds"), strict=True
-        ):
-            for (trainable, model), group in groups.items():
-                found = [(row[name], row["accuracy"]) for row in group]
-                color = f"C{(*MODELS, 'kernel').index(model)}"
-                style = {"readout": "o-", "all": "s--", "": "*"}[trainable]
-                label = f"{model}, all" if trainable == "all" else model
-                panel.plot(*zip(*found, strict=True), style, color=color, label=label)
-            panel.set(xscale="log", xlabel=name, ylabel="test accuracy")
-        axes.ravel()[0].legend(fontsize=8)
+    _draw(groups, path)
     summary = [
         {key: _short(value) for key, value in row.items() if key != "n"} for row in rows
     ]
     for row, line in zip(rows, summary, strict=True):
         deqs = groups.get((row["trainable"] or "readout", "deq"), [])
         # The cheapest DEQ, trained likewise, that is at least as accurate.
-        equal = [d for d in deqs if d["accuracy"] >= row["accuracy"]]
+        equal = [
+            deq["predict microseconds"]
+            for deq in deqs
+            if deq["accuracy"] >= row["accuracy"]
+        ]
         line["predict, of the DEQ as accurate"] = (
-            _short(
-                row["predict microseconds"]
-                / min(d["predict microseconds"] for d in equal)
-            )
-            if equal
-            else None
+            _short(row["predict microseconds"] / min(equal)) if equal else None
         )
     return summary
+
+
+def _draw(groups: dict[tuple[Any, ...], list[Row]], path: Path) -> None:
+    """A row of panels for each kind of training, since their accuracies differ."""
+    # Kernel ridge, which trains neither, stands beside the networks' readouts.
+    kinds = list(dict.fromkeys(trainable or "readout" for trainable, _ in groups))
+    names = ("predict microseconds", "fit seconds")
+    with figure(path, len(names), len(kinds), sharex="col", sharey="row") as axes:
+        for panels, kind in zip(axes, kinds, strict=True):
+            for panel, name in zip(panels, names, strict=True):
+                for (trainable, model), group in groups.items():
+                    if (trainable or "readout") != kind:
+                        continue
+                    points = [(row[name], row["accuracy"]) for row in group]
+                    place = (*MODELS, "kernel").index(model)
+                    style = {"marker": "osv^D*"[place % 6], "color": f"C{place}"}
+                    panel.plot(*zip(*points, strict=True), label=model, **style)
+                panel.set(xscale="log", xlabel=name, title=f"{kind} trained")
+            panels[0].set_ylabel("test accuracy")
+        legend_below(axes)
 
 
 def _short(value: object) -> object:

@@ -18,7 +18,7 @@ from benchmarks.paper._kernels import kernels
 # Some coincide: the marks of one must leave those of the others to be seen.
 STYLES: dict[str, dict[str, Any]] = {
     "relu": {"marker": "o", "ms": 10, "mfc": "none"},
-    "leaky_relu": {"marker": "s", "ms": 5, "ls": "--"},
+    "leaky_relu": {"marker": "s", "ms": 6, "mfc": "none", "ls": "--"},
     "tanh": {"marker": "^", "ms": 5},
     "elu": {"marker": "v", "ms": 5, "ls": "--"},
     "silu": {"marker": "x", "ms": 8, "ls": ":"},

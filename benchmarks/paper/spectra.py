@@ -120,18 +120,20 @@ def _draw_spectrum(panel: Any, row: Row) -> None:
         )
         panel.plot(values, np.full(len(values), place + 0.1), "|", ms=6, color=color)
         if below := int(np.sum(values < least)):
-            panel.text(least, place - 0.1, f"+ {below} further left", fontsize=7)
+            where = {"xy": (0.01, place - 0.15), "xycoords": ("axes fraction", "data")}
+            panel.annotate(f"+ {below} further left", **where, fontsize=7)
     panel.set(xscale="log", xlim=(least, largest), ylim=(len(KERNELS) - 0.5, -0.9))
     panel.set_yticks(range(len(KERNELS)), KERNELS)
     panel.set_title(f"{row['data']}, {row['activation']}, {row['kernel']}", fontsize=9)
 
 
 def _draw_plane(panel: Any, row: Row, name: str) -> None:
-    """A dot for each row of the data, by class, on the scale of the exact kernel's."""
+    """A dot for each row of the data, by class; the axes are those of all kernels."""
     panel.scatter(*row[f"{name} vectors"], c=row["classes"], s=5, cmap="tab10")
-    reach = 1.15 * np.abs(row["exact vectors"]).max(axis=1)
-    panel.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
-    panel.set(xticks=[], yticks=[])
+    every = np.concatenate([row[f"{other} vectors"] for other in KERNELS], axis=1)
+    low, high = every.min(axis=1), every.max(axis=1)
+    low, high = low - 0.08 * (high - low), high + 0.08 * (high - low)
+    panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
 
 
 EXPERIMENT = Experiment(
