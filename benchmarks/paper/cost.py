@@ -124,7 +124,8 @@ def peak_bytes(cell: Cell, source: Source) -> float:
 def in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
     """What work gives in a process that has imported this module, and done nothing."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # The second is what optimizers and the counter of FLOPs import at their first use.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     with ProcessPoolExecutor(1, mp_context=context) as alone:
         return alone.submit(work, *arguments).result()
 
