@@ -165,6 +165,7 @@ def test_without_neural_tangents_it_says_so_at_once(tmp_path):
 PAPER = [
     "spectra",
     "size",
+    "samples",
     "accuracy",
     "cost",
     "data",

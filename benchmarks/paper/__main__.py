@@ -15,6 +15,7 @@ from benchmarks.paper._experiment import Experiment, run
 NAMES = (
     "spectra",
     "size",
+    "samples",
     "accuracy",
     "cost",
     "data",
