@@ -121,17 +121,11 @@ def verdict(ratio: float, reach: float, aim: float) -> str:
 
 def circumstances(device: str = "cpu") -> dict[str, Any]:
     """Return versions, hardware, threads, seed and commit (dirty: and what is not)."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "machine": platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         # At the end of the run, its own share included.
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
@@ -141,8 +135,37 @@ def circumstances(device: str = "cpu") -> dict[str, Any]:
         ),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "seed": SEED,
-        "commit": commit or "unknown",
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """Of the code, "dirty" if it is not all in it; unknown where there is no Git.
+
+    Other files do not count: a run that writes tables for the docs changes some.
+    """
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", *arguments]
+        folder = Path(__file__).parent
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=folder
+        )
+
+    try:
+        found = git("rev-parse", "HEAD").stdout.strip()
+        changed = git("diff", "--quiet", "HEAD", "--", ":/*.py").returncode
+    except FileNotFoundError:
+        return "unknown"
+    return found + ("-dirty" if changed else "") if found else "unknown"
+
+
+def processor() -> str:
+    """Its name where the system says it, else its kind."""
+    listed = Path("/proc/cpuinfo")
+    text = listed.read_text(encoding="utf-8") if listed.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:

@@ -234,10 +234,11 @@ def test_a_report_on_what_is_there(tmp_path):
     assert experiment("depth", tmp_path).returncode == 0
     kept = tmp_path / "depth-quick.jsonl"
     kept.write_text(kept.read_text().strip().splitlines()[0])
-    done = experiment("depth", tmp_path, "--report", "--publish", tmp_path / "page")
+    (tmp_path / "depth-quick.png").unlink()
+    done = experiment("depth", tmp_path, "--report")
     assert "1 of 2 cells are missing" in done.stdout
-    assert len((tmp_path / "page" / "depth.csv").read_text().splitlines()) == 2
-    assert (tmp_path / "page" / "depth.png").exists()
+    assert len((tmp_path / "depth-quick.csv").read_text().splitlines()) == 2
+    assert (tmp_path / "depth-quick.png").exists()
 
 
 def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):

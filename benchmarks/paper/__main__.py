@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
-from benchmarks.paper._data import OPENML
 from benchmarks.paper._experiment import Experiment, run
+from benchmarks.paper._results import dumps
+from benchmarks.paper._sources import OPENML, Source, load
 
 NAMES = (
     "spectra",
@@ -32,8 +36,8 @@ def experiment(name: str) -> Experiment:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run experiments, and print their summaries."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper")
     parser.add_argument("names", nargs="+", choices=(*NAMES, "all"), metavar="NAME")
     size = parser.add_mutually_exclusive_group(required=True)
@@ -47,33 +51,86 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--report", action="store_true", help="on what is there, computing nothing"
     )
     parser.add_argument(
-        "--publish", type=Path, help="folder for table and figure, such as docs/paper"
+        "--publish",
+        type=Path,
+        help="folder for table and figure, such as docs/paper, with --full",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count() or 1, help="cells at a time"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run experiments, and print their summaries; returns the exit status."""
+    parser = arguments()
     options = parser.parse_args(argv)
-    for name in NAMES if "all" in options.names else options.names:
-        found = experiment(name)
-        summary = run(
-            found,
-            options.output,
-            options.quick,
-            options.openml or options.data_home,
-            options.jobs,
-            only_report=options.report,
+    if options.publish and options.quick:
+        parser.error("--publish is for results in full: give --full, or leave it out")
+    source = options.openml or options.data_home
+    names = list(NAMES if "all" in options.names else options.names)
+    try:
+        # Before anything is computed: images that are not there, or not whole.
+        if options.data_home or (options.openml and not options.report):
+            load(source)
+    except (OSError, ValueError) as error:
+        parser.error(f"{'--openml' if options.openml else '--data-home'}: {error}")
+    started = time.perf_counter()
+    try:
+        for name in names:
+            one(name, source, options)
+    except KeyboardInterrupt:
+        print(
+            f"\nStopped: what is there is kept in {options.output}, and the same "
+            "command goes on from it.",
+            file=sys.stderr,
         )
-        print(f"\n{name}: {found.question}")
-        for row in summary:
-            print("  " + "  ".join(f"{key} {value}" for key, value in row.items()))
-        stem = found.stem(options.quick, options.openml or options.data_home)
-        if options.publish:
-            options.publish.mkdir(parents=True, exist_ok=True)
-            for ending in ("csv", "png"):
-                copyfile(
-                    options.output / f"{stem}.{ending}",
-                    options.publish / f"{name}.{ending}",
-                )
-        print(f"  written to {options.output}/{stem}.*", flush=True)
+        return 130
+    print(f"\n{len(names)} of {len(NAMES)} in {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def one(name: str, source: Source, options: argparse.Namespace) -> None:
+    """Run one experiment, and print its summary."""
+    found = experiment(name)
+    done = run(
+        found,
+        options.output,
+        options.quick,
+        source,
+        options.jobs,
+        only_report=options.report,
+    )
+    if done is None:
+        print(f"{name}: nothing is there; without --report it is computed")
+        return
+    print(f"\n{name}: {found.question}")
+    for row in done["summary"]:
+        print("  " + "  ".join(f"{key} {value}" for key, value in row.items()))
+    about = done["about"]
+    for at in about["circumstances"]:
+        print(f"  {at['cells']} cells at commit {at['commit']}")
+    for category, number in about["warned"].items():
+        print(f"  {number} times {category}")
+    stem = found.stem(options.quick, source)
+    print(f"  written to {options.output}/{stem}.*", flush=True)
+    if options.publish:
+        publish(options.output / stem, options.publish / name, about)
+
+
+def publish(written: Path, page: Path, about: dict[str, Any]) -> None:
+    """Copy table and figure, and write beside them what they are from."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    for ending in ("csv", "png"):
+        copyfile(f"{written}.{ending}", f"{page}.{ending}")
+    page.with_suffix(".json").write_text(dumps(about, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

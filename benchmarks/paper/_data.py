@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import pickle
-from functools import cache
-from pathlib import Path
-
 import numpy as np
-from sklearn.datasets import fetch_openml, load_digits
 
-from sklearn_deq.datasets import load_idx, make_gaussian_mixture
+from benchmarks.paper._sources import Source, load
+from sklearn_deq.datasets import make_gaussian_mixture
+
+__all__ = ["Source", "drawn", "images", "labelled_mixture", "mixture"]
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-# A folder with IDX or CIFAR-10 files, the name of a set of OpenML's, or None: digits.
-Source = Path | str | None
-# Sets of images of OpenML's whose last 10,000 are the test set.
-OPENML = ("mnist_784", "Fashion-MNIST", "CIFAR_10")
 
 
 def mixture(n_features: int, seed: int, n_samples: int | None = None) -> np.ndarray:
     """Rows of the paper's mixture: means 8 e_a, covariances (1 + 8a/√p) I."""
+    return labelled_mixture(n_features, seed, n_samples)[0]
+
+
+def labelled_mixture(
+    n_features: int, seed: int, n_samples: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the paper's mixture, and their classes."""
     n = n_samples or int(0.8 * n_features)
-    X, _ = make_gaussian_mixture(
+    X, y = make_gaussian_mixture(
         n, n_features, mean_scale=8.0, covariance_scale=8.0, random_state=seed
     )
-    return X
+    return X, y
 
 
 def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
@@ -34,7 +35,7 @@ def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
     all of its test images count; of others `n_test` are drawn with the training images.
     The mean image and the scale are those of the training images.
     """
-    X, y, n_tested = _load(source)
+    X, y, n_tested = load(source)
     y = y.astype(int)
     rng = np.random.default_rng(seed)
     X = X.reshape(len(X), -1).astype(np.float32)
@@ -55,55 +56,6 @@ def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
 def _shares(n: int, n_train: int, n_test: int) -> tuple[int, int]:
     """As many as wanted; four fifths and one fifth of a set that has fewer."""
     return (n_train, n_test) if n_train + n_test <= n else (n * 4 // 5, n - n * 4 // 5)
-
-
-@cache
-def _load(source: Source) -> tuple[np.ndarray, np.ndarray, int]:
-    """Images, labels, and how many of the last are a test set of its own."""
-    if source is None:
-        return *load_digits(return_X_y=True), 0
-    if isinstance(source, str):
-        X, y = fetch_openml(source, version=1, return_X_y=True, as_frame=False)
-        return X, y, 10_000
-    cifar = (source / "data_batch_1").exists()
-    train, test = _cifar(source) if cifar else _idx(source)
-    parts = [part for part in (train, test) if part is not None]
-    if not parts:
-        raise FileNotFoundError(f"{source} has no IDX files and no CIFAR-10 batches.")
-    X, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return X, y, len(test[1]) if len(parts) == 2 and test is not None else 0
-
-
-Part = tuple[np.ndarray, np.ndarray] | None
-
-
-def _idx(folder: Path) -> tuple[Part, Part]:
-    """Training and test set of a folder of IDX files, each where it is there."""
-
-    def part(kind: str) -> Part:
-        files = [
-            sorted(folder.glob(f"{kind}-{what}*")) for what in ("images", "labels")
-        ]
-        return (load_idx(files[0][0]), load_idx(files[1][0])) if all(files) else None
-
-    return part("train"), part("t10k")
-
-
-def _cifar(folder: Path) -> tuple[Part, Part]:
-    """CIFAR-10's five training batches, and its test batch."""
-
-    def part(paths: list[Path]) -> Part:
-        batches = []
-        for path in paths:
-            with path.open("rb") as file:
-                # Data of the user's own, in the format in which CIFAR-10 comes.
-                batches.append(pickle.load(file, encoding="bytes"))
-        return (
-            np.concatenate([batch[b"data"] for batch in batches]),
-            np.concatenate([batch[b"labels"] for batch in batches]),
-        )
-
-    return part(sorted(folder.glob("data_batch_*"))), part([folder / "test_batch"])
 
 
 def drawn(name: str, n: int, p: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

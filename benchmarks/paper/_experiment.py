@@ -6,10 +6,10 @@ on where it was. Cells are spread over the cores, one thread each.
 
 from __future__ import annotations
 
-import csv
-import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from benchmarks._measure import circumstances
-from benchmarks.paper._data import Source
-
-Cell = dict[str, Any]
-Row = dict[str, Any]
+from benchmarks._measure import SEED
+from benchmarks.paper._results import (
+    Cell,
+    Entry,
+    Row,
+    distinct,
+    dumps,
+    here,
+    key,
+    read,
+    write_csv,
+)
+from benchmarks.paper._sources import Source, name_of
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,7 @@ class Experiment:
     def stem(self, quick: bool, source: Source) -> str:
         """How its files are named: results on other images are other results."""
         parts = [self.name, "quick" if quick else "full"]
-        if self.images:
-            parts.append("digits" if source is None else Path(source).resolve().name)
-        return "-".join(parts)
+        return "-".join(parts + ([name_of(source)] if self.images else []))
 
 
 def run(
@@ -73,90 +80,94 @@ def run(
     jobs: int,
     *,
     only_report: bool = False,
-) -> list[Row]:
+) -> dict[str, Any] | None:
     """Compute what is missing unless told not to; write the tables and the figure.
 
-    Returns the rows of the summary.
+    Returns what the JSON says of the results, and the summary; None, and nothing is
+    written, if there are no results.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stem = experiment.stem(quick, source)
     kept = folder / f"{stem}.jsonl"
     cells = experiment.cells(quick)
-    found = dict(_read(kept))
-    missing = [cell for cell in cells if _key(cell) not in found]
+    found = read(kept)
+    missing = [cell for cell in cells if key(cell) not in found]
     if only_report:
         print(f"{experiment.name}: {len(missing)} of {len(cells)} cells are missing")
-        cells, missing = [cell for cell in cells if _key(cell) in found], []
-    with kept.open("a", encoding="utf-8") as file:
-        progress = tqdm(
-            total=len(cells), initial=len(cells) - len(missing), desc=experiment.name
-        )
-        for cell, row in _computed(experiment, missing, source, jobs):
+    else:
+        for entry in _computed(experiment, missing, len(cells), source, jobs):
+            folder.mkdir(parents=True, exist_ok=True)
             # On a line of its own, whatever a run that was stopped left behind.
-            file.write("\n" + json.dumps({"cell": cell, "row": row}))
-            file.flush()
-            found[_key(cell)] = {**cell, **row}
-            progress.update()
-        progress.close()
-    rows = [found[_key(cell)] for cell in cells]
+            with kept.open("a", encoding="utf-8") as file:
+                file.write("\n" + entry.line())
+            found[key(entry.cell)] = Entry.of_line(entry.line())
+    entries = [found[key(cell)] for cell in cells if key(cell) in found]
+    if not entries:
+        return None
+    rows = [entry.values for entry in entries]
     summary = experiment.report(rows, folder / f"{stem}.png")
-    content = {
+    about = {
         "question": experiment.question,
-        "circumstances": circumstances(),
-        "cells": len(cells),
-        "summary": summary,
-        "rows": rows,
+        "source": name_of(source) if experiment.images else None,
+        "size": "quick" if quick else "full",
+        "seeds": sorted({cell.get("seed", SEED) for cell in cells}),
+        "cells": {"there": len(entries), "missing": len(cells) - len(entries)},
+        "warned": dict(sum((Counter(e.warned) for e in entries), Counter())),
+        "circumstances": distinct(entries),
     }
-    path = folder / f"{stem}.json"
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _write_csv(folder / f"{stem}.csv", summary)
-    return summary
+    content = {"about": about, "summary": summary, "rows": rows}
+    (folder / f"{stem}.json").write_text(dumps(content, indent=1), encoding="utf-8")
+    write_csv(folder / f"{stem}.csv", summary)
+    return {"about": about, "summary": summary}
 
 
 def _computed(
+    experiment: Experiment, cells: list[Cell], total: int, source: Source, jobs: int
+) -> Iterator[Entry]:
+    """What the cells give, each as soon as it is there, with a bar of progress."""
+    with (
+        one_thread(),
+        tqdm(total=total, initial=total - len(cells), desc=experiment.name) as bar,
+    ):
+        at = here()
+        for cell, row, warned in _results(experiment, cells, source, jobs):
+            yield Entry(cell, row, at, warned)
+            bar.update()
+
+
+Result = tuple[Cell, Row, dict[str, int]]
+
+
+def _results(
     experiment: Experiment, cells: list[Cell], source: Source, jobs: int
-) -> Iterator[tuple[Cell, Row]]:
+) -> Iterator[Result]:
     if not experiment.parallel or jobs == 1:
         for cell in cells:
-            yield cell, experiment.compute(cell, source)
+            yield _compute_alone(experiment, cell, source)
         return
-    with Parallel(n_jobs=jobs, return_as="generator") as parallel:
-        rows = parallel(
+    with Parallel(n_jobs=jobs, return_as="generator_unordered") as parallel:
+        yield from parallel(
             delayed(_compute_alone)(experiment, cell, source) for cell in cells
         )
-        yield from zip(cells, rows, strict=True)
 
 
-def _compute_alone(experiment: Experiment, cell: Cell, source: Source) -> Row:
-    """In a worker: one thread, since there is a worker for every core."""
+def _compute_alone(experiment: Experiment, cell: Cell, source: Source) -> Result:
+    """One thread, since there is a worker for every core; warnings are counted."""
+    with one_thread(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        row = experiment.compute(cell, source)
+    return cell, row, dict(Counter(one.category.__name__ for one in caught))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For what runs side by side, and for times that are to be compared."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return experiment.compute(cell, source)
-
-
-def _read(path: Path) -> Iterator[tuple[str, Row]]:
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            # Empty, or what was being written when a run was stopped.
-            continue
-        yield _key(entry["cell"]), {**entry["cell"], **entry["row"]}
-
-
-def _key(cell: Cell) -> str:
-    return json.dumps(cell, sort_keys=True)
-
-
-def _write_csv(path: Path, rows: list[Row]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def grouped(rows: list[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:

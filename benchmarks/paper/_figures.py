@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 @contextmanager
 def figure(path: Path, columns: int = 1, rows: int = 1, **more: Any) -> Iterator[Any]:
     """Axes of a figure, which is written at the end; an array of them if several."""
-    size = (4.6 * columns, 3.5 * rows)
+    more = {"figsize": (4.6 * columns, 3.5 * rows), **more}
     drawn, axes = plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, **more
+        rows, columns, layout="constrained", squeeze=False, **more
     )
     yield axes[0, 0] if axes.size == 1 else axes
     drawn.savefig(path, dpi=80)
@@ -32,4 +32,21 @@ def band(axes: Any, points: Any, label: str, **more: Any) -> None:
         return
     x, mean, error = zip(*sorted(points), strict=True)
     error = np.nan_to_num(np.asarray(error, dtype=float))
-    axes.errorbar(x, mean, yerr=error, marker="o", ms=4, capsize=2, label=label, **more)
+    style = {"marker": "o", "ms": 4, "capsize": 2, **more}
+    axes.errorbar(x, mean, yerr=error, label=label, **style)
+
+
+def legend_below(axes: Any) -> None:
+    """One legend for all panels, each label once, where it covers nothing."""
+    panels = np.atleast_1d(axes).ravel()
+    found = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    panels[0].figure.legend(
+        found.values(),
+        found.keys(),
+        loc="outside lower center",
+        ncols=min(len(found), 5),
+        fontsize=8,
+    )

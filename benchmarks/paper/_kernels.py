@@ -42,9 +42,13 @@ def kernels(
     kernel: str = "ck",
     architecture: str = "auto",
     bias_variance: float = 0.0,
+    train: np.ndarray | slice = slice(None),
 ) -> Kernels:
-    """The kernels of one DEQ on some rows, with σ_b² = 1 − σ_a² and τ0 of the rows."""
-    norms = np.sqrt(np.mean(X**2, axis=1))
+    """The kernels of one DEQ on some rows, with σ_b² = 1 − σ_a².
+
+    τ0 and the norms that a Hermite layer serves are those of the training rows.
+    """
+    norms = np.sqrt(np.mean(X[train] ** 2, axis=1))
     variances = {
         "recurrent_variance": recurrent_variance,
         "input_variance": 1.0 - recurrent_variance,

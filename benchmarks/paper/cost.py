@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._measure import measured, median_seconds
 from benchmarks.paper._data import Source, Split, images
-from benchmarks.paper._experiment import Cell, Experiment, Row, grouped
+from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, one_thread
 from benchmarks.paper._figures import figure
 from benchmarks.paper._networks import MODELS, build, features, moments_of, train
 from sklearn_deq.kernels import deq_kernel
@@ -115,9 +115,10 @@ def peak_bytes(cell: Cell, source: Source) -> float:
     """Memory of a fit above what the process held; in a process of its own."""
     data = images(source, cell["n"], cell["n"] // 4, seed=0)
     few = data[0][:100], data[1][:100], data[2][:100], data[3][:100]
-    # Modules and threads are there before anything is measured.
-    work_of(cell, few).fit()
-    return measured(work_of(cell, data).fit)["bytes_above"]
+    with one_thread():
+        # Modules and threads are there before anything is measured.
+        work_of(cell, few).fit()
+        return measured(work_of(cell, data).fit)["bytes_above"]
 
 
 def compute(cell: Cell, source: Source) -> Row:

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.paper._data import Source, drawn
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import figure
+from benchmarks.paper._figures import figure, legend_below
 from benchmarks.paper._kernels import kernels
 from sklearn_deq.linear import ridge_fit
 
@@ -48,20 +48,19 @@ def cells(quick: bool) -> list[Cell]:
 
 def compute(cell: Cell, source: Source) -> Row:
     """Errors of the kernels, and accuracies of kernel ridge on each of them."""
+    X, y = data_of(cell)
+    split = StratifiedShuffleSplit(1, test_size=0.3, random_state=cell["seed"])
+    train, test = next(split.split(X, y))
     if cell["data"] in TABLES:
-        X, y = _table(cell["data"])
-    else:
-        X, y = drawn(cell["data"], cell["p"], cell["p"], cell["seed"])
-    hermite = kernels(X, cell["activation"], 0.4, architecture="hermite")
-    found = kernels(X, cell["activation"], 0.4)
+        X = StandardScaler().fit(X[train]).transform(X)
+    hermite = kernels(X, cell["activation"], 0.4, architecture="hermite", train=train)
+    found = kernels(X, cell["activation"], 0.4, train=train)
     candidates = {
         "exact": found.exact,
         "asymptotic": found.asymptotic,
         "explicit": found.explicit,
         "hermite": hermite.explicit,
     }
-    split = StratifiedShuffleSplit(1, test_size=0.3, random_state=cell["seed"])
-    train, test = next(split.split(X, y))
     result: Row = {"norm spread": float(np.std(np.mean(X**2, axis=1)))}
     for name, K in candidates.items():
         if name != "exact":
@@ -70,28 +69,28 @@ def compute(cell: Cell, source: Source) -> Row:
     return result
 
 
-def _table(name: str) -> tuple[np.ndarray, np.ndarray]:
+def data_of(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as they come, and classes."""
+    if cell["data"] not in TABLES:
+        return drawn(cell["data"], cell["p"], cell["p"], cell["seed"])
     loaders = {
         "breast_cancer": load_breast_cancer,
         "wine": load_wine,
         "diabetes": load_diabetes,
     }
-    X, y = loaders[name](return_X_y=True)
-    if name == "diabetes":
-        y = y > np.median(y)
-    return StandardScaler().fit_transform(X), y.astype(int)
+    X, y = loaders[cell["data"]](return_X_y=True)
+    return X, (y > np.median(y) if cell["data"] == "diabetes" else y).astype(int)
 
 
 def _accuracy(
     K: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> float:
-    """Of kernel ridge on one-hot targets, α a hundredth of the mean of the diagonal."""
+    """Of kernel ridge, α a hundredth of the mean diagonal of the training rows."""
     targets = np.eye(y.max() + 1)[y]
-    alpha = 0.01 * float(np.mean(np.diagonal(K)))
+    own = K[np.ix_(train, train)].copy()
+    alpha = 0.01 * float(np.mean(np.diagonal(own)))
     try:
-        dual, intercept = ridge_fit(
-            K[np.ix_(train, train)].copy(), targets[train], alpha
-        )
+        dual, intercept = ridge_fit(own, targets[train], alpha)
     except np.linalg.LinAlgError:
         # An asymptotic kernel need not be positive definite.
         return float("nan")
@@ -102,43 +101,51 @@ def _accuracy(
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Errors side by side, logarithmic."""
     summary = []
-    groups = grouped(rows, "data", "activation")
-    for (data, activation), group in groups.items():
+    for (data, activation), group in grouped(rows, "data", "activation").items():
         line: Row = {"data": data, "activation": activation}
         for name in OTHERS:
-            mean, error = mean_error(group, f"{name} error")
-            # The same table in every split has the same kernels.
-            spread = "" if error < 1e-9 * mean else f" ± {error:.1g}"
-            line[f"{name} error"] = f"{mean:.2g}{spread}"
+            line[f"{name} error"] = _error(group, name)
         for name in ("exact", *OTHERS):
-            fitted = [row for row in group if np.isfinite(row[f"{name} accuracy"])]
-            if len(fitted) < len(group):
-                lost = f"indefinite in {len(group) - len(fitted)} of {len(group)}"
-                line[f"{name} accuracy"] = lost
-                continue
-            mean, error = mean_error(group, f"{name} accuracy")
-            line[f"{name} accuracy"] = f"{mean:.3f} ± {error:.3f}"
+            line[f"{name} accuracy"] = _mean_accuracy(group, name)
         summary.append(line)
+    _draw(rows, path)
+    return summary
+
+
+def _error(group: list[Row], name: str) -> str:
+    mean, error = mean_error(group, f"{name} error")
+    # The same rows in every split have the same kernels.
+    spread = "" if error < 1e-9 * mean else f" ± {error:.1g}"
+    return f"{mean:.2g}{spread}"
+
+
+def _mean_accuracy(group: list[Row], name: str) -> str:
+    lost = sum(not np.isfinite(row[f"{name} accuracy"]) for row in group)
+    if lost:
+        return f"indefinite in {lost} of {len(group)}"
+    mean, error = mean_error(group, f"{name} accuracy")
+    return f"{mean:.3f} ± {error:.3f}"
+
+
+def _draw(rows: list[Row], path: Path) -> None:
+    """Bars, a panel for each activation; none for data that are not there yet."""
     names = [data for (data,) in grouped(rows, "data")]
-    with figure(path, len(grouped(rows, "activation")), 1, sharey=True) as axes:
+    activations = grouped(rows, "activation")
+    with figure(path, len(activations), 1, sharey=True) as axes:
         panels = np.atleast_1d(axes).ravel()
-        for panel, (activation,) in zip(
-            panels, grouped(rows, "activation"), strict=True
+        for panel, ((activation,), own) in zip(
+            panels, activations.items(), strict=True
         ):
+            groups = grouped(own, "data")
+            places = np.array([names.index(data) for (data,) in groups])
             for shift, (name, label) in enumerate(OTHERS.items()):
-                found = [
-                    mean_error(groups[data, activation], f"{name} error")[0]
-                    for data in names
-                ]
-                panel.barh(
-                    np.arange(len(names)) + 0.27 * (1 - shift), found, 0.27, label=label
-                )
+                found = [mean_error(g, f"{name} error")[0] for g in groups.values()]
+                panel.barh(places + 0.27 * (1 - shift), found, 0.27, label=label)
             panel.set_yticks(range(len(names)), names)
             panel.set(xscale="log", xlabel="relative error", title=activation)
         # The axis is shared by all panels.
         panels[0].invert_yaxis()
-        panels[0].legend(fontsize=8)
-    return summary
+        legend_below(panels)
 
 
 EXPERIMENT = Experiment(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure
+from benchmarks.paper._figures import band, figure, legend_below
 from benchmarks.paper._networks import alignment, build, features, moments_of, train
 
 STRENGTHS = {
@@ -84,8 +84,9 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                     panel.set_xscale("symlog", linthresh=1e-5)
         axes[0, 0].set_ylabel("accuracy, partner − DEQ")
         axes[1, 0].set_ylabel("alignment of the trained kernels")
-        axes[0, 0].axhline(0.0, color="0.7", lw=1)
-        axes[0, 0].legend(fontsize=8)
+        for panel in axes[0]:
+            panel.axhline(0.0, color="0.7", lw=1, zorder=0)
+        legend_below(axes)
     return summary
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import linregress
@@ -10,11 +12,20 @@ from scipy.stats import t as student
 
 from benchmarks.paper._data import Source, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure
+from benchmarks.paper._figures import band, figure, legend_below
 from benchmarks.paper._kernels import kernels
 
-ACTIVATIONS = ("relu", "leaky_relu", "tanh", "elu", "silu")
+# Some coincide: the marks of one must leave those of the others to be seen.
+STYLES: dict[str, dict[str, Any]] = {
+    "relu": {"marker": "o", "ms": 10, "mfc": "none"},
+    "leaky_relu": {"marker": "s", "ms": 5, "ls": "--"},
+    "tanh": {"marker": "^", "ms": 5},
+    "elu": {"marker": "v", "ms": 5, "ls": "--"},
+    "silu": {"marker": "x", "ms": 8, "ls": ":"},
+}
+ACTIVATIONS = tuple(STYLES)
 KERNELS = ("ck", "ntk_recurrent", "ntk")
+OTHERS = ("asymptotic", "explicit")
 VARIANCE = 0.4
 
 
@@ -42,8 +53,10 @@ def compute(cell: Cell, source: Source) -> Row:
     }
 
 
-def _slope(rows: list[Row], name: str) -> str:
+def _slope(rows: list[Row], name: str) -> str | None:
     """Slope of a value against p, both logarithmic, with its 95 % interval."""
+    if len(rows) < 3 or len(grouped(rows, "p")) < 2:
+        return None
     line = linregress(
         np.log([row["p"] for row in rows]), np.log([row[name] for row in rows])
     )
@@ -51,42 +64,52 @@ def _slope(rows: list[Row], name: str) -> str:
     return f"{line.slope:.3f} ± {half:.3f}"
 
 
+def _summary(rows: list[Row]) -> list[Row]:
+    sizes = sorted(p for (p,) in grouped(rows, "p"))
+    middle, last = sizes[len(sizes) // 2], sizes[-1]
+    summary = []
+    for (kernel, activation), group in grouped(rows, "kernel", "activation").items():
+        large = [row for row in group if row["p"] >= middle]
+        largest = [row for row in group if row["p"] == last]
+        for other in OTHERS:
+            mean, error = mean_error(largest, other) if largest else (None, None)
+            summary.append(
+                {
+                    "kernel": kernel,
+                    "activation": activation,
+                    "other": other,
+                    "slope": _slope(group, other),
+                    f"slope from p={middle}": _slope(large, other),
+                    f"error at p={last}": mean and float(f"{mean:.3g}"),
+                    "standard error": error and float(f"{error:.2g}"),
+                }
+            )
+    return summary
+
+
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Slopes in log–log, and the errors at the largest size."""
-    summary = []
     sizes = sorted(p for (p,) in grouped(rows, "p"))
     with figure(path, 2, 3, sharex=True, sharey=True) as axes:
+        for (i, kernel), (j, other) in product(enumerate(KERNELS), enumerate(OTHERS)):
+            axes[i, j].set(xscale="log", yscale="log", title=f"{kernel}, {other}")
         for (kernel, activation), group in grouped(
             rows, "kernel", "activation"
         ).items():
-            for column, other in enumerate(("asymptotic", "explicit")):
-                found = {
-                    p: mean_error(part, other)
+            for panel, other in zip(axes[KERNELS.index(kernel)], OTHERS, strict=True):
+                found = [
+                    (p, *mean_error(part, other))
                     for (p,), part in grouped(group, "p").items()
-                }
-                large = [row for row in group if row["p"] >= sizes[len(sizes) // 2]]
-                summary.append(
-                    {
-                        "kernel": kernel,
-                        "activation": activation,
-                        "other": other,
-                        "slope": _slope(group, other),
-                        f"slope from p={sizes[len(sizes) // 2]}": _slope(large, other),
-                        f"error at p={sizes[-1]}": float(f"{found[sizes[-1]][0]:.3g}"),
-                        "standard error": float(f"{found[sizes[-1]][1]:.2g}"),
-                    }
-                )
-                panel = axes[KERNELS.index(kernel), column]
-                panel.set(xscale="log", yscale="log", title=f"{kernel}, {other}")
-                band(panel, [(p, *values) for p, values in found.items()], activation)
+                ]
+                band(panel, found, activation, **STYLES[activation])
         for panel in axes[-1]:
             panel.set_xticks(sizes, [str(p) for p in sizes])
             panel.set_xticks([], minor=True)
             panel.set_xlabel("number of features p (n = 0.8 p)")
         for panel in axes[:, 0]:
             panel.set_ylabel("relative error")
-        axes[0, 1].legend(fontsize=8)
-    return summary
+        legend_below(axes)
+    return _summary(rows)
 
 
 EXPERIMENT = Experiment(

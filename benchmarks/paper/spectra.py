@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.paper._data import Source, images, mixture
+from benchmarks.paper._data import Source, images, labelled_mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row
 from benchmarks.paper._figures import figure
 from benchmarks.paper._kernels import kernels
 from benchmarks.paper._networks import finite_width_kernel
 
-OTHERS = ("finite", "asymptotic", "explicit")
+# As they are drawn, from the top.
+KERNELS = {
+    "exact": "0.3",
+    "finite": "tab:green",
+    "asymptotic": "tab:orange",
+    "explicit": "tab:blue",
+}
+# Rows whose places in the leading eigenvectors are kept and drawn.
+DRAWN = 250
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -29,9 +38,9 @@ def cells(quick: bool) -> list[Cell]:
 def compute(cell: Cell, source: Source) -> Row:
     """Eigenvalues of each kernel, its distance, and the overlap of its top vectors."""
     if cell["data"] == "mixture":
-        X = mixture(int(cell["n"] / 0.8), seed=0)
+        X, y = labelled_mixture(int(cell["n"] / 0.8), seed=0)
     else:
-        X = images(source, cell["n"], 100, seed=0)[0]
+        X, y = images(source, cell["n"], 100, seed=0)[:2]
     found = kernels(X, cell["activation"], 0.4, kernel=cell["kernel"])
     candidates = {
         "exact": found.exact,
@@ -41,54 +50,88 @@ def compute(cell: Cell, source: Source) -> Row:
     candidates["finite"] = finite_width_kernel(
         X, found.moments, cell["kernel"], width=2 * len(X), draws=10
     )
-    result: Row = {}
+    some = np.linspace(0, len(X) - 1, min(len(X), DRAWN)).astype(int)
+    result: Row = {"classes": y[some].tolist()}
     top = None
     for name, K in candidates.items():
         values, vectors = np.linalg.eigh(K)
-        result[f"{name} eigenvalues"] = [float(f"{v:.5g}") for v in values]
+        own = vectors[:, -2:]
         if top is None:
-            top = vectors[:, -2:]
+            # The entries of a vector sum to something positive, where that says which.
+            top = own * np.where(own.sum(axis=0) < 0, -1.0, 1.0)
+        own = own * np.where(np.sum(own * top, axis=0) < 0, -1.0, 1.0)
+        result[f"{name} eigenvalues"] = [float(f"{v:.5g}") for v in values]
+        result[f"{name} vectors"] = [
+            [float(f"{v:.3g}") for v in vector] for vector in own[some].T[::-1]
+        ]
+        if name == "exact":
             continue
         result[f"{name} error"] = found.error(K)
-        overlap = np.linalg.svd(top.T @ vectors[:, -2:], compute_uv=False)
+        overlap = np.linalg.svd(top.T @ own, compute_uv=False)
         # Cosine of the largest angle between the planes of the two leading vectors.
         result[f"{name} overlap"] = float(overlap.min())
     return result
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Histograms of all eigenvalues but the largest few, which are dots."""
-    summary = []
-    with figure(path, 2, (len(rows) + 1) // 2) as axes:
-        for panel, row in zip(axes.ravel(), rows, strict=False):
-            exact = np.array(row["exact eigenvalues"])
-            edges = np.linspace(exact.min(), np.quantile(exact, 0.97), 50)
-            panel.hist(exact, edges, color="0.75", label="exact DEQ kernel")
-            for name, color in zip(
-                OTHERS, ("tab:green", "tab:orange", "tab:blue"), strict=True
-            ):
-                values = np.array(row[f"{name} eigenvalues"])
-                panel.hist(
-                    values, edges, histtype="step", lw=0.8, color=color, label=name
-                )
-                outliers = values[values > edges[-1]]
-                panel.plot(
-                    np.minimum(outliers, 4 * edges[-1]), 0 * outliers, ".", color=color
-                )
-                summary.append(
-                    {
-                        "data": row["data"],
-                        "kernel": row["kernel"],
-                        "activation": row["activation"],
-                        "other": name,
-                        "error": float(f"{row[f'{name} error']:.3g}"),
-                        "overlap": float(f"{row[f'{name} overlap']:.4g}"),
-                    }
-                )
-            panel.set_title(f"{row['data']}, {row['activation']}, {row['kernel']}")
-            panel.set(xlabel="eigenvalue", ylabel="number")
-        axes.ravel()[0].legend(fontsize=8)
-    return summary
+    """Eigenvalues where they are, and rows in the plane of the leading eigenvectors."""
+    columns = 1 + len(KERNELS)
+    ratios = {"width_ratios": [2.2, *[1] * len(KERNELS)]}
+    size = (13.0, 2.4 * len(rows))
+    with figure(path, columns, len(rows), figsize=size, gridspec_kw=ratios) as axes:
+        for (spectrum, *planes), row in zip(axes, rows, strict=True):
+            _draw_spectrum(spectrum, row)
+            for panel, name in zip(planes, KERNELS, strict=True):
+                _draw_plane(panel, row, name)
+        for panel, name in zip(axes[0, 1:], KERNELS, strict=True):
+            panel.set_title(f"{name}: first and\nsecond eigenvector", fontsize=9)
+        axes[-1, 0].set_xlabel("eigenvalue")
+    return [
+        {
+            "data": row["data"],
+            "kernel": row["kernel"],
+            "activation": row["activation"],
+            "other": name,
+            "error": float(f"{row[f'{name} error']:.3g}"),
+            "overlap": float(f"{row[f'{name} overlap']:.4g}"),
+        }
+        for row in rows
+        for name in KERNELS
+        if name != "exact"
+    ]
+
+
+def _draw_spectrum(panel: Any, row: Row) -> None:
+    """A line for each kernel: a stroke for every eigenvalue, and how dense they are."""
+    exact = np.array(row["exact eigenvalues"])
+    least, largest = exact[exact > 0].min() / 3, exact.max() * 3
+    edges = np.geomspace(least, largest, 120)
+    for place, (name, color) in enumerate(KERNELS.items()):
+        values = np.array(row[f"{name} eigenvalues"])
+        counts = np.histogram(values, edges)[0]
+        panel.fill_between(
+            edges[:-1],
+            place,
+            place - 0.7 * counts / counts.max(),
+            step="post",
+            color=color,
+            alpha=0.4,
+            lw=0,
+        )
+        panel.plot(values, np.full(len(values), place + 0.1), "|", ms=6, color=color)
+        if below := int(np.sum(values < least)):
+            panel.text(least, place - 0.1, f"+ {below} further left", fontsize=7)
+    panel.set(xscale="log", xlim=(least, largest), ylim=(len(KERNELS) - 0.5, -0.9))
+    panel.set_yticks(range(len(KERNELS)), KERNELS)
+    panel.set_title(f"{row['data']}, {row['activation']}, {row['kernel']}", fontsize=9)
+
+
+def _draw_plane(panel: Any, row: Row, name: str) -> None:
+    """A dot for each row of the data, by class, on the scale of the exact kernel's."""
+    panel.scatter(*row[f"{name} vectors"], c=row["classes"], s=5, cmap="tab10")
+    reach = 1.15 * np.abs(row["exact vectors"]).max(axis=1)
+    panel.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
+    panel.set(xticks=[], yticks=[])
 
 
 EXPERIMENT = Experiment(
