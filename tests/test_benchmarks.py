@@ -23,6 +23,7 @@ if not BENCHMARKS.exists():
         ["bench_scaling.py", "--figure", "figure.png"],
         ["uci.py", "--models", "DEQ kernel ridge", "NTK, SVM", "random forest"],
         ["bench_mnist.py"],
+        ["bench_regression.py"],
         ["bench_finite_width.py", "--figure", "figure.png"],
         ["bench_latency.py"],
         ["bench_matching.py"],
@@ -165,6 +166,7 @@ def test_without_neural_tangents_it_says_so_at_once(tmp_path):
 PAPER = [
     "spectra",
     "size",
+    "samples",
     "accuracy",
     "cost",
     "data",

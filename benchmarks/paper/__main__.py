@@ -19,6 +19,7 @@ from benchmarks.paper._sources import OPENML, Source, load
 NAMES = (
     "spectra",
     "size",
+    "samples",
     "accuracy",
     "cost",
     "data",

@@ -41,6 +41,7 @@ def kernels(
     *,
     kernel: str = "ck",
     architecture: str = "auto",
+    bias_variance: float = 0.0,
     train: np.ndarray | slice = slice(None),
 ) -> Kernels:
     """The kernels of one DEQ on some rows, with σ_b² = 1 − σ_a².
@@ -51,6 +52,7 @@ def kernels(
     variances = {
         "recurrent_variance": recurrent_variance,
         "input_variance": 1.0 - recurrent_variance,
+        "bias_variance": bias_variance,
     }
     moments = equilibrium_moments(
         activation, tau0=float(np.sqrt(np.mean(norms**2))), **variances

@@ -7,29 +7,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import nn
 
 from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import band, figure
-from benchmarks.paper._networks import alignment, build, moments_of, train
+from benchmarks.paper._networks import MODELS, alignment, build, moments_of, train
 
-MODELS = ("deq", "hermite", "paper", "plain")
 EPOCHS = 15
+# Rate of Adam at every width; the others are tried at one. That of gradient descent is
+# small: what is said of kernels of networks is said of that.
+RATE, RATES = 0.05, (0.005, 0.02, 0.05, 0.1, 0.2)
+DESCENT = ((256, 0.1), (256, 1.0), (1024, 1.0))
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Every model over widths; and over learning rates at one width."""
+    """Every model over widths, over learning rates, and by gradient descent."""
     widths = (32, 64) if quick else (128, 256, 512, 1024, 2048)
-    rates = (0.05,) if quick else (0.005, 0.02, 0.05, 0.1, 0.2)
-    pairs = [(width, 0.05) for width in widths]
-    pairs += [(256, rate) for rate in rates if rate != 0.05]
+    kinds = [("adam", width, RATE) for width in widths]
+    kinds += [("sgd", *pair) for pair in (((32, 1.0),) if quick else DESCENT)]
+    kinds += [("adam", 256, rate) for rate in RATES if rate != RATE and not quick]
     return [
-        {"model": model, "width": width, "lr": lr, "seed": seed, "n": n}
-        for width, lr in sorted(pairs)
+        {
+            "model": model,
+            "optimizer": optimizer,
+            "width": width,
+            "lr": lr,
+            "seed": seed,
+            "n": 300 if quick else 2000,
+        }
+        for optimizer, width, lr in sorted(kinds, key=lambda kind: kind[1])
         for seed in range(1 if quick else (3 if width > 512 else 5))
         for model in MODELS
-        for n in [300 if quick else 2000]
     ]
 
 
@@ -40,7 +50,14 @@ def compute(cell: Cell, source: Source) -> Row:
     body = build(cell["model"], moments, data[0], cell["width"], cell["seed"])
     start = copy.deepcopy(body)
     epochs = 2 if cell["n"] < 1000 else EPOCHS
-    curves = train(body, data, epochs=epochs, lr=cell["lr"], seed=cell["seed"])
+    curves = train(
+        body,
+        data,
+        epochs=epochs,
+        lr=cell["lr"],
+        seed=cell["seed"],
+        optimizer=cell["optimizer"],
+    )
     rows = torch.from_numpy(data[2][:30]).float()
     K, L = (_tangent_kernel(net, curves.readout, rows) for net in (start, body))
     return {
@@ -74,53 +91,99 @@ def _tangent_kernel(
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Final values by model, width and rate; curves of the widest."""
+    """Final values by model, optimizer, width and rate, and how far curves part."""
     for row in rows:
         row["last loss"], row["last accuracy"] = row["loss"][-1], row["accuracy"][-1]
+    groups = grouped(rows, "model", "optimizer", "width", "lr")
     summary = []
-    groups = grouped(rows, "model", "width", "lr")
-    for (model, width, lr), group in groups.items():
-        line: Row = {"model": model, "width": width, "lr": lr}
-        for name in ("last loss", "last accuracy", "NTK drift", "NTK alignment"):
+    for (model, optimizer, width, lr), group in groups.items():
+        line: Row = {"model": model, "optimizer": optimizer, "width": width, "lr": lr}
+        deqs = {row["seed"]: row for row in groups.get(("deq", *_kind(group)), [])}
+        for row in group:
+            row["loss from DEQ"] = _apart(row, deqs.get(row["seed"]))
+        names = ("last loss", "loss from DEQ", "last accuracy")
+        for name in (*names, "NTK drift", "NTK alignment"):
             mean, error = mean_error(group, name)
             line[name] = f"{mean:.4g} ± {error:.1g}"
-        summary.append(line)
-    widths = [w for (w,) in grouped(rows, "width")]
-    # The widest of which all models are there.
-    width = max(w for w in widths if all((m, w, 0.05) in groups for m in MODELS))
-    with figure(path, 3) as axes:
-        curves, drift, rates = axes.ravel()
-        for model in MODELS:
-            found = groups[model, width, 0.05]
-            losses = np.array([row["loss"] for row in found])
-            epochs = np.arange(1, losses.shape[1] + 1)
-            error = losses.std(axis=0) / np.sqrt(len(losses))
-            band(
-                curves,
-                list(zip(epochs, losses.mean(axis=0), error, strict=True)),
-                model,
-            )
-            own = [
-                (w, *mean_error(g, "NTK drift"))
-                for (m, w, lr), g in groups.items()
-                if m == model and lr == 0.05
+        summary.append({**line, "seeds": len(group)})
+    draw(rows, path)
+    return summary
+
+
+def _kind(group: list[Row]) -> tuple[str, int, float]:
+    row = group[0]
+    return row["optimizer"], row["width"], row["lr"]
+
+
+def _apart(row: Row, deq: Row | None) -> float:
+    """Mean over epochs of the difference of the losses, of the DEQ's."""
+    if deq is None:
+        return float("nan")
+    own, other = np.array(row["loss"]), np.array(deq["loss"])
+    return float(np.mean(np.abs(own - other) / other))
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Curves by both optimizers, then the kernel's change and the rates of Adam."""
+    with figure(path, 3, 2) as axes:
+        for column, optimizer in enumerate(("adam", "sgd")):
+            own = [row for row in rows if row["optimizer"] == optimizer]
+            draw_curves(axes[0, column], own, "loss")
+            draw_curves(axes[1, column], own, "accuracy")
+            axes[0, column].set(yscale="log")
+        adam = [row for row in rows if row["optimizer"] == "adam"]
+        drift, rates = axes[0, 2], axes[1, 2]
+        for (model,), group in grouped(adam, "model").items():
+            wide = [row for row in group if row["lr"] == RATE]
+            found = [
+                (w, *mean_error(part, "NTK drift"))
+                for (w,), part in grouped(wide, "width").items()
             ]
-            band(drift, own, model)
-            chosen = 256 if 256 in widths else width
-            own = [
-                (lr, *mean_error(g, "last accuracy"))
-                for (m, w, lr), g in groups.items()
-                if m == model and w == chosen
+            band(drift, found, model, color=_color(model))
+            found = [
+                (lr, *mean_error(part, "last accuracy"))
+                for (lr,), part in grouped(
+                    [row for row in group if row["width"] == 256], "lr"
+                ).items()
             ]
-            band(rates, own, model)
-        curves.set(xlabel="epoch", ylabel="training loss", title=f"width {width}")
-        curves.set(yscale="log")
+            band(rates, found, model, color=_color(model))
         drift.set(xlabel="width", ylabel="relative change of the NTK", xscale="log")
-        drift.set_xticks(sorted(widths), [str(w) for w in sorted(widths)])
+        drift.set_title(f"adam, lr {RATE:g}")
+        widths = sorted({row["width"] for row in adam})
+        drift.set_xticks(widths, [str(w) for w in widths])
         drift.set_xticks([], minor=True)
         rates.set(xlabel="learning rate", ylabel="test accuracy", xscale="log")
-        curves.legend(fontsize=8)
-    return summary
+        rates.set_title("adam, width 256")
+        axes[0, 0].legend(fontsize=8)
+
+
+def draw_curves(panel: Axes, rows: list[Row], name: str) -> None:
+    """Means over seeds, of the width of which there are most seeds, then the widest."""
+    groups = grouped(rows, "width", "lr")
+    if not groups:
+        return
+    (width, lr), group = max(
+        groups.items(), key=lambda item: (len(item[1]), item[0][0], item[0][1])
+    )
+    for (model,), part in grouped(group, "model").items():
+        values = np.array([row[name] for row in part])
+        mean, error = values.mean(axis=0), np.zeros(values.shape[1])
+        if len(part) > 1:
+            error = values.std(axis=0, ddof=1) / np.sqrt(len(part))
+        epochs = np.arange(1, values.shape[1] + 1)
+        band(
+            panel,
+            list(zip(epochs, mean, error, strict=True)),
+            model,
+            color=_color(model),
+        )
+    label = {"loss": "training loss", "accuracy": "test accuracy"}[name]
+    panel.set(xlabel="epoch", ylabel=label)
+    panel.set_title(f"{group[0]['optimizer']}, width {width}, lr {lr:g}")
+
+
+def _color(model: str) -> str:
+    return f"C{MODELS.index(model)}"
 
 
 EXPERIMENT = Experiment(

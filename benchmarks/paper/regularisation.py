@@ -13,9 +13,9 @@ STRENGTHS = {
     "weight_decay": (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
     "dropout": (0.0, 0.1, 0.3, 0.5),
     "label_smoothing": (0.0, 0.05, 0.1, 0.2),
-    "patience": (1, 2, 4),
+    "patience": (0, 1, 2, 4),
 }
-PARTNERS = ("hermite", "paper", "plain")
+PARTNERS = ("hermite", "paper", "plain", "single")
 WIDTH = 256
 
 

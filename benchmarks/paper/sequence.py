@@ -14,12 +14,19 @@ from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
 from benchmarks.paper._data import Source
-from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
+from benchmarks.paper._experiment import (
+    Cell,
+    Experiment,
+    Row,
+    grouped,
+    mean_error,
+    paired,
+)
 from benchmarks.paper._figures import figure
 from benchmarks.paper._networks import build, features, moments_of
 from sklearn_deq.linear import fit_ridge
 
-MODELS = ("deq", "hermite", "paper", "plain", "linear")
+MODELS = ("deq", "hermite", "paper", "plain", "single", "linear")
 TASKS = ("digits", "adding", "pendulum")
 WIDTH = 1024
 
@@ -95,14 +102,17 @@ def _adding(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pendulum(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A damped, driven pendulum half a second ahead, from the 3.2 seconds before."""
+    """A damped, driven pendulum half a second ahead, from the 3.2 seconds before.
+
+    The drive is known until then: it is an input of the system.
+    """
     steps, window, ahead = 4000, 32, 5
     drive = np.repeat(rng.standard_normal(steps // 10 + 1), 10)
     times = np.arange(steps) * 0.1
 
     def motion(t: float, state: np.ndarray) -> list[float]:
         torque = drive[min(int(t / 0.1), steps - 1)]
-        return [state[1], -0.3 * state[1] - 9.81 * np.sin(state[0]) + 1.5 * torque]
+        return [state[1], -0.3 * state[1] - 9.81 * np.sin(state[0]) + 5.0 * torque]
 
     path = solve_ivp(
         motion, (0.0, times[-1]), [0.5, 0.0], t_eval=times, max_step=0.05, rtol=1e-6
@@ -110,28 +120,47 @@ def _pendulum(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     path += 0.01 * rng.standard_normal(path.shape)
     series = np.column_stack([np.sin(path[:, 0]), np.cos(path[:, 0]), path[:, 1]])
     series = np.column_stack([series, drive[:steps]])
-    starts = range(steps - window - ahead)
-    X = np.stack([series[i : i + window].ravel() for i in starts])
-    return X, series[window + ahead :, :3]
+    # The last row of a window, and that to be predicted, `ahead` steps later.
+    last = np.arange(window - 1, steps - ahead)
+    past = [series[i - window + 1 : i + 1].ravel() for i in last]
+    coming = [drive[i + 1 : i + ahead] for i in last]
+    return np.hstack([past, coming]), series[last + ahead, :3]
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Scores side by side."""
+    """Scores side by side, and differences from the DEQ of the same seeds."""
     groups = grouped(rows, "task", "model")
     summary = []
     for (task, model), group in groups.items():
         mean, error = mean_error(group, "score")
-        kind = "accuracy" if task == "digits" else "R²"
-        line = {"task": task, "model": model, "score": round(mean, 4)}
-        summary.append({**line, "standard error": round(error, 4), "kind": kind})
-    with figure(path, len(TASKS)) as axes:
-        for panel, task in zip(axes.ravel(), TASKS, strict=True):
-            found = [mean_error(groups[task, model], "score") for model in MODELS]
-            mean, error = zip(*found, strict=True)
-            panel.bar(MODELS, mean, yerr=np.nan_to_num(error), capsize=3)
-            panel.set(title=task, ylabel="accuracy" if task == "digits" else "R²")
-            panel.set_ylim(min(0.0, *mean), 1.0)
+        less, less_error, _ = paired(group, groups.get((task, "deq"), []), "score")
+        summary.append(
+            {
+                "task": task,
+                "model": model,
+                "score": round(mean, 4),
+                "standard error": round(error, 4),
+                "less DEQ": round(less, 4),
+                "its standard error": round(less_error, 4),
+                "kind": _kind(task),
+                "seeds": len(group),
+            }
+        )
+    tasks = [task for (task,) in grouped(rows, "task")]
+    with figure(path, len(tasks)) as axes:
+        for panel, task in zip(np.atleast_1d(axes).ravel(), tasks, strict=True):
+            own = [row for row in summary if row["task"] == task]
+            points = [row["score"] for row in own]
+            errors = np.nan_to_num([row["standard error"] for row in own])
+            names = [row["model"] for row in own]
+            panel.errorbar(names, points, yerr=errors, fmt="o", capsize=4)
+            panel.set(title=task, ylabel=_kind(task))
+            panel.tick_params(axis="x", rotation=30)
     return summary
+
+
+def _kind(task: str) -> str:
+    return "accuracy" if task == "digits" else "R²"
 
 
 EXPERIMENT = Experiment(

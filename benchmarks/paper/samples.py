@@ -1,0 +1,101 @@
+"""Error against the number of samples alone, and with a bias."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.paper._data import Source, mixture
+from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
+from benchmarks.paper._figures import band, figure
+from benchmarks.paper._kernels import kernels
+
+ACTIVATIONS = ("relu", "tanh")
+VARIANCE, BIAS = 0.4, 0.2
+OTHERS = ("asymptotic", "explicit")
+
+
+def cells(quick: bool) -> list[Cell]:
+    """More and more samples of as many features; and both growing, with a bias."""
+    p = 100 if quick else 1000
+    numbers = (50, 100) if quick else (125, 250, 500, 1000, 2000, 4000)
+    sizes = (100, 200) if quick else (250, 500, 1000, 2000)
+    series = [("samples", p, n, 0.0) for n in numbers]
+    series += [("bias", p, int(0.8 * p), BIAS) for p in sizes]
+    return [
+        {
+            "series": name,
+            "p": p,
+            "n": n,
+            "bias": bias,
+            "activation": activation,
+            "seed": seed,
+        }
+        for name, p, n, bias in series
+        for activation in (ACTIVATIONS[:1] if quick else ACTIVATIONS)
+        for seed in range(2 if quick else 10)
+    ]
+
+
+def compute(cell: Cell, source: Source) -> Row:
+    """Errors of the asymptotic and of the explicit CK.
+
+    The four equations are for no bias: with one, the explicit network is a Hermite
+    layer made for the norms of the rows.
+    """
+    X = mixture(cell["p"], cell["seed"], n_samples=cell["n"])
+    found = kernels(
+        X,
+        cell["activation"],
+        VARIANCE,
+        architecture="hermite" if cell["bias"] else "auto",
+        bias_variance=cell["bias"],
+    )
+    return {
+        "asymptotic": found.error(found.asymptotic),
+        "explicit": found.error(found.explicit),
+        "architecture": found.match.architecture,
+    }
+
+
+def report(rows: list[Row], path: Path) -> list[Row]:
+    """Errors by series and size."""
+    summary = []
+    for (series, activation, p, n), group in grouped(
+        rows, "series", "activation", "p", "n"
+    ).items():
+        line: Row = {"series": series, "activation": activation, "p": p, "n": n}
+        line["architecture"] = group[0]["architecture"]
+        for other in OTHERS:
+            mean, error = mean_error(group, other)
+            line[other] = f"{mean:.3g} ± {error:.1g}"
+        summary.append({**line, "seeds": len(group)})
+    with figure(path, 2, sharey=True) as axes:
+        for (series, activation), group in grouped(
+            rows, "series", "activation"
+        ).items():
+            x = "n" if series == "samples" else "p"
+            panel = axes.ravel()[int(series == "bias")]
+            for other, style in zip(OTHERS, ("-", "--"), strict=True):
+                found = [
+                    (size, *mean_error(part, other))
+                    for (size,), part in grouped(group, x).items()
+                ]
+                color = f"C{ACTIVATIONS.index(activation)}"
+                band(panel, found, f"{activation}, {other}", ls=style, color=color)
+        p = rows[0]["p"]
+        first, second = axes.ravel()
+        first.set(xlabel="number of samples n", title=f"p = {p}, no bias")
+        second.set(xlabel="number of features p (n = 0.8 p)", title=f"σ_c² = {BIAS:g}")
+        first.set(xscale="log", yscale="log", ylabel="relative error of the CK")
+        second.set(xscale="log")
+        first.legend(fontsize=8)
+    return summary
+
+
+EXPERIMENT = Experiment(
+    "samples",
+    "How does the error depend on the number of samples, and on a bias?",
+    cells,
+    compute,
+    report,
+)
