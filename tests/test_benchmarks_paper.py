@@ -1,5 +1,6 @@
 """The experiments on the paper: what is kept, what is said of it, what is refused."""
 
+import copy
 import csv
 import json
 import pickle
@@ -174,41 +175,49 @@ def test_a_cell_is_kept_before_a_slower_one_ends(roots, monkeypatch):
     assert order == [-1.0, 4.0]
 
 
-def made_up(name, cell, rng):
-    """What a cell might give, without computing it."""
+# What cells give: of numbers, "MODEL" standing for every model, and of other things.
+KINDS = ("exact", "finite", "asymptotic", "explicit", "hermite")
+NUMBERS = {
+    "spectra": [f"{kind} {what}" for kind in KINDS for what in ("error", "overlap")],
+    "size": ["asymptotic", "explicit"],
+    "samples": ["asymptotic", "explicit"],
+    "accuracy": ["accuracy"],
+    "cost": ["fit seconds", "predict microseconds", "FLOPs per sample", "accuracy"],
+    "data": [f"{kind} {what}" for kind in KINDS for what in ("error", "accuracy")],
+    "depth": ["error of itself"],
+    "dynamics": ["NTK drift", "NTK alignment"],
+    "regularisation": ["MODEL accuracy", "MODEL gap", "MODEL alignment"],
+    "sequence": ["score"],
+}
 
+
+def made_up(name, rng):
+    """What a cell might give, without computing it."""
     from benchmarks.paper._networks import MODELS
 
     def number():
         return float(rng.uniform(0.1, 1.0))
 
-    if name == "size":
-        return {"asymptotic": number(), "explicit": number()}
-    if name == "cost":
-        names = ("fit seconds", "predict microseconds", "FLOPs per sample", "accuracy")
-        return {key: number() for key in names}
-    if name == "data":
-        found = {"exact accuracy": number()}
-        for other in ("asymptotic", "explicit", "hermite"):
-            found |= {f"{other} error": number(), f"{other} accuracy": number()}
-        return found
+    names = (k.replace("MODEL", m) for k in NUMBERS[name] for m in MODELS)
+    row = {name: number() for name in names}
     if name == "spectra":
-        found = {"classes": list(range(10))}
-        for other in ("exact", "finite", "asymptotic", "explicit"):
+        row["classes"] = list(range(10))
+        for kind in KINDS:
             # An asymptotic kernel may have eigenvalues below zero.
-            found[f"{other} eigenvalues"] = [-number(), number(), 10.0 * number()]
-            found[f"{other} vectors"] = rng.standard_normal((2, 10)).tolist()
-            found |= {f"{other} error": number(), f"{other} overlap": number()}
-        return found
-    kinds = ("accuracy", "gap", "alignment")
-    return {f"{model} {kind}": number() for model in MODELS for kind in kinds}
+            row[f"{kind} eigenvalues"] = [-number(), number(), 10.0 * number()]
+            row[f"{kind} vectors"] = rng.standard_normal((2, 10)).tolist()
+    if name == "depth":
+        found = {"residual": number(), "bound": number(), "error": number()}
+        row |= {"depth": 2, "by depth": {"1": found, "2": found}}
+    if name == "dynamics":
+        row |= {kind: [number() for _ in range(3)] for kind in ("loss", "accuracy")}
+    if name == "samples":
+        row["architecture"] = "hermite"
+    return row
 
 
-# By name, since all are to be reported on from whatever part is there.
-PARTIAL = ["spectra", "size", "cost", "data", "regularisation"]
-
-
-@pytest.mark.parametrize("name", PARTIAL)
+@pytest.mark.filterwarnings("ignore:No artists with labels found:UserWarning")
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize(
     "part",
     [slice(1), slice(2), slice(7), slice(-1, None), slice(3, None, 7), slice(None)],
@@ -219,13 +228,36 @@ def test_a_report_takes_what_is_there(name, part, tmp_path):
 
     found, rng = experiment(name), np.random.default_rng(0)
     cells = found.cells(quick=False)[part]
-    rows = [{**cell, **made_up(name, cell, rng)} for cell in cells]
+    rows = [{**cell, **made_up(name, rng)} for cell in cells]
     summary = found.report(rows, tmp_path / "figure.png")
     assert summary
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     for line in summary:
         # Nothing but strings, numbers and None; JSON has it all.
         json.dumps(line)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No artists with labels found:UserWarning")
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_report_takes_the_first_cells(name, tmp_path):
+    from benchmarks.paper.__main__ import experiment
+    from benchmarks.paper._experiment import one_thread
+
+    found = experiment(name)
+    cells = found.cells(quick=True)[:4]
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = [{**cell, **found.compute(cell, None)} for cell in cells]
+    for k in range(1, len(rows) + 1):
+        assert found.report(copy.deepcopy(rows[:k]), tmp_path / f"{k}.png")
+        assert (tmp_path / f"{k}.png").exists()
+
+
+def test_every_experiment_is_tested():
+    from benchmarks.paper.__main__ import NAMES
+
+    assert set(NUMBERS) == set(NAMES)
 
 
 def test_of_nothing_there_is_no_report(roots, tmp_path):
@@ -252,7 +284,7 @@ def write_size(folder, n=40):
     folder.mkdir()
     with (folder / "size-full.jsonl").open("w") as file:
         for cell in experiment("size").cells(quick=False)[:n]:
-            line = {"cell": cell, "row": made_up("size", cell, rng)}
+            line = {"cell": cell, "row": made_up("size", rng)}
             file.write(json.dumps(line) + "\n")
 
 

@@ -112,7 +112,7 @@ def _draw_spectrum(panel: Any, row: Row) -> None:
         panel.fill_between(
             edges[:-1],
             place,
-            place - 0.7 * counts / counts.max(),
+            place - 0.7 * counts / max(counts.max(), 1),
             step="post",
             color=color,
             alpha=0.4,
