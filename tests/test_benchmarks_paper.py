@@ -4,6 +4,8 @@ import copy
 import csv
 import json
 import pickle
+import shutil
+import subprocess
 import threading
 import warnings
 from dataclasses import replace
@@ -465,3 +467,25 @@ def test_work_is_timed_on_one_thread():
         assert {i["num_threads"] for i in infos if i["user_api"] == "blas"} == {1}
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs Git")
+def test_tables_do_not_make_the_commit_dirty(tmp_path, monkeypatch):
+    from benchmarks import _measure
+
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True)
+
+    monkeypatch.setattr(_measure, "__file__", str(tmp_path / "code.py"))
+    git("init")
+    for name in ("code.py", "table.csv"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    first = git("rev-parse", "HEAD").stdout.strip()
+    (tmp_path / "table.csv").write_text("2")
+    assert _measure.commit() == first
+    (tmp_path / "code.py").write_text("2")
+    assert _measure.commit() == f"{first}-dirty"

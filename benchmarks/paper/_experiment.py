@@ -105,19 +105,26 @@ def run(
         return None
     rows = [entry.values for entry in entries]
     summary = experiment.report(rows, folder / f"{stem}.png")
-    about = {
-        "question": experiment.question,
-        "source": name_of(source) if experiment.images else None,
-        "size": "quick" if quick else "full",
-        "seeds": sorted({cell.get("seed", SEED) for cell in cells}),
-        "cells": {"there": len(entries), "missing": len(cells) - len(entries)},
-        "warned": dict(sum((Counter(e.warned) for e in entries), Counter())),
-        "circumstances": distinct(entries),
-    }
+    about = _about(experiment, quick, source, entries, len(cells))
     content = {"about": about, "summary": summary, "rows": rows}
     (folder / f"{stem}.json").write_text(dumps(content, indent=1), encoding="utf-8")
     write_csv(folder / f"{stem}.csv", summary)
     return {"about": about, "summary": summary}
+
+
+def _about(
+    experiment: Experiment, quick: bool, source: Source, entries: list[Entry], n: int
+) -> dict[str, Any]:
+    """What results are of, and where they are from; `n` cells would be all."""
+    return {
+        "question": experiment.question,
+        "source": name_of(source) if experiment.images else None,
+        "size": "quick" if quick else "full",
+        "seeds": sorted({entry.cell.get("seed", SEED) for entry in entries}),
+        "cells": {"there": len(entries), "missing": n - len(entries)},
+        "warned": dict(sum((Counter(entry.warned) for entry in entries), Counter())),
+        "circumstances": distinct(entries),
+    }
 
 
 def _computed(
