@@ -489,3 +489,29 @@ def test_tables_do_not_make_the_commit_dirty(tmp_path, monkeypatch):
     assert _measure.commit() == first
     (tmp_path / "code.py").write_text("2")
     assert _measure.commit() == f"{first}-dirty"
+
+
+def test_differences_are_paired_by_seed():
+    from benchmarks.paper._experiment import paired
+
+    rows = [{"seed": s, "x": 10.0 * s + d} for s, d in enumerate((1.0, 2.0, 3.0))]
+    others = [{"seed": s, "x": 10.0 * s} for s in (0, 1, 7)]
+    mean, error, number = paired(rows, others, "x")
+    assert (mean, number) == (1.5, 2)
+    # Without the seeds, whose spread is ten times that.
+    assert_allclose(error, 0.5)
+    assert paired(rows, [], "x")[2] == 0
+
+
+def test_the_pendulum_is_predicted_from_what_is_known():
+    from benchmarks.paper.sequence import _pendulum
+
+    X, Y = _pendulum(np.random.default_rng(0))
+    assert (len(X), Y.shape) == (4000 - 5 - 31, (len(X), 3))
+    # The window of five samples later ends with what was to be predicted.
+    last = X[:, 31 * 4 : 31 * 4 + 3]
+    assert_allclose(last[5:], Y[:-5])
+    # The drive between is known: it is that of later windows.
+    drive = X[:, 31 * 4 + 3]
+    for step in range(4):
+        assert_allclose(X[: -step - 1, 32 * 4 + step], drive[step + 1 :])

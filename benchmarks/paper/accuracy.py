@@ -16,7 +16,7 @@ from benchmarks.paper._experiment import (
     mean_error,
     paired,
 )
-from benchmarks.paper._figures import band, figure
+from benchmarks.paper._figures import band, figure, legend_below
 from benchmarks.paper._networks import (
     MODELS,
     build,
@@ -147,11 +147,10 @@ def draw(summary: list[Row], path: Path) -> None:
                 title = f"σ_a² = {variance:g}, {trainable}"
                 draw_kind(panels[row, 0], panels[row, column + 1], part, title)
             panels[row, 0].set(title=activation, ylabel="test accuracy")
-            panels[row, 0].legend(fontsize=8)
             panels[row, 1].set_ylabel("accuracy less the DEQ's")
-        panels[0, 1].legend(fontsize=8)
         for panel in panels.ravel():
             panel.set(xscale="log", xlabel="width")
+        legend_below(panels)
 
 
 def draw_kind(first: Axes, second: Axes, part: list[Row], title: str) -> None:

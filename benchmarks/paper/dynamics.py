@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure
+from benchmarks.paper._figures import band, figure, legend_below
 from benchmarks.paper._networks import MODELS, alignment, build, moments_of, train
 
 EPOCHS = 15
@@ -154,7 +154,7 @@ def draw(rows: list[Row], path: Path) -> None:
         drift.set_xticks([], minor=True)
         rates.set(xlabel="learning rate", ylabel="test accuracy", xscale="log")
         rates.set_title("adam, width 256")
-        axes[0, 0].legend(fontsize=8)
+        legend_below(axes)
 
 
 def draw_curves(panel: Axes, rows: list[Row], name: str) -> None:

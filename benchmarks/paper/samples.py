@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.paper._data import Source, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure
+from benchmarks.paper._figures import band, figure, legend_below
 from benchmarks.paper._kernels import kernels
 
 ACTIVATIONS = ("relu", "tanh")
@@ -88,7 +88,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         second.set(xlabel="number of features p (n = 0.8 p)", title=f"σ_c² = {BIAS:g}")
         first.set(xscale="log", yscale="log", ylabel="relative error of the CK")
         second.set(xscale="log")
-        first.legend(fontsize=8)
+        legend_below(axes)
     return summary
 
 
