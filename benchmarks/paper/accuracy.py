@@ -145,29 +145,40 @@ def draw(summary: list[Row], path: Path) -> None:
                     if (line["σ_a²"], line["trainable"]) == (variance, trainable)
                 ]
                 title = f"σ_a² = {variance:g}, {trainable}"
-                draw_kind(panels[row, 0], panels[row, column + 1], part, title)
+                color = f"C{len(MODELS) + column}"
+                draw_own(panels[row, 0], part, title, color)
+                draw_others(panels[row, column + 1], part, title)
             panels[row, 0].set(title=activation, ylabel="test accuracy")
             panels[row, 1].set_ylabel("accuracy less the DEQ's")
+        widths = sorted({row["width"] for row in summary if row["width"]})
         for panel in panels.ravel():
             panel.set(xscale="log", xlabel="width")
+            panel.set_xticks(widths, [str(width) for width in widths])
+            panel.set_xticks([], minor=True)
         legend_below(panels)
 
 
-def draw_kind(first: Axes, second: Axes, part: list[Row], title: str) -> None:
-    """Accuracy of DEQ and kernel, and the differences of the others from the DEQ."""
-    deqs = [row for row in part if row["model"] == "deq"]
+def draw_own(panel: Axes, part: list[Row], title: str, color: str) -> None:
+    """Accuracy of the DEQ, and of the kernel."""
     names = ("width", "accuracy", "standard error")
-    band(first, [tuple(row[name] for name in names) for row in deqs], f"deq, {title}")
-    color = first.lines[-1].get_color() if first.lines else None
+    found = [tuple(row[k] for k in names) for row in part if row["model"] == "deq"]
+    band(panel, found, f"deq, {title}", color=color)
     for row in part:
         if row["model"] == "kernel":
-            first.axhline(row["accuracy"], ls=":", color=color)
+            panel.axhline(
+                row["accuracy"], ls=":", color=color, label=f"kernel, {title}"
+            )
+
+
+def draw_others(panel: Axes, part: list[Row], title: str) -> None:
+    """Differences of the others from the DEQ."""
+    names = ("width", "less DEQ", "its standard error")
     for model in MODELS[1:]:
-        names = ("width", "less DEQ", "its standard error")
         found = [tuple(row[k] for k in names) for row in part if row["model"] == model]
-        band(second, [each for each in found if np.isfinite(each[1])], model)
-    second.axhline(0.0, color="0.6", lw=1)
-    second.set_title(title)
+        found = [each for each in found if np.isfinite(each[1])]
+        band(panel, found, model, color=f"C{MODELS.index(model)}")
+    panel.axhline(0.0, color="0.6", lw=1)
+    panel.set_title(title)
 
 
 EXPERIMENT = Experiment(
