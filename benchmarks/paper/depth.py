@@ -116,7 +116,7 @@ def _short(value: float) -> float:
 
 
 def draw(summary: list[Row], path: Path) -> None:
-    """Depths, with the error of one layer where it is not enough."""
+    """Depths, with errors of the matched network and of a layer of φ itself."""
     kinds = [name for (name,) in grouped(summary, "kernel")]
     names = [name for (name,) in grouped(summary, "activation")]
     variances = [value for (value,) in grouped(summary, "variance")]
@@ -131,8 +131,11 @@ def draw(summary: list[Row], path: Path) -> None:
             for (name, variance), row in own.items():
                 where = names.index(name), variances.index(variance)
                 grid[where] = row["depth"]
-                less = row.get("its error at p=400")
-                text = str(row["depth"]) + (f"\n{less:.1%}" if less else "")
+                errors = [
+                    f"{100 * row[key]:.1f}"
+                    for key in ("error at p=400", "error of φ itself, one layer")
+                ]
+                text = f"{row['depth']}\n{' | '.join(errors)}"
                 panel.text(*where[::-1], text, ha="center", va="center", fontsize=8)
             panel.imshow(grid, vmin=0, vmax=4, cmap="YlGnBu", aspect="auto")
             panel.set_xticks(range(len(variances)), [f"{v:g}" for v in variances])
