@@ -132,18 +132,16 @@ def draw(summary: list[Row], path: Path) -> None:
                 where = names.index(name), variances.index(variance)
                 grid[where] = row["depth"]
                 errors = [
-                    f"{100 * row[key]:.1f}"
+                    f"{100 * row[key]:.2g}"
                     for key in ("error at p=400", "error of φ itself, one layer")
                 ]
                 text = f"{row['depth']}\n{' | '.join(errors)}"
-                panel.text(*where[::-1], text, ha="center", va="center", fontsize=8)
+                panel.text(*where[::-1], text, ha="center", va="center", fontsize=6)
             panel.imshow(grid, vmin=0, vmax=4, cmap="YlGnBu", aspect="auto")
             panel.set_xticks(range(len(variances)), [f"{v:g}" for v in variances])
             panel.set_yticks(range(len(names)), names)
             panel.set(xlabel="recurrent_variance")
-            panel.set_title(
-                f"{kernel}: depth, error of one layer if not enough", fontsize=10
-            )
+            panel.set_title(f"{kernel}: depth; % error matched | φ itself", fontsize=10)
 
 
 EXPERIMENT = Experiment(
