@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -217,11 +220,21 @@ def _dies(block):
 @pytest.fixture
 def cluster():
     """Two processes of this machine, which dask's client sends its work to."""
+    with _cluster(2) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _cluster(n_workers, **settings):
     distributed = pytest.importorskip("distributed")
+    settings = {"distributed.scheduler.allowed-failures": 2} | settings
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 2}),
+        dask.config.set(settings),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+            n_workers=n_workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            host="127.0.0.1",
         ) as cluster,
         distributed.Client(cluster),
         dask.config.set(scheduler="dask.distributed"),
@@ -262,3 +275,64 @@ def test_a_block_that_kills_every_worker_is_reported(table, cluster):
     fatal = lazy.map_blocks(_dies, dtype=lazy.dtype, meta=np.empty((0, 0)))
     with pytest.raises(RuntimeError, match=r"A block took down.*X\.rechunk\(\{0"):
         clone(MODELS[0]).fit(fatal, lazy_y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("some", [False, True], ids=["none comes", "all are lost"])
+def test_without_workers_a_fit_does_not_wait_for_ever(table, some):
+    X, y, _, _ = table
+    lazy, lazy_y = _chunks(X, y)
+    with _cluster(0) as cluster:
+        if some:
+            # Without a nanny nobody starts another.
+            command = [sys.executable, "-m", "distributed.cli.dask_worker"]
+            options = ["--no-nanny", "--nthreads", "1", "--no-dashboard"]
+            worker = subprocess.Popen([*command, cluster.scheduler_address, *options])
+            cluster.wait_for_workers(1)
+            lazy = lazy.map_blocks(_dies, dtype=lazy.dtype, meta=np.empty((0, 0)))
+        # The scheduler that is running does not see it.
+        setting = {"distributed.scheduler.no-workers-timeout": "2 s"}
+        message = r"had no worker for 2 seconds.*nannies.*no-workers-timeout"
+        with (
+            dask.config.set(setting),
+            pytest.raises(RuntimeError, match=message),
+        ):
+            clone(MODELS[0]).fit(lazy, lazy_y)
+        if some:
+            assert worker.wait() == -signal.SIGKILL
+
+
+def _rows_by_fit(model, X, y):
+    return clone(model).fit(*_chunks(X, y)).coef_
+
+
+@pytest.mark.slow
+def test_a_fit_within_a_task_leaves_the_thread_to_its_chunks(table):
+    """There is one thread."""
+    X, y, _, _ = table
+    with _cluster(1):
+        outside = dask.delayed(_fitted)(MODELS[0], X, y).compute()
+    assert_allclose(outside.coef_, _fitted(MODELS[0], X, y).coef_, rtol=1e-6, atol=1e-8)
+
+
+def _fitted(model, X, y):
+    return clone(model).fit(*_chunks(X, y))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_progress_is_shown_on_request(table, capfd, model):
+    _progress(table, model, capfd)
+
+
+@pytest.mark.slow
+def test_progress_of_a_cluster_is_shown_on_request(table, cluster, capfd):
+    _progress(table, MODELS[0], capfd)
+
+
+def _progress(table, model, capfd):
+    X, y, labels, _ = table
+    data = _chunks(X, _targets(model, y, labels))
+    clone(model).set_params(verbose=1).fit(*data)
+    assert "3/3" in capfd.readouterr().err
+    clone(model).fit(*data)
+    assert "chunks" not in capfd.readouterr().err

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from sklearn_deq.estimators._cluster import compute
 
 if TYPE_CHECKING:
     from sklearn_deq.estimators._blocks import Block
@@ -66,11 +67,9 @@ class DaskRows:
 
     def take(self, rows: Any) -> Block:
         """Gather some rows, by slice or increasing indices."""
-        import dask
-
         arrays = (self._X, self._y, self._weight)
         chosen = [None if array is None else array[rows] for array in arrays]
-        X, y, weight = _computed(dask.compute, *chosen)
+        X, y, weight = compute(chosen)
         return _rows(X, self._prepare, y, weight).take(slice(0, len(X)))
 
     def of_targets(self, work: Callable[..., Any]) -> list[Any]:
@@ -81,18 +80,21 @@ class DaskRows:
         # Sent once, not with every block.
         shared = dask.delayed(work, traverse=False)
         parts = [dask.delayed(_of_targets)(shared, *block) for block in blocks]
-        return list(_computed(dask.compute, *parts))
+        return list(compute(parts))
 
-    def total(self, work: Callable[[Block], Any], **options: Any) -> Any:
+    def total(
+        self, work: Callable[[Block], Any], *, verbose: int = 0, **options: Any
+    ) -> Any:
         """Sum what a work makes of the blocks, in a tree.
 
         Parameters
         ----------
         work : callable
             Block → what can be added.
+        verbose : int, default=0
+            Whether a progress bar over the chunks is shown.
         **options : dict
-            Of `Rows.total`, not used: dask shows what its workers do, and repeats what
-            a lost one has not finished.
+            Of `Rows.total`, not used: dask repeats what a lost worker has not finished.
 
         Returns
         -------
@@ -105,11 +107,11 @@ class DaskRows:
         shared = dask.delayed((work, self._prepare), traverse=False)
         block_total, add = dask.delayed(_block_total), dask.delayed(_add)
         blocks = zip(*map(_blocks, (self._X, self._y, self._weight)), strict=False)
-        parts = [block_total(shared, *block) for block in blocks]
+        leaves = parts = [block_total(shared, *block) for block in blocks]
         while len(parts) > 1:
             pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
             parts = [add(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
-        return _computed(dask.compute, parts[0])[0]
+        return compute(parts, leaves, verbose=verbose)[0]
 
 
 def lazy_rows(
@@ -246,22 +248,3 @@ def _add(first: Any, second: Any) -> Any:
     if first is None or second is None:
         return second if first is None else first
     return first + second
-
-
-def _computed(compute: Callable[..., Any], *values: Any) -> Any:
-    """Compute; say what to do where a worker is lost for good."""
-    try:
-        with warnings.catch_warnings():
-            # The maps of the features travel in the graph. What is scattered would be
-            # lost for good with the worker that holds it.
-            warnings.filterwarnings("ignore", message="Sending large graph")
-            return compute(*values)
-    except Exception as error:
-        if type(error).__name__ != "KilledWorker":
-            raise
-        raise RuntimeError(
-            f"A block took down every worker that tried it: {error} If memory is what "
-            "they lack, make chunks of fewer rows (X.rechunk({0: ...})) or lower "
-            "n_components; if machines are lost by chance, raise dask's setting "
-            "distributed.scheduler.allowed-failures, and fit again."
-        ) from error
