@@ -1,6 +1,7 @@
 """Dask arrays: the same results as in memory, on real workers, and clear errors."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sklearn_deq import (
     DEQKernelRidgeCV,
     DEQKernelTransformer,
 )
+from sklearn_deq.estimators import _dask, _features
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -88,6 +90,41 @@ def test_the_fit_is_that_in_memory(table, model, weighted):
                 assert_allclose(computed, expected, rtol=1e-5, atol=1e-5)
             else:
                 assert np.mean(computed == expected) > 0.99
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_dask_knows_the_size_of_what_is_moved(table, monkeypatch, model):
+    """It moved chunks of X to sums that it took for 56 bytes."""
+    from dask.sizeof import sizeof
+
+    X, y, labels, _ = table
+    moved = []
+    of_block, add = _dask._block_total, _dask._add
+
+    def kept(function):
+        def keeping(*args):
+            moved.extend([args[0], function(*args)])
+            return moved[-1]
+
+        return keeping
+
+    monkeypatch.setattr(_dask, "_block_total", kept(of_block))
+    monkeypatch.setattr(_dask, "_add", kept(add))
+    with dask.config.set(scheduler="synchronous"):
+        model = clone(model).set_params(n_components=200, search_samples=300)
+        model.fit(*_chunks(X, _targets(model, y, labels)))
+    assert len(moved) == 2 * (3 + 2)
+    for each in moved:
+        if isinstance(each, _features.FeatureSums) or model.approximation == "nystroem":
+            # Beside arrays there are names and settings, some kB of them.
+            assert_allclose(sizeof(each), len(pickle.dumps(each)), rtol=0.1, atol=1e4)
+        else:
+            # The table of an activation, of a size of its own, is not counted.
+            weights = [w for f in each[0].maps for w in f.transformer.weights_]
+            assert_allclose(sizeof(each), sum(w.nbytes for w in weights), atol=1e4)
+    sums = moved[-1]
+    arrays = sum(a.nbytes for each in sums.members for a in vars(each).values())
+    assert_allclose(sizeof(sums), arrays, rtol=0.01)
 
 
 def test_targets_may_be_arrays_and_have_columns(table):
