@@ -8,11 +8,13 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold
 
 from sklearn_deq import (
     DEQKernelRidgeClassifierCV,
@@ -341,6 +343,47 @@ def test_without_workers_a_fit_does_not_wait_for_ever(table, some):
 
 def _rows_by_fit(model, X, y):
     return clone(model).fit(*_chunks(X, y)).coef_
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lazy", [False, True])
+def test_searches_of_scikit_learn_run_on_the_cluster(table, cluster, caplog, lazy):
+    X, y, labels, _ = table
+    # Dask arrays are kept by the workers first, as the guide has it.
+    data = dask.persist(*_chunks(X, y)) if lazy else (X, labels)
+    model = clone(MODELS[0 if lazy else 2])
+    grid = {"n_components": [10, 20], "recurrent_variance": [0.1, 0.4]}
+    search = GridSearchCV(model, grid, cv=KFold(2), scoring=_score, n_jobs=2)
+    with joblib.parallel_config("dask"):
+        found = clone(search).fit(*data)
+    expected = clone(search).set_params(n_jobs=1).fit(X, y if lazy else labels)
+    assert found.best_params_ == expected.best_params_
+    name = "mean_test_score"
+    assert_allclose(found.cv_results_[name], expected.cv_results_[name], rtol=1e-6)
+    assert "run_spec" not in caplog.text
+
+
+def _score(model, X, y):
+    predicted = model.predict(X)
+    if y.dtype.kind == "f":
+        return -float(((predicted - y) ** 2).mean())
+    return float((predicted == y).mean())
+
+
+def test_a_fit_leaves_tasks_as_they_are():
+    """Optimised ones were others by name: schedulers warned, or missed some."""
+    X = da.random.default_rng(0).standard_normal((N, 4), chunks=(100, 4))
+    y = X[:, 0]
+    tasks = {name: {str(task)} for name, task in y.__dask_graph__().items()}
+
+    def keep(graph):
+        for name, task in graph.items():
+            tasks.setdefault(name, set()).add(str(task))
+
+    with dask.callbacks.Callback(start=keep):
+        clone(MODELS[0]).fit(X, y)
+    assert len(tasks) > 30
+    assert {name: each for name, each in tasks.items() if len(each) > 1} == {}
 
 
 @pytest.mark.slow

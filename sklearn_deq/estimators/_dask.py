@@ -9,6 +9,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,9 +68,18 @@ class DaskRows:
 
     def take(self, rows: Any) -> Block:
         """Gather some rows, by slice or increasing indices."""
-        arrays = (self._X, self._y, self._weight)
-        chosen = [None if array is None else array[rows] for array in arrays]
-        X, y, weight = compute(chosen)
+        arrays = [
+            array if array is None else array[rows]
+            for array in (self._X, self._y, self._weight)
+        ]
+        blocks = [[] if array is None else _blocks(array) for array in arrays]
+        computed = iter(compute([block for each in blocks for block in each]))
+        X, y, weight = (
+            np.concatenate([_dense(block) for block in islice(computed, len(each))])
+            if each
+            else None
+            for each in blocks
+        )
         return _rows(X, self._prepare, y, weight).take(slice(0, len(X)))
 
     def of_targets(self, work: Callable[..., Any]) -> list[Any]:
@@ -201,11 +211,11 @@ def _aligned(name: str, values: Any, X: Any) -> Any:
 
 def _blocks(array: Any) -> Any:
     """Delayed blocks of rows; None as often as one likes where there are none."""
-    import itertools
-
     if array is None:
-        return itertools.repeat(None)
-    return array.to_delayed().ravel().tolist()
+        return repeat(None)
+    # Optimised graphs give tasks with the same name other contents, by what else is
+    # asked for; schedulers mix up those of several computations at a time.
+    return array.to_delayed(optimize_graph=False).ravel().tolist()
 
 
 def _checked(y: Any, weight: Any) -> tuple[Any, Any]:
@@ -229,12 +239,16 @@ def _rows(X: Any, prepare: Any, y: Any, weight: Any) -> Any:
     """Rows of a block."""
     from sklearn_deq.estimators._blocks import Rows
 
-    if hasattr(X, "toarray"):
+    return Rows(_dense(X), prepare, *_checked(y, weight))
+
+
+def _dense(block: Any) -> np.ndarray:
+    if hasattr(block, "toarray"):
         raise ValueError(
-            f"X has sparse blocks ({type(X).__name__}), but they must be dense: give "
-            "X.map_blocks(lambda block: block.toarray())."
+            f"X has sparse blocks ({type(block).__name__}), but they must be dense: "
+            "give X.map_blocks(lambda block: block.toarray())."
         )
-    return Rows(np.asarray(X), prepare, *_checked(y, weight))
+    return np.asarray(block)
 
 
 def _block_total(shared: Any, X: Any, y: Any, weight: Any) -> Any:
