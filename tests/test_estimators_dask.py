@@ -163,6 +163,39 @@ def test_features_are_those_in_memory(table, approximation):
     assert_allclose(ridge.predict(lazy).compute(), ridge.predict(X), rtol=1e-4)
 
 
+def test_files_come_in_through_dask(table, tmp_path):
+    """As the guide has it: Zarr arrays, and Parquet folders."""
+    pytest.importorskip("zarr")
+    X, y, _, _ = table
+    inside = clone(MODELS[0]).fit(X, y)
+    da.from_array(X, chunks=(250, 2)).to_zarr(tmp_path / "X.zarr")
+    lazy = da.from_zarr(tmp_path / "X.zarr").rechunk({1: -1})
+    _agrees(inside, X, lazy, y)
+
+
+# dask's use of pandas.
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_tables_come_in_through_dask(table, tmp_path):
+    pytest.importorskip("pyarrow")
+    frames = pytest.importorskip("dask.dataframe")
+    pandas = pytest.importorskip("pandas")
+    X, y, _, _ = table
+    columns = list("abcd")
+    table = pandas.DataFrame(X, columns=columns).assign(target=y)
+    frames.from_pandas(table, npartitions=3).to_parquet(tmp_path / "folder")
+    frame = frames.read_parquet(tmp_path / "folder")
+    lazy = frame[columns].to_dask_array(lengths=True)
+    targets = frame["target"].to_dask_array(lengths=True)
+    _agrees(clone(MODELS[0]).fit(X, y), X, lazy, targets)
+
+
+def _agrees(inside, X, lazy, y):
+    outside = clone(inside).fit(lazy, y)
+    assert_allclose(outside.coef_, inside.coef_, rtol=1e-6, atol=1e-8)
+    found, expected = outside.predict(lazy).compute(), inside.predict(X)
+    assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+
+
 def test_predictions_of_unknown_chunks_and_empty_ones(table):
     X, y, _, _ = table
     model = clone(MODELS[0]).fit(X, y)

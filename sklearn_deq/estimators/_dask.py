@@ -74,12 +74,11 @@ class DaskRows:
         ]
         blocks = [[] if array is None else _blocks(array) for array in arrays]
         computed = iter(compute([block for each in blocks for block in each]))
-        X, y, weight = (
-            np.concatenate([_dense(block) for block in islice(computed, len(each))])
-            if each
-            else None
-            for each in blocks
-        )
+        gathered: list[Any] = []
+        for each in blocks:
+            parts = [_dense(block) for block in islice(computed, len(each))]
+            gathered.append(np.concatenate(parts) if parts else None)
+        X, y, weight = gathered
         return _rows(X, self._prepare, y, weight).take(slice(0, len(X)))
 
     def of_targets(self, work: Callable[..., Any]) -> list[Any]:
