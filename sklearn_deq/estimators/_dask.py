@@ -53,8 +53,7 @@ class DaskRows:
         _check_chunks(X)
         if math.isnan(X.shape[0]):
             raise ValueError(
-                "X has chunks of unknown size: call X.compute_chunk_sizes() first, or "
-                "make it by to_dask_array(lengths=True)."
+                "X has chunks of unknown size: call X.compute_chunk_sizes() first."
             )
         self._X, self._prepare = X, prepare
         self._y, self._weight = (
