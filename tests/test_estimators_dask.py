@@ -14,6 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning
 from sklearn.model_selection import GridSearchCV, KFold
 
 from sklearn_deq import (
@@ -243,6 +244,12 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     sparse = lazy.map_blocks(csr_array, dtype=lazy.dtype)
     refuses("X has sparse blocks .csr_array.*toarray", sparse, lazy_y)
     refuses("Expected 2D array", lazy_y[lazy_y > 0], y)
+    some = lazy_y[lazy_y > 0]
+    refuses(r"y has chunks of unknown size: call y\.compute_chunk_sizes", lazy, some)
+    refuses("y has chunks of unknown size", lazy, some[:, None])
+    refuses("sample_weight has chunks of unknown size", lazy, lazy_y, some)
+    refuses("y must have real numbers, got dtype complex128", lazy, lazy_y * 1j)
+    refuses("y must have numbers: could not convert.*'[abc]'.*Classifier", lazy, labels)
     refuses("requires y to be passed", lazy, None)
     model.set_params(checkpoint=tmp_path / "sums.npz")
     refuses("checkpoint is for arrays on one machine", lazy, y)
@@ -254,6 +261,21 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     classifier = DEQKernelRidgeClassifierCV(**FAST)
     with pytest.raises(ValueError, match="at least 2 classes"):
         classifier.fit(lazy, np.full(N, labels[0]))
+    with pytest.raises(ValueError, match=r"1d array, got an array of shape \(600, 2\)"):
+        classifier.fit(lazy, two.rechunk({1: 2}))
+    mixed = np.where(np.arange(N) % 2, 1, labels.astype(object))
+    with pytest.raises(ValueError, match=r"labels of several types \(int, str\)"):
+        classifier.fit(lazy, mixed)
+
+
+def test_a_column_of_labels_is_taken_for_labels(table):
+    X, _, labels, _ = table
+    lazy, lazy_labels = _chunks(X, labels)
+    model = clone(MODELS[2])
+    expected = clone(model).fit(lazy, lazy_labels)
+    with pytest.warns(DataConversionWarning, match="column-vector y"):
+        model.fit(lazy, lazy_labels[:, None])
+    assert_array_equal(model.coef_, expected.coef_)
 
 
 def _not_read(block):

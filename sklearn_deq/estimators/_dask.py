@@ -13,6 +13,7 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.utils import column_or_1d
 
 from sklearn_deq.estimators._cluster import compute
 
@@ -41,6 +42,8 @@ class DaskRows:
         What is done with a block of X before it is computed with.
     y, weight : dask arrays or array-likes with n rows, default=None
         Targets and weights; dask arrays have the chunks of X.
+    multi_output : bool, default=True
+        Whether y may have columns.
     """
 
     def __init__(
@@ -49,17 +52,18 @@ class DaskRows:
         prepare: Callable[[np.ndarray], np.ndarray],
         y: Any = None,
         weight: Any = None,
+        *,
+        multi_output: bool = True,
     ) -> None:
         _check_chunks(X)
-        if math.isnan(X.shape[0]):
-            raise ValueError(
-                "X has chunks of unknown size: call X.compute_chunk_sizes() first."
-            )
+        _check_sizes("X", X)
         self._X, self._prepare = X, prepare
         self._y, self._weight = (
             _aligned(name, values, X)
             for name, values in (("y", y), ("sample_weight", weight))
         )
+        if self._y is not None and self._y.ndim == 2 and not multi_output:
+            self._y = _one_column(self._y)
 
     def __len__(self) -> int:
         """Return n."""
@@ -182,19 +186,40 @@ def _check_chunks(X: Any) -> None:
         )
 
 
+def _check_sizes(name: str, array: Any) -> None:
+    """Refuse rows of which it is not known how many there are."""
+    if math.isnan(array.shape[0]):
+        raise ValueError(
+            f"{name} has chunks of unknown size: call {name}.compute_chunk_sizes() "
+            "first."
+        )
+
+
+def _one_column(y: Any) -> Any:
+    """Column vector y as what it was meant to be, with scikit-learn's warning."""
+    # Of several columns it is an error; the shape suffices for that.
+    column_or_1d(np.broadcast_to(np.int8(0), y.shape), warn=True)
+    return y[:, 0]
+
+
 def _aligned(name: str, values: Any, X: Any) -> Any:
     """Targets or weights in the chunks of X."""
     if values is None:
         return None
-    if not is_dask(values):
+    given = is_dask(values)
+    values = values if given else np.asarray(values)
+    if values.dtype.kind == "c":
+        raise ValueError(f"{name} must have real numbers, got dtype {values.dtype}.")
+    if not given:
         import dask.array
 
-        values = np.asarray(values)
         if values.ndim == 0:
             values = np.full(X.shape[0], float(values))
         if len(values) == len(X):
             chunks = (X.chunks[0], *((n,) for n in values.shape[1:]))
             return dask.array.from_array(values, chunks=chunks)
+    elif values.ndim:
+        _check_sizes(name, values)
     if values.ndim not in (1, 2) or values.shape[0] != X.shape[0]:
         raise ValueError(
             f"{name} must have the {X.shape[0]} rows of X, got shape {values.shape}."

@@ -27,7 +27,7 @@ class Coding:
     def targets(self, y: np.ndarray) -> np.ndarray:
         """Numbers, or signs of the classes: one column each or, for two, one."""
         if self.classes is None:
-            return y.reshape(len(y), -1).astype(np.float64, copy=False)
+            return _numbers(y).reshape(len(y), -1)
         targets = 2.0 * (y[:, None] == self.classes) - 1.0
         return targets[:, 1:] if len(self.classes) == 2 else targets
 
@@ -53,10 +53,31 @@ class Coding:
         return weight if sample_weight is None else sample_weight * weight
 
 
+def _numbers(y: np.ndarray) -> np.ndarray:
+    try:
+        return y.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"y must have numbers: {error}. For labels there is "
+            "DEQKernelRidgeClassifierCV."
+        ) from error
+
+
 def _codes(classes: np.ndarray, y: np.ndarray) -> np.ndarray:
     # A label that all its samples have with weight zero is none of the classes.
     codes: np.ndarray = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
     return codes
+
+
+def _check_one_type(labels: np.ndarray) -> None:
+    """Refuse labels that have no order."""
+    if labels.dtype != object:
+        return
+    types = sorted({type(label).__name__ for label in labels.flat})
+    if "str" in types and len(types) > 1:
+        raise ValueError(
+            f"y has labels of several types ({', '.join(types)}): make them of one."
+        )
 
 
 @dataclass(frozen=True)
@@ -77,6 +98,7 @@ class LabelTotals:
     @classmethod
     def of(cls, y: np.ndarray, sample_weight: np.ndarray | None) -> LabelTotals:
         """Count the samples of positive weight."""
+        _check_one_type(y)
         check_classification_targets(y)
         return cls._of_labels(y, sample_weight)
 
@@ -84,6 +106,7 @@ class LabelTotals:
     def merged(cls, parts: list[LabelTotals]) -> LabelTotals:
         """Totals of all parts together."""
         labels = np.concatenate([part.labels for part in parts])
+        _check_one_type(labels)
         return cls._of_labels(labels, np.concatenate([part.totals for part in parts]))
 
     @classmethod
