@@ -152,7 +152,7 @@ class Checkpoint:
             arrays = {name: content[f"{name}_{i}"] for name in SUMS}
             for name, shape in shapes:
                 array = arrays[name]
-                same = (array.dtype, array.shape) == (np.float64, shape)
+                same = array.dtype == np.dtype("float64") and array.shape == shape
                 if not (same and np.isfinite(array).all()):
                     raise ValueError(
                         f"{name}_{i} must be finite, of float64 and shape {shape}"
