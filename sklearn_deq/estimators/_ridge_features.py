@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_consistent_length
+from tqdm import tqdm
 
 from sklearn_deq.estimators._base import DEQParameters
 from sklearn_deq.estimators._blocks import BLOCK_ROWS, Block, Rows
@@ -27,7 +29,10 @@ from sklearn_deq.estimators._features import (
 from sklearn_deq.estimators._ridge_collection import random_rows
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
 from sklearn_deq.estimators._ridge_targets import Coding
-from sklearn_deq.kernels._memory import array_bytes, check_memory
+from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
+
+# What its tables take while they are made, whatever the number of features (measured).
+_ACTIVATION_BYTES = 40_000_000
 
 
 class FeatureRidge(DEQParameters):
@@ -85,16 +90,25 @@ class FeatureRidge(DEQParameters):
         m = self.n_components
         nystroem = self.approximation == "nystroem"
         matrices = members * (4 if nystroem else 3)
-        check_memory(
-            {
-                f"{matrices} matrices of shape ({m}, {m})": matrices
-                * array_bytes((m, m)),
-                f"blocks of {BLOCK_ROWS} rows": 3 * array_bytes((BLOCK_ROWS, m)),
-            },
-            self.max_memory,
-            "Raise max_memory, lower n_components"
-            + (", or set average=False." if members > 1 else "."),
-        )
+        held = {
+            f"{matrices} matrices of shape ({m}, {m})": matrices * array_bytes((m, m)),
+            f"blocks of {BLOCK_ROWS} rows": 3 * array_bytes((BLOCK_ROWS, m)),
+        }
+        if not nystroem:
+            held["the activation of random features"] = _ACTIVATION_BYTES
+        remedy = "Raise max_memory, lower n_components"
+        remedy += ", or set average=False." if members > 1 else "."
+        self._check_held("Features of all samples", held, remedy)
+
+    def _check_held(self, what: str, held: dict[str, int], remedy: str) -> None:
+        """Compare what is held with the budget, and say it on request."""
+        check_memory(held, self.max_memory, remedy)
+        if self.verbose:
+            total, budget = sum(held.values()), memory_budget(self.max_memory)
+            tqdm.write(
+                f"{what}: {total / 1e6:.0f} MB of the budget of {budget / 1e6:.0f} MB.",
+                file=sys.stderr,
+            )
 
     def _fit_features(
         self,
