@@ -429,6 +429,29 @@ def _score(model, X, y):
     return float((predicted == y).mean())
 
 
+@pytest.mark.parametrize(
+    ("classes", "weighted", "reads"),
+    [(False, False, (2, 2)), (False, True, (2, 2)), (True, True, (2, 3))],
+)
+def test_how_often_data_are_read(table, classes, weighted, reads):
+    """X for the rows of the search, and for the sums; labels once before."""
+    X, y, labels, weight = table
+    read = {}
+
+    def count(block, name):
+        read[name] += 1
+        return block
+
+    data = [
+        lazy.map_blocks(count, name, dtype=lazy.dtype, meta=np.empty((0,) * lazy.ndim))
+        for lazy, name in zip(_chunks(X, labels if classes else y), "Xy", strict=True)
+    ]
+    read |= {"X": 0, "y": 0}
+    model = clone(MODELS[2 if classes else 0])
+    model.fit(*data, weight if weighted else None)
+    assert tuple(read[name] / 3 for name in "Xy") == reads
+
+
 def test_a_fit_leaves_tasks_as_they_are():
     """Optimised ones were others by name: schedulers warned, or missed some."""
     X = da.random.default_rng(0).standard_normal((N, 4), chunks=(100, 4))
@@ -440,7 +463,7 @@ def test_a_fit_leaves_tasks_as_they_are():
             tasks.setdefault(name, set()).add(str(task))
 
     with dask.callbacks.Callback(start=keep):
-        clone(MODELS[0]).fit(X, y)
+        clone(MODELS[0]).fit(X, y, X[:, 1] ** 2)
     assert len(tasks) > 30
     assert {name: each for name, each in tasks.items() if len(each) > 1} == {}
 

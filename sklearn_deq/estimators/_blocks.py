@@ -133,6 +133,10 @@ class Rows:
         """Return what ``work(y, weight)`` makes of the targets, part by part."""
         return [work(self._y, self._weight)]
 
+    def weights(self) -> np.ndarray | None:
+        """Return the weights of all rows; None: ones."""
+        return self._weight
+
     def total(
         self,
         work: Callable[[Block], Any],

@@ -94,6 +94,12 @@ class DaskRows:
         parts = [dask.delayed(_of_targets)(shared, *block) for block in blocks]
         return list(compute(parts))
 
+    def weights(self) -> np.ndarray | None:
+        """Return the weights of all rows, without targets; None: ones."""
+        if self._weight is None:
+            return None
+        return _checked(None, np.concatenate(compute(_blocks(self._weight))))[1]
+
     def total(
         self, work: Callable[[Block], Any], *, verbose: int = 0, **options: Any
     ) -> Any:

@@ -28,7 +28,7 @@ from sklearn_deq.estimators._features import (
 )
 from sklearn_deq.estimators._ridge_collection import random_rows
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
-from sklearn_deq.estimators._ridge_targets import Coding
+from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals
 from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
 
 # What its tables take while they are made, whatever the number of features (measured).
@@ -48,7 +48,11 @@ class FeatureRidge(DEQParameters):
     scalings_: dict[str, dict[str, Any]]
 
     def _sample(
-        self, rows: Rows | DaskRows, coding: Coding, groups: Any, seed: int
+        self,
+        rows: Rows | DaskRows,
+        totals: LabelTotals | None,
+        groups: Any,
+        seed: int,
     ) -> tuple[Block, Any]:
         """Random rows, with their groups: for the search, and as Nyström's subset.
 
@@ -68,13 +72,13 @@ class FeatureRidge(DEQParameters):
                 f"cv must be a number or a splitter where the search takes {size} of "
                 f"{len(rows)} samples: raise search_samples, or give such a cv."
             )
-        codes = np.concatenate(rows.of_targets(coding.codes))
+        codes = self._codes(rows, totals)
         self._check_weight(codes >= 0)
         # Folds are stratified: one of each class for each of them.
         least = max(2, int(self.cv)) if isinstance(self.cv, Integral) else 2
         chosen = random_rows(codes, size, seed, least)
-        if coding.classes is not None:
-            single = coding.classes[np.bincount(codes[chosen]) < 2].tolist()
+        if totals is not None:
+            single = totals.labels[np.bincount(codes[chosen]) < 2].tolist()
             if single:
                 warnings.warn(
                     f"Classes of one sample, which the search cannot learn: {single}. "
@@ -83,6 +87,16 @@ class FeatureRidge(DEQParameters):
                     stacklevel=5,
                 )
         return rows.take(chosen), None if groups is None else groups[chosen]
+
+    def _codes(self, rows: Rows | DaskRows, totals: LabelTotals | None) -> np.ndarray:
+        """Index of the class of each row, 0 for numbers; -1 where weight is zero."""
+        if totals is not None:
+            return totals.codes
+        codes = np.zeros(len(rows), np.int8)
+        weight = rows.weights()
+        if weight is not None:
+            codes[~(weight > 0)] = -1
+        return codes
 
     def _check_features_memory(self, n_kernels: int) -> None:
         """Compare what the sums over blocks hold with the budget."""

@@ -112,16 +112,18 @@ class KernelRidgeCV(FeatureRidge):
         alphas = np.array(self._choices("alphas", [_POSITIVE]), dtype=np.float64)
         kernels = self._kernels()
         rows = self._training_rows(X, y, sample_weight)
-        coding = self._coding_of(rows)
+        totals = self._totals_of(rows)
+        coding = Coding() if totals is None else self._coding(totals)
         self._check_checkpoint(rows)
         if self.n_components is None:
             if is_large(X):
-                self._check_gathered(X, rows, coding)
+                self._check_gathered(X, rows, totals)
             sample, seed = rows.take(slice(0, len(rows))), 0
         else:
             self._check_features_memory(len(kernels))
             seed = int(check_random_state(self.random_state).randint(2**31))
-            sample, groups = self._sample(rows, coding, groups, seed)
+            sample, groups = self._sample(rows, totals, groups, seed)
+        del totals  # A byte a row.
         problem = self._problem(sample, coding, groups, alphas)
         self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
@@ -188,11 +190,11 @@ class KernelRidgeCV(FeatureRidge):
             y_numeric=not is_classifier(self),
         )
 
-    def _coding_of(self, rows: Rows | DaskRows) -> Coding:
-        """How targets are coded."""
+    def _totals_of(self, rows: Rows | DaskRows) -> LabelTotals | None:
+        """Labels of all rows; None where targets are numbers."""
         if not is_classifier(self):
-            return Coding()
-        return self._coding(LabelTotals.merged(rows.of_targets(LabelTotals.of)))
+            return None
+        return LabelTotals.merged(rows.of_targets(LabelTotals.of))
 
     def _problem(
         self, sample: Block, coding: Coding, groups: Any, alphas: np.ndarray
@@ -275,10 +277,11 @@ class KernelRidgeCV(FeatureRidge):
             ways += ["approximate (n_components=...)"]
         self._check_held(what, held, f"{', '.join(ways[:-1])}, or {ways[-1]}.")
 
-    def _check_gathered(self, X: Any, rows: Rows | DaskRows, coding: Coding) -> None:
+    def _check_gathered(
+        self, X: Any, rows: Rows | DaskRows, totals: LabelTotals | None
+    ) -> None:
         """Compare large X with the budget before it is read: the kernel is of all."""
-        codes = np.concatenate(rows.of_targets(coding.codes))
-        n = int((codes >= 0).sum())
+        n = int((self._codes(rows, totals) >= 0).sum())
         own = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
         dtype = np.dtype(self.dtype or own)
         held = {
