@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +83,9 @@ def fit_file(n: int, components: int) -> dict[str, float]:
                 y.append(rule(rows))
         y = np.concatenate(y)
         X = np.memmap(file, np.float32, "r", shape=shape)
+        start = time.process_time()
         values = measured(lambda: model.fit(X, y))
+        values["core_seconds"] = time.process_time() - start
     return values | {"test_accuracy": model.score(test, rule(test))}
 
 
@@ -110,16 +113,16 @@ def exact_row(sizes: Sizes) -> Iterator[dict[str, Any]]:
 
 
 def features_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """Peak memory of fits to files over 3 GB, and the growth of time."""
+    """Peak memory of fits to files over 3 GB, and the growth of processor time."""
     times = []
     for n in sizes.files:
         values = in_a_process("file", n, sizes.components)
-        times.append(values["seconds"])
+        times.append(values["core_seconds"])
         work = f"peak memory, {sizes.components} random features, n={n}"
         values |= {"n": n, "ratio": values["bytes"] / 3e9}
         yield record(work, "3 GB", 1.0, 0.5, **values)
     slope = float(np.polyfit(np.log(sizes.files), np.log(times), 1)[0])
-    yield record("seconds, in powers of n", "n", 1.1, 1.0, ratio=slope)
+    yield record("core seconds, in powers of n", "n", 1.1, 1.0, ratio=slope)
 
 
 def core_seconds(work: Callable[[], Any], repeats: int) -> float:
@@ -156,18 +159,20 @@ def constants_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and peak memory against rows."""
+    """Processor time and peak memory against rows."""
     import matplotlib.pyplot as plt
 
     rows = [row for row in records if "n" in row]
     n = np.array([row["n"] for row in rows])
-    taken = np.array([row["seconds"] for row in rows])
+    taken = np.array([row["core_seconds"] for row in rows])
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     left.loglog(n, taken, "o-", label="fit")
     left.loglog(n, taken[-1] * n / n[-1], "--", color="0.5", label="slope 1")
-    left.set(xlabel="rows", ylabel="seconds")
+    left.set(xlabel="rows", ylabel="seconds of one core")
     left.legend()
-    right.semilogx(n, [row["bytes"] / 1e9 for row in rows], "o-", label="process")
+    right.semilogx(
+        n, [row["bytes"] / 1e9 for row in rows], "o-", label="process, with its pages"
+    )
     right.semilogx(
         n, 4 * N_FEATURES * n / 1e9, "--", color="0.5", label="the file, mapped"
     )

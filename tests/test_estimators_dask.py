@@ -323,13 +323,14 @@ def cluster():
 
 
 @contextmanager
-def _cluster(n_workers, **settings):
+def _cluster(n_workers, processes=True):
     distributed = pytest.importorskip("distributed")
-    settings = {"distributed.scheduler.allowed-failures": 2} | settings
     with (
-        dask.config.set(settings),
+        dask.config.set({"distributed.scheduler.allowed-failures": 2}),
         distributed.LocalCluster(
             n_workers=n_workers,
+            processes=processes,
+            protocol="tcp",
             threads_per_worker=1,
             dashboard_address=None,
             host="127.0.0.1",
@@ -375,12 +376,15 @@ def test_a_block_that_kills_every_worker_is_reported(table, cluster):
         clone(MODELS[0]).fit(fatal, lazy_y)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("some", [False, True], ids=["none comes", "all are lost"])
+@pytest.mark.parametrize(
+    "some",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["none comes", "all are lost"],
+)
 def test_without_workers_a_fit_does_not_wait_for_ever(table, some):
     X, y, _, _ = table
     lazy, lazy_y = _chunks(X, y)
-    with _cluster(0) as cluster:
+    with _cluster(0, processes=False) as cluster:
         if some:
             # Without a nanny nobody starts another.
             command = [sys.executable, "-m", "distributed.cli.dask_worker"]
@@ -389,8 +393,9 @@ def test_without_workers_a_fit_does_not_wait_for_ever(table, some):
             cluster.wait_for_workers(1)
             lazy = lazy.map_blocks(_dies, dtype=lazy.dtype, meta=np.empty((0, 0)))
         # The scheduler that is running does not see it.
-        setting = {"distributed.scheduler.no-workers-timeout": "2 s"}
-        message = r"had no worker for 2 seconds.*nannies.*no-workers-timeout"
+        seconds = 2.0 if some else 0.5
+        setting = {"distributed.scheduler.no-workers-timeout": seconds}
+        message = rf"had no worker for {seconds:g} seconds.*nannies.*no-workers-timeout"
         with (
             dask.config.set(setting),
             pytest.raises(RuntimeError, match=message),
@@ -468,11 +473,10 @@ def test_a_fit_leaves_tasks_as_they_are():
     assert {name: each for name, each in tasks.items() if len(each) > 1} == {}
 
 
-@pytest.mark.slow
 def test_a_fit_within_a_task_leaves_the_thread_to_its_chunks(table):
     """There is one thread."""
     X, y, _, _ = table
-    with _cluster(1):
+    with _cluster(1, processes=False):
         outside = dask.delayed(_fitted)(MODELS[0], X, y).compute()
     assert_allclose(outside.coef_, _fitted(MODELS[0], X, y).coef_, rtol=1e-6, atol=1e-8)
 
@@ -481,14 +485,14 @@ def _fitted(model, X, y):
     return clone(model).fit(*_chunks(X, y))
 
 
-@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[2]], ids=["numbers", "classes"])
 def test_progress_is_shown_on_request(table, capfd, model):
     _progress(table, model, capfd)
 
 
-@pytest.mark.slow
-def test_progress_of_a_cluster_is_shown_on_request(table, cluster, capfd):
-    _progress(table, MODELS[0], capfd)
+def test_progress_of_a_cluster_is_shown_on_request(table, capfd):
+    with _cluster(1, processes=False):
+        _progress(table, MODELS[0], capfd)
 
 
 def _progress(table, model, capfd):
