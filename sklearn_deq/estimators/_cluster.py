@@ -120,7 +120,7 @@ def _watch(
 @contextmanager
 def _aside() -> Iterator[None]:
     """Leave the threads of a worker to others while one of its tasks waits."""
-    import distributed
+    from dask import distributed
 
     try:
         distributed.secede()
