@@ -1,20 +1,28 @@
 """Dask arrays: the same results as in memory, on real workers, and clear errors."""
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning
+from sklearn.model_selection import GridSearchCV, KFold
 
 from sklearn_deq import (
     DEQKernelRidgeClassifierCV,
     DEQKernelRidgeCV,
     DEQKernelTransformer,
 )
+from sklearn_deq.estimators import _dask, _features
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -87,6 +95,41 @@ def test_the_fit_is_that_in_memory(table, model, weighted):
                 assert np.mean(computed == expected) > 0.99
 
 
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_dask_knows_the_size_of_what_is_moved(table, monkeypatch, model):
+    """It moved chunks of X to sums that it took for 56 bytes."""
+    from dask.sizeof import sizeof
+
+    X, y, labels, _ = table
+    moved = []
+    of_block, add = _dask._block_total, _dask._add
+
+    def kept(function):
+        def keeping(*args):
+            moved.extend([args[0], function(*args)])
+            return moved[-1]
+
+        return keeping
+
+    monkeypatch.setattr(_dask, "_block_total", kept(of_block))
+    monkeypatch.setattr(_dask, "_add", kept(add))
+    with dask.config.set(scheduler="synchronous"):
+        model = clone(model).set_params(n_components=200, search_samples=300)
+        model.fit(*_chunks(X, _targets(model, y, labels)))
+    assert len(moved) == 2 * (3 + 2)
+    for each in moved:
+        if isinstance(each, _features.FeatureSums) or model.approximation == "nystroem":
+            # Beside arrays there are names and settings, some kB of them.
+            assert_allclose(sizeof(each), len(pickle.dumps(each)), rtol=0.1, atol=1e4)
+        else:
+            # The table of an activation, of a size of its own, is not counted.
+            weights = [w for f in each[0].maps for w in f.transformer.weights_]
+            assert_allclose(sizeof(each), sum(w.nbytes for w in weights), atol=1e4)
+    sums = moved[-1]
+    arrays = sum(a.nbytes for each in sums.members for a in vars(each).values())
+    assert_allclose(sizeof(sums), arrays, rtol=0.01)
+
+
 def test_targets_may_be_arrays_and_have_columns(table):
     X, y, _, weight = table
     model, lazy = MODELS[0], _chunks(X)[0]
@@ -119,6 +162,43 @@ def test_features_are_those_in_memory(table, approximation):
     assert_allclose(exact.transform(lazy).compute(), exact.transform(X), rtol=1e-5)
     ridge = DEQKernelRidgeCV(recurrent_variance=0.2).fit(X[:50], table[1][:50])
     assert_allclose(ridge.predict(lazy).compute(), ridge.predict(X), rtol=1e-4)
+
+
+def test_files_come_in_through_dask(table, tmp_path):
+    """As the guide has it: Zarr arrays, and Parquet folders."""
+    pytest.importorskip("zarr")
+    X, y, _, _ = table
+    inside = clone(MODELS[0]).fit(X, y)
+    da.from_array(X, chunks=(250, 2)).to_zarr(tmp_path / "X.zarr")
+    lazy = da.from_zarr(tmp_path / "X.zarr").rechunk({1: -1})
+    _agrees(inside, X, lazy, y)
+
+
+# dask's use of pandas.
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_tables_come_in_through_dask(table, tmp_path):
+    pytest.importorskip("pyarrow")
+    frames = pytest.importorskip("dask.dataframe")
+    pandas = pytest.importorskip("pandas")
+    X, y, _, _ = table
+    X = np.tile(X, 3)
+    columns = list("abcdefghijkl")
+    table = pandas.DataFrame(X, columns=columns).assign(target=y)
+    frames.from_pandas(table, npartitions=5).to_parquet(tmp_path / "folder")
+    frame = frames.read_parquet(tmp_path / "folder")
+    lazy = frame[columns].to_dask_array().compute_chunk_sizes()
+    targets = frame["target"].to_dask_array().compute_chunk_sizes()
+    # Of few columns dask joins some files.
+    assert targets.chunks[0] != lazy.chunks[0]
+    targets = targets.rechunk({0: lazy.chunks[0]})
+    _agrees(clone(MODELS[0]).fit(X, y), X, lazy, targets)
+
+
+def _agrees(inside, X, lazy, y):
+    outside = clone(inside).fit(lazy, y)
+    assert_allclose(outside.coef_, inside.coef_, rtol=1e-6, atol=1e-8)
+    found, expected = outside.predict(lazy).compute(), inside.predict(X)
+    assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_predictions_of_unknown_chunks_and_empty_ones(table):
@@ -164,6 +244,12 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     sparse = lazy.map_blocks(csr_array, dtype=lazy.dtype)
     refuses("X has sparse blocks .csr_array.*toarray", sparse, lazy_y)
     refuses("Expected 2D array", lazy_y[lazy_y > 0], y)
+    some = lazy_y[lazy_y > 0]
+    refuses(r"y has chunks of unknown size: call y\.compute_chunk_sizes", lazy, some)
+    refuses("y has chunks of unknown size", lazy, some[:, None])
+    refuses("sample_weight has chunks of unknown size", lazy, lazy_y, some)
+    refuses("y must have real numbers, got dtype complex128", lazy, lazy_y * 1j)
+    refuses("y must have numbers: could not convert.*'[abc]'.*Classifier", lazy, labels)
     refuses("requires y to be passed", lazy, None)
     model.set_params(checkpoint=tmp_path / "sums.npz")
     refuses("checkpoint is for arrays on one machine", lazy, y)
@@ -175,6 +261,21 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     classifier = DEQKernelRidgeClassifierCV(**FAST)
     with pytest.raises(ValueError, match="at least 2 classes"):
         classifier.fit(lazy, np.full(N, labels[0]))
+    with pytest.raises(ValueError, match=r"1d array, got an array of shape \(600, 2\)"):
+        classifier.fit(lazy, two.rechunk({1: 2}))
+    mixed = np.where(np.arange(N) % 2, 1, labels.astype(object))
+    with pytest.raises(ValueError, match=r"labels of several types \(int, str\)"):
+        classifier.fit(lazy, mixed)
+
+
+def test_a_column_of_labels_is_taken_for_labels(table):
+    X, _, labels, _ = table
+    lazy, lazy_labels = _chunks(X, labels)
+    model = clone(MODELS[2])
+    expected = clone(model).fit(lazy, lazy_labels)
+    with pytest.warns(DataConversionWarning, match="column-vector y"):
+        model.fit(lazy, lazy_labels[:, None])
+    assert_array_equal(model.coef_, expected.coef_)
 
 
 def _not_read(block):
@@ -217,11 +318,22 @@ def _dies(block):
 @pytest.fixture
 def cluster():
     """Two processes of this machine, which dask's client sends its work to."""
+    with _cluster(2) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _cluster(n_workers, processes=True):
     distributed = pytest.importorskip("distributed")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 2}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+            n_workers=n_workers,
+            processes=processes,
+            protocol="tcp",
+            threads_per_worker=1,
+            dashboard_address=None,
+            host="127.0.0.1",
         ) as cluster,
         distributed.Client(cluster),
         dask.config.set(scheduler="dask.distributed"),
@@ -262,3 +374,131 @@ def test_a_block_that_kills_every_worker_is_reported(table, cluster):
     fatal = lazy.map_blocks(_dies, dtype=lazy.dtype, meta=np.empty((0, 0)))
     with pytest.raises(RuntimeError, match=r"A block took down.*X\.rechunk\(\{0"):
         clone(MODELS[0]).fit(fatal, lazy_y)
+
+
+@pytest.mark.parametrize(
+    "some",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["none comes", "all are lost"],
+)
+def test_without_workers_a_fit_does_not_wait_for_ever(table, some):
+    X, y, _, _ = table
+    lazy, lazy_y = _chunks(X, y)
+    with _cluster(0, processes=False) as cluster:
+        if some:
+            # Without a nanny nobody starts another.
+            command = [sys.executable, "-m", "distributed.cli.dask_worker"]
+            options = ["--no-nanny", "--nthreads", "1", "--no-dashboard"]
+            worker = subprocess.Popen([*command, cluster.scheduler_address, *options])
+            cluster.wait_for_workers(1)
+            lazy = lazy.map_blocks(_dies, dtype=lazy.dtype, meta=np.empty((0, 0)))
+        # The scheduler that is running does not see it.
+        seconds = 2.0 if some else 0.5
+        setting = {"distributed.scheduler.no-workers-timeout": seconds}
+        message = rf"had no worker for {seconds:g} seconds.*nannies.*no-workers-timeout"
+        with (
+            dask.config.set(setting),
+            pytest.raises(RuntimeError, match=message),
+        ):
+            clone(MODELS[0]).fit(lazy, lazy_y)
+        if some:
+            assert worker.wait() == -signal.SIGKILL
+
+
+def _rows_by_fit(model, X, y):
+    return clone(model).fit(*_chunks(X, y)).coef_
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lazy", [False, True])
+def test_searches_of_scikit_learn_run_on_the_cluster(table, cluster, caplog, lazy):
+    X, y, labels, _ = table
+    # Dask arrays are kept by the workers first, as the guide has it.
+    data = dask.persist(*_chunks(X, y)) if lazy else (X, labels)
+    model = clone(MODELS[0 if lazy else 2])
+    grid = {"n_components": [10, 20], "recurrent_variance": [0.1, 0.4]}
+    search = GridSearchCV(model, grid, cv=KFold(2), scoring=_score, n_jobs=2)
+    with joblib.parallel_config("dask"):
+        found = clone(search).fit(*data)
+    expected = clone(search).set_params(n_jobs=1).fit(X, y if lazy else labels)
+    assert found.best_params_ == expected.best_params_
+    name = "mean_test_score"
+    assert_allclose(found.cv_results_[name], expected.cv_results_[name], rtol=1e-6)
+    assert "run_spec" not in caplog.text
+
+
+def _score(model, X, y):
+    predicted = model.predict(X)
+    if y.dtype.kind == "f":
+        return -float(((predicted - y) ** 2).mean())
+    return float((predicted == y).mean())
+
+
+@pytest.mark.parametrize(
+    ("classes", "weighted", "reads"),
+    [(False, False, (2, 2)), (False, True, (2, 2)), (True, True, (2, 3))],
+)
+def test_how_often_data_are_read(table, classes, weighted, reads):
+    """X for the rows of the search, and for the sums; labels once before."""
+    X, y, labels, weight = table
+    read = {}
+
+    def count(block, name):
+        read[name] += 1
+        return block
+
+    data = [
+        lazy.map_blocks(count, name, dtype=lazy.dtype, meta=np.empty((0,) * lazy.ndim))
+        for lazy, name in zip(_chunks(X, labels if classes else y), "Xy", strict=True)
+    ]
+    read |= {"X": 0, "y": 0}
+    model = clone(MODELS[2 if classes else 0])
+    model.fit(*data, weight if weighted else None)
+    assert tuple(read[name] / 3 for name in "Xy") == reads
+
+
+def test_a_fit_leaves_tasks_as_they_are():
+    """Optimised ones were others by name: schedulers warned, or missed some."""
+    X = da.random.default_rng(0).standard_normal((N, 4), chunks=(100, 4))
+    y = X[:, 0]
+    tasks = {name: {str(task)} for name, task in y.__dask_graph__().items()}
+
+    def keep(graph):
+        for name, task in graph.items():
+            tasks.setdefault(name, set()).add(str(task))
+
+    with dask.callbacks.Callback(start=keep):
+        clone(MODELS[0]).fit(X, y, X[:, 1] ** 2)
+    assert len(tasks) > 30
+    assert {name: each for name, each in tasks.items() if len(each) > 1} == {}
+
+
+def test_a_fit_within_a_task_leaves_the_thread_to_its_chunks(table):
+    """There is one thread."""
+    X, y, _, _ = table
+    with _cluster(1, processes=False):
+        outside = dask.delayed(_fitted)(MODELS[0], X, y).compute()
+    assert_allclose(outside.coef_, _fitted(MODELS[0], X, y).coef_, rtol=1e-6, atol=1e-8)
+
+
+def _fitted(model, X, y):
+    return clone(model).fit(*_chunks(X, y))
+
+
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[2]], ids=["numbers", "classes"])
+def test_progress_is_shown_on_request(table, capfd, model):
+    _progress(table, model, capfd)
+
+
+def test_progress_of_a_cluster_is_shown_on_request(table, capfd):
+    with _cluster(1, processes=False):
+        _progress(table, MODELS[0], capfd)
+
+
+def _progress(table, model, capfd):
+    X, y, labels, _ = table
+    data = _chunks(X, _targets(model, y, labels))
+    clone(model).set_params(verbose=1).fit(*data)
+    assert "3/3" in capfd.readouterr().err
+    clone(model).fit(*data)
+    assert "chunks" not in capfd.readouterr().err

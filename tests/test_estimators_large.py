@@ -257,8 +257,11 @@ def test_folds_have_sums_of_their_own(table, tmp_path, monkeypatch):
         ({"digest": None}, "digest is missing"),
         ({"done": np.array(-2048)}, "-2048 of 5000 rows are done"),
         ({"done": np.array(5001)}, "5001 of 5000 rows are done"),
-        ({"moment_0": np.ones((4, 1))}, r"moment_0 must be finite, of shape \(5, 1\)"),
-        ({"weight_0": np.array(np.nan)}, r"weight_0 must be finite, of shape \(\)"),
+        ({"moment_0": np.ones((4, 1))}, r"moment_0 must be .* shape \(5, 1\)"),
+        ({"moment_0": np.ones((5, 1), "f4")}, r"moment_0 must be finite, of float64"),
+        ({"gram_0": np.ones((5, 5), int)}, r"gram_0 must be finite, of float64"),
+        ({"gram_0": np.full((5, 5), "1.0")}, r"gram_0 must be finite, of float64"),
+        ({"weight_0": np.array(np.nan)}, r"weight_0 must be finite, .* shape \(\)"),
         ({"identity": np.array([{}], dtype=object)}, "Object arrays cannot"),
         (None, "is not a file of sums"),
     ],
@@ -393,8 +396,19 @@ def test_going_over_to_features_leaves_nothing_behind(table):
 
 def test_progress_is_shown_on_request(table, capfd):
     X, y, _, _ = table
-    _regressor(verbose=1).fit(X, y)
-    assert "5000/5000" in capfd.readouterr().err
+    _regressor(verbose=1, max_memory=2e9).fit(X, y)
+    said = capfd.readouterr().err
+    assert "5000/5000" in said
+    # 3 blocks of 2,048 rows of 20 features; 3 matrices of 100 rows, and predictions.
+    assert "Features of all samples: 1 MB of the budget of 2000 MB." in said
+    assert "The search: 0 MB of the budget" in said
+    model = DEQKernelRidgeCV(recurrent_variance=0.2, search_samples=20, verbose=1)
+    model.fit(X[:400], y[:400])
+    said = capfd.readouterr().err
+    # 400 x 400 numbers of float32, and of float64 at work.
+    assert "The fit to all samples: 2 MB of the budget of" in said
+    model.set_params(verbose=0).fit(X[:400], y[:400])
+    assert "MB" not in capfd.readouterr().err
 
 
 def test_random_features_serve_other_dtypes(table):

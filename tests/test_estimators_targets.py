@@ -16,6 +16,7 @@ from sklearn_deq import (
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
 )
+from sklearn_deq.estimators._ridge_targets import LabelTotals
 
 CLASSIFIERS = [DEQClassifier, ExplicitEquivalentClassifier]
 REGRESSORS = [DEQRegressor, ExplicitEquivalentRegressor]
@@ -151,3 +152,23 @@ def test_sparse_targets(labels):
     dense = DEQRegressor(**SMALL).fit(X, Y)
     sparse = DEQRegressor(**SMALL).fit(X, csr_array(Y))
     assert_array_equal(sparse.predict(X), dense.predict(X))
+
+
+@pytest.mark.parametrize("dtype", [int, "U3", object])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_of_parts_are_those_of_all(rng, dtype, weighted):
+    """Each part has labels of its own, and some of weight zero alone."""
+    y = np.sort(rng.integers(100, 130, 400)).astype("U3").astype(dtype)
+    weight = np.where(y == y[0], 0.0, rng.integers(0, 3, 400)) if weighted else None
+    parts = [
+        LabelTotals.of(y[rows], None if weight is None else weight[rows])
+        for rows in np.array_split(np.arange(400), 7)
+    ]
+    found, whole = LabelTotals.merged(parts), LabelTotals.of(y, weight)
+    assert_array_equal(found.labels, whole.labels)
+    assert_allclose(found.totals, whole.totals)
+    assert_array_equal(found.codes, whole.codes)
+    assert found.codes.dtype == np.int8
+    kept = np.ones(400, bool) if weight is None else weight > 0
+    assert_array_equal(found.labels[found.codes[kept]], y[kept])
+    assert (found.codes[~kept] == -1).all()

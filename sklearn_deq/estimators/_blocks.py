@@ -133,6 +133,10 @@ class Rows:
         """Return what ``work(y, weight)`` makes of the targets, part by part."""
         return [work(self._y, self._weight)]
 
+    def weights(self) -> np.ndarray | None:
+        """Return the weights of all rows; None: ones."""
+        return self._weight
+
     def total(
         self,
         work: Callable[[Block], Any],
@@ -236,7 +240,8 @@ def rows_of(
     if is_dask(X):
         if y_checks and y is None:
             validate_data(estimator, y=y, reset=False)  # says that it is required
-        return DaskRows(X, prepare, y, weight)
+        columns = y_checks.get("multi_output", True)
+        return DaskRows(X, prepare, y, weight, multi_output=columns)
     if not y_checks:
         if not is_large(X):
             X = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32])

@@ -145,14 +145,18 @@ class Checkpoint:
             ) from error
 
     def _sums(self, content: dict[str, np.ndarray]) -> FeatureSums:
-        """Sums from the file, of the shapes that are expected, and finite."""
+        """Sums from the file, of the type and shapes that are expected, and finite."""
         members = []
         for i, (m, t) in enumerate(self._shapes):
             shapes = zip(SUMS, ((m, m), (m, t), (m,), (t,), ()), strict=True)
             arrays = {name: content[f"{name}_{i}"] for name in SUMS}
             for name, shape in shapes:
-                if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-                    raise ValueError(f"{name}_{i} must be finite, of shape {shape}")
+                array = arrays[name]
+                same = array.dtype == np.dtype("float64") and array.shape == shape
+                if not (same and np.isfinite(array).all()):
+                    raise ValueError(
+                        f"{name}_{i} must be finite, of float64 and shape {shape}"
+                    )
             members.append(NormalEquations(**arrays))
         return FeatureSums(members)
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import warnings
 from collections.abc import Callable
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.utils import column_or_1d
+
+from sklearn_deq.estimators._cluster import compute
 
 if TYPE_CHECKING:
     from sklearn_deq.estimators._blocks import Block
@@ -39,6 +42,8 @@ class DaskRows:
         What is done with a block of X before it is computed with.
     y, weight : dask arrays or array-likes with n rows, default=None
         Targets and weights; dask arrays have the chunks of X.
+    multi_output : bool, default=True
+        Whether y may have columns.
     """
 
     def __init__(
@@ -47,18 +52,18 @@ class DaskRows:
         prepare: Callable[[np.ndarray], np.ndarray],
         y: Any = None,
         weight: Any = None,
+        *,
+        multi_output: bool = True,
     ) -> None:
         _check_chunks(X)
-        if math.isnan(X.shape[0]):
-            raise ValueError(
-                "X has chunks of unknown size: call X.compute_chunk_sizes() first, or "
-                "make it by to_dask_array(lengths=True)."
-            )
+        _check_sizes("X", X)
         self._X, self._prepare = X, prepare
         self._y, self._weight = (
             _aligned(name, values, X)
             for name, values in (("y", y), ("sample_weight", weight))
         )
+        if self._y is not None and self._y.ndim == 2 and not multi_output:
+            self._y = _one_column(self._y)
 
     def __len__(self) -> int:
         """Return n."""
@@ -66,11 +71,17 @@ class DaskRows:
 
     def take(self, rows: Any) -> Block:
         """Gather some rows, by slice or increasing indices."""
-        import dask
-
-        arrays = (self._X, self._y, self._weight)
-        chosen = [None if array is None else array[rows] for array in arrays]
-        X, y, weight = _computed(dask.compute, *chosen)
+        arrays = [
+            array if array is None else array[rows]
+            for array in (self._X, self._y, self._weight)
+        ]
+        blocks = [[] if array is None else _blocks(array) for array in arrays]
+        computed = iter(compute([block for each in blocks for block in each]))
+        gathered: list[Any] = []
+        for each in blocks:
+            parts = [_dense(block) for block in islice(computed, len(each))]
+            gathered.append(np.concatenate(parts) if parts else None)
+        X, y, weight = gathered
         return _rows(X, self._prepare, y, weight).take(slice(0, len(X)))
 
     def of_targets(self, work: Callable[..., Any]) -> list[Any]:
@@ -81,18 +92,27 @@ class DaskRows:
         # Sent once, not with every block.
         shared = dask.delayed(work, traverse=False)
         parts = [dask.delayed(_of_targets)(shared, *block) for block in blocks]
-        return list(_computed(dask.compute, *parts))
+        return list(compute(parts))
 
-    def total(self, work: Callable[[Block], Any], **options: Any) -> Any:
+    def weights(self) -> np.ndarray | None:
+        """Return the weights of all rows, without targets; None: ones."""
+        if self._weight is None:
+            return None
+        return _checked(None, np.concatenate(compute(_blocks(self._weight))))[1]
+
+    def total(
+        self, work: Callable[[Block], Any], *, verbose: int = 0, **options: Any
+    ) -> Any:
         """Sum what a work makes of the blocks, in a tree.
 
         Parameters
         ----------
         work : callable
             Block → what can be added.
+        verbose : int, default=0
+            Whether a progress bar over the chunks is shown.
         **options : dict
-            Of `Rows.total`, not used: dask shows what its workers do, and repeats what
-            a lost one has not finished.
+            Of `Rows.total`, not used: dask repeats what a lost worker has not finished.
 
         Returns
         -------
@@ -105,11 +125,11 @@ class DaskRows:
         shared = dask.delayed((work, self._prepare), traverse=False)
         block_total, add = dask.delayed(_block_total), dask.delayed(_add)
         blocks = zip(*map(_blocks, (self._X, self._y, self._weight)), strict=False)
-        parts = [block_total(shared, *block) for block in blocks]
+        leaves = parts = [block_total(shared, *block) for block in blocks]
         while len(parts) > 1:
             pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
             parts = [add(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
-        return _computed(dask.compute, parts[0])[0]
+        return compute(parts, leaves, verbose=verbose)[0]
 
 
 def lazy_rows(
@@ -172,19 +192,40 @@ def _check_chunks(X: Any) -> None:
         )
 
 
+def _check_sizes(name: str, array: Any) -> None:
+    """Refuse rows of which it is not known how many there are."""
+    if math.isnan(array.shape[0]):
+        raise ValueError(
+            f"{name} has chunks of unknown size: call {name}.compute_chunk_sizes() "
+            "first."
+        )
+
+
+def _one_column(y: Any) -> Any:
+    """Column vector y as what it was meant to be, with scikit-learn's warning."""
+    # Of several columns it is an error; the shape suffices for that.
+    column_or_1d(np.broadcast_to(np.int8(0), y.shape), warn=True)
+    return y[:, 0]
+
+
 def _aligned(name: str, values: Any, X: Any) -> Any:
     """Targets or weights in the chunks of X."""
     if values is None:
         return None
-    if not is_dask(values):
+    given = is_dask(values)
+    values = values if given else np.asarray(values)
+    if values.dtype.kind == "c":
+        raise ValueError(f"{name} must have real numbers, got dtype {values.dtype}.")
+    if not given:
         import dask.array
 
-        values = np.asarray(values)
         if values.ndim == 0:
             values = np.full(X.shape[0], float(values))
         if len(values) == len(X):
             chunks = (X.chunks[0], *((n,) for n in values.shape[1:]))
             return dask.array.from_array(values, chunks=chunks)
+    elif values.ndim:
+        _check_sizes(name, values)
     if values.ndim not in (1, 2) or values.shape[0] != X.shape[0]:
         raise ValueError(
             f"{name} must have the {X.shape[0]} rows of X, got shape {values.shape}."
@@ -199,11 +240,11 @@ def _aligned(name: str, values: Any, X: Any) -> Any:
 
 def _blocks(array: Any) -> Any:
     """Delayed blocks of rows; None as often as one likes where there are none."""
-    import itertools
-
     if array is None:
-        return itertools.repeat(None)
-    return array.to_delayed().ravel().tolist()
+        return repeat(None)
+    # Optimised graphs give tasks with the same name other contents, by what else is
+    # asked for; schedulers mix up those of several computations at a time.
+    return array.to_delayed(optimize_graph=False).ravel().tolist()
 
 
 def _checked(y: Any, weight: Any) -> tuple[Any, Any]:
@@ -227,12 +268,16 @@ def _rows(X: Any, prepare: Any, y: Any, weight: Any) -> Any:
     """Rows of a block."""
     from sklearn_deq.estimators._blocks import Rows
 
-    if hasattr(X, "toarray"):
+    return Rows(_dense(X), prepare, *_checked(y, weight))
+
+
+def _dense(block: Any) -> np.ndarray:
+    if hasattr(block, "toarray"):
         raise ValueError(
-            f"X has sparse blocks ({type(X).__name__}), but they must be dense: give "
-            "X.map_blocks(lambda block: block.toarray())."
+            f"X has sparse blocks ({type(block).__name__}), but they must be dense: "
+            "give X.map_blocks(lambda block: block.toarray())."
         )
-    return Rows(np.asarray(X), prepare, *_checked(y, weight))
+    return np.asarray(block)
 
 
 def _block_total(shared: Any, X: Any, y: Any, weight: Any) -> Any:
@@ -246,22 +291,3 @@ def _add(first: Any, second: Any) -> Any:
     if first is None or second is None:
         return second if first is None else first
     return first + second
-
-
-def _computed(compute: Callable[..., Any], *values: Any) -> Any:
-    """Compute; say what to do where a worker is lost for good."""
-    try:
-        with warnings.catch_warnings():
-            # The maps of the features travel in the graph. What is scattered would be
-            # lost for good with the worker that holds it.
-            warnings.filterwarnings("ignore", message="Sending large graph")
-            return compute(*values)
-    except Exception as error:
-        if type(error).__name__ != "KilledWorker":
-            raise
-        raise RuntimeError(
-            f"A block took down every worker that tried it: {error} If memory is what "
-            "they lack, make chunks of fewer rows (X.rechunk({0: ...})) or lower "
-            "n_components; if machines are lost by chance, raise dask's setting "
-            "distributed.scheduler.allowed-failures, and fit again."
-        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,20 @@ class FeatureMap:
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Features of rows."""
         return self.transformer.transform(scaled(self.scaling, X))
+
+    def __sizeof__(self) -> int:
+        """Bytes with those of the arrays, by which schedulers judge what to move."""
+        parts = [self.scaling, vars(self.transformer)]
+        return object.__sizeof__(self) + _array_bytes(parts)
+
+
+def _array_bytes(value: Any) -> int:
+    """Bytes of the arrays in lists and dictionaries: what grows with the settings."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_array_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
 def feature_map(
@@ -163,6 +178,10 @@ class FeatureSums:
         pairs = zip(self.members, other.members, strict=True)
         return FeatureSums([mine + theirs for mine, theirs in pairs])
 
+    def __sizeof__(self) -> int:
+        """Bytes with those of the members."""
+        return object.__sizeof__(self) + sum(map(getsizeof, self.members))
+
 
 @dataclass(frozen=True)
 class SumsOfBlock:
@@ -186,3 +205,7 @@ class SumsOfBlock:
         return FeatureSums(
             [NormalEquations.of(f(block.X), targets, weight) for f in self.maps]
         )
+
+    def __sizeof__(self) -> int:
+        """Bytes with those of the maps."""
+        return object.__sizeof__(self) + sum(map(getsizeof, self.maps))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_consistent_length
+from tqdm import tqdm
 
 from sklearn_deq.estimators._base import DEQParameters
 from sklearn_deq.estimators._blocks import BLOCK_ROWS, Block, Rows
@@ -26,8 +28,11 @@ from sklearn_deq.estimators._features import (
 )
 from sklearn_deq.estimators._ridge_collection import random_rows
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
-from sklearn_deq.estimators._ridge_targets import Coding
-from sklearn_deq.kernels._memory import array_bytes, check_memory
+from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals
+from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
+
+# What its tables take while they are made, whatever the number of features (measured).
+_ACTIVATION_BYTES = 40_000_000
 
 
 class FeatureRidge(DEQParameters):
@@ -43,7 +48,11 @@ class FeatureRidge(DEQParameters):
     scalings_: dict[str, dict[str, Any]]
 
     def _sample(
-        self, rows: Rows | DaskRows, coding: Coding, groups: Any, seed: int
+        self,
+        rows: Rows | DaskRows,
+        totals: LabelTotals | None,
+        groups: Any,
+        seed: int,
     ) -> tuple[Block, Any]:
         """Random rows, with their groups: for the search, and as Nyström's subset.
 
@@ -63,13 +72,13 @@ class FeatureRidge(DEQParameters):
                 f"cv must be a number or a splitter where the search takes {size} of "
                 f"{len(rows)} samples: raise search_samples, or give such a cv."
             )
-        codes = np.concatenate(rows.of_targets(coding.codes))
+        codes = self._codes(rows, totals)
         self._check_weight(codes >= 0)
         # Folds are stratified: one of each class for each of them.
         least = max(2, int(self.cv)) if isinstance(self.cv, Integral) else 2
         chosen = random_rows(codes, size, seed, least)
-        if coding.classes is not None:
-            single = coding.classes[np.bincount(codes[chosen]) < 2].tolist()
+        if totals is not None:
+            single = totals.labels[np.bincount(codes[chosen]) < 2].tolist()
             if single:
                 warnings.warn(
                     f"Classes of one sample, which the search cannot learn: {single}. "
@@ -79,22 +88,41 @@ class FeatureRidge(DEQParameters):
                 )
         return rows.take(chosen), None if groups is None else groups[chosen]
 
+    def _codes(self, rows: Rows | DaskRows, totals: LabelTotals | None) -> np.ndarray:
+        """Index of the class of each row, 0 for numbers; -1 where weight is zero."""
+        if totals is not None:
+            return totals.codes
+        codes = np.zeros(len(rows), np.int8)
+        weight = rows.weights()
+        if weight is not None:
+            codes[~(weight > 0)] = -1
+        return codes
+
     def _check_features_memory(self, n_kernels: int) -> None:
         """Compare what the sums over blocks hold with the budget."""
         members = n_kernels if self._averages() else 1
         m = self.n_components
         nystroem = self.approximation == "nystroem"
         matrices = members * (4 if nystroem else 3)
-        check_memory(
-            {
-                f"{matrices} matrices of shape ({m}, {m})": matrices
-                * array_bytes((m, m)),
-                f"blocks of {BLOCK_ROWS} rows": 3 * array_bytes((BLOCK_ROWS, m)),
-            },
-            self.max_memory,
-            "Raise max_memory, lower n_components"
-            + (", or set average=False." if members > 1 else "."),
-        )
+        held = {
+            f"{matrices} matrices of shape ({m}, {m})": matrices * array_bytes((m, m)),
+            f"blocks of {BLOCK_ROWS} rows": 3 * array_bytes((BLOCK_ROWS, m)),
+        }
+        if not nystroem:
+            held["the activation of random features"] = _ACTIVATION_BYTES
+        remedy = "Raise max_memory, lower n_components"
+        remedy += ", or set average=False." if members > 1 else "."
+        self._check_held("Features of all samples", held, remedy)
+
+    def _check_held(self, what: str, held: dict[str, int], remedy: str) -> None:
+        """Compare what is held with the budget, and say it on request."""
+        check_memory(held, self.max_memory, remedy)
+        if self.verbose:
+            total, budget = sum(held.values()), memory_budget(self.max_memory)
+            tqdm.write(
+                f"{what}: {total / 1e6:.0f} MB of the budget of {budget / 1e6:.0f} MB.",
+                file=sys.stderr,
+            )
 
     def _fit_features(
         self,

@@ -74,6 +74,15 @@ _SCALE = [None, StrOptions(set(SCALINGS))]
 _BLOCK_BYTES = 2**25
 # New samples for which the training samples are scaled once, if these are not more.
 _EXACT_ROWS = 2**15
+# Rows of the Gram matrix, of float64, that computing it and solving with it take more
+# (measured: 70 MB for 64 MB of matrices, 283 MB for 256 MB).
+_WORKING_ROWS = 512
+
+
+def _working(n: int) -> dict[str, int]:
+    """Memory beside a Gram matrix of n samples."""
+    shape = (min(_WORKING_ROWS, n), n)
+    return {f"work of shape {shape}": array_bytes(shape)}
 
 
 class KernelRidgeCV(FeatureRidge):
@@ -106,16 +115,18 @@ class KernelRidgeCV(FeatureRidge):
         alphas = np.array(self._choices("alphas", [_POSITIVE]), dtype=np.float64)
         kernels = self._kernels()
         rows = self._training_rows(X, y, sample_weight)
-        coding = self._coding_of(rows)
+        totals = self._totals_of(rows)
+        coding = Coding() if totals is None else self._coding(totals)
         self._check_checkpoint(rows)
         if self.n_components is None:
             if is_large(X):
-                self._check_gathered(X, rows, coding)
+                self._check_gathered(X, rows, totals)
             sample, seed = rows.take(slice(0, len(rows))), 0
         else:
             self._check_features_memory(len(kernels))
             seed = int(check_random_state(self.random_state).randint(2**31))
-            sample, groups = self._sample(rows, coding, groups, seed)
+            sample, groups = self._sample(rows, totals, groups, seed)
+        del totals  # A byte a row.
         problem = self._problem(sample, coding, groups, alphas)
         self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
@@ -184,11 +195,11 @@ class KernelRidgeCV(FeatureRidge):
             y_numeric=not is_classifier(self),
         )
 
-    def _coding_of(self, rows: Rows | DaskRows) -> Coding:
-        """How targets are coded."""
+    def _totals_of(self, rows: Rows | DaskRows) -> LabelTotals | None:
+        """Labels of all rows; None where targets are numbers."""
         if not is_classifier(self):
-            return Coding()
-        return self._coding(LabelTotals.merged(rows.of_targets(LabelTotals.of)))
+            return None
+        return LabelTotals.merged(rows.of_targets(LabelTotals.of))
 
     def _problem(
         self, sample: Block, coding: Coding, groups: Any, alphas: np.ndarray
@@ -248,7 +259,7 @@ class KernelRidgeCV(FeatureRidge):
     ) -> None:
         """Compare what the search holds, or the fit to all if more, with the budget."""
         n_jobs = min(effective_n_jobs(self.n_jobs), n_kernels)
-        held, ways = searched.held(), ["Raise max_memory"]
+        held, ways = searched.held() | _working(len(searched.X)), ["Raise max_memory"]
         if n_jobs > 1:
             held = {f"in {n_jobs} jobs: {k}": n_jobs * v for k, v in held.items()}
             ways += ["set n_jobs=1"]
@@ -257,20 +268,25 @@ class KernelRidgeCV(FeatureRidge):
         elif len(searched.X) > COLLECTION_SAMPLES:
             ways += [f"search on fewer (search_samples={COLLECTION_SAMPLES})"]
         shape, dtype = (len(problem.X), len(problem.X)), problem.X.dtype
-        size = array_bytes(shape, dtype) if self.n_components is None else 0
-        if size > sum(held.values()):
-            held, ways = {f"a Gram matrix of shape {shape} in {dtype}": size}, ways[:1]
+        fit, what = {}, "The search"
+        if self.n_components is None:
+            fit = {
+                f"a Gram matrix of shape {shape} in {dtype}": array_bytes(shape, dtype)
+            } | _working(len(problem.X))
+        if sum(fit.values()) > sum(held.values()):
+            held, ways, what = fit, ways[:1], "The fit to all samples"
             if dtype == np.float64:
                 ways += ["set dtype='float32'"]
         ways += ["fit fewer samples"]
         if self.n_components is None:
             ways += ["approximate (n_components=...)"]
-        check_memory(held, self.max_memory, f"{', '.join(ways[:-1])}, or {ways[-1]}.")
+        self._check_held(what, held, f"{', '.join(ways[:-1])}, or {ways[-1]}.")
 
-    def _check_gathered(self, X: Any, rows: Rows | DaskRows, coding: Coding) -> None:
+    def _check_gathered(
+        self, X: Any, rows: Rows | DaskRows, totals: LabelTotals | None
+    ) -> None:
         """Compare large X with the budget before it is read: the kernel is of all."""
-        codes = np.concatenate(rows.of_targets(coding.codes))
-        n = int((codes >= 0).sum())
+        n = int((self._codes(rows, totals) >= 0).sum())
         own = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
         dtype = np.dtype(self.dtype or own)
         held = {

@@ -27,21 +27,9 @@ class Coding:
     def targets(self, y: np.ndarray) -> np.ndarray:
         """Numbers, or signs of the classes: one column each or, for two, one."""
         if self.classes is None:
-            return y.reshape(len(y), -1).astype(np.float64, copy=False)
+            return _numbers(y).reshape(len(y), -1)
         targets = 2.0 * (y[:, None] == self.classes) - 1.0
         return targets[:, 1:] if len(self.classes) == 2 else targets
-
-    def codes(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
-        """Index of the class of each sample, 0 for numbers; -1 where weight is zero."""
-        if self.classes is None:
-            codes = np.zeros(len(y), np.int8)
-        else:
-            # Kept for all rows at once: a byte each, unless there are many classes.
-            codes = _codes(self.classes, y)
-            codes = codes.astype(np.min_scalar_type(-len(self.classes)))
-        if sample_weight is not None:
-            codes[~(sample_weight > 0)] = -1
-        return codes
 
     def weight(
         self, y: np.ndarray, sample_weight: np.ndarray | None
@@ -53,10 +41,31 @@ class Coding:
         return weight if sample_weight is None else sample_weight * weight
 
 
+def _numbers(y: np.ndarray) -> np.ndarray:
+    try:
+        return y.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"y must have numbers: {error}. For labels there is "
+            "DEQKernelRidgeClassifierCV."
+        ) from error
+
+
 def _codes(classes: np.ndarray, y: np.ndarray) -> np.ndarray:
     # A label that all its samples have with weight zero is none of the classes.
     codes: np.ndarray = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
     return codes
+
+
+def _check_one_type(labels: np.ndarray) -> None:
+    """Refuse labels that have no order."""
+    if labels.dtype != object:
+        return
+    types = sorted({type(label).__name__ for label in labels.flat})
+    if "str" in types and len(types) > 1:
+        raise ValueError(
+            f"y has labels of several types ({', '.join(types)}): make them of one."
+        )
 
 
 @dataclass(frozen=True)
@@ -69,29 +78,54 @@ class LabelTotals:
         Sorted.
     totals : ndarray of shape (n_labels,)
         Sums of weights, all positive.
+    codes : ndarray of shape (n,)
+        Index of the label of each sample; -1 where weight is zero.
     """
 
     labels: np.ndarray
     totals: np.ndarray
+    codes: np.ndarray
 
     @classmethod
     def of(cls, y: np.ndarray, sample_weight: np.ndarray | None) -> LabelTotals:
         """Count the samples of positive weight."""
+        _check_one_type(y)
         check_classification_targets(y)
-        return cls._of_labels(y, sample_weight)
+        labels, codes, totals = _totals(y, sample_weight)
+        kept = totals > 0
+        numbers = np.where(kept, np.cumsum(kept) - 1, -1)[codes]
+        if sample_weight is not None:
+            numbers[~(sample_weight > 0)] = -1
+        return cls(labels[kept], totals[kept], _small(numbers, kept.sum()))
 
     @classmethod
     def merged(cls, parts: list[LabelTotals]) -> LabelTotals:
         """Totals of all parts together."""
-        labels = np.concatenate([part.labels for part in parts])
-        return cls._of_labels(labels, np.concatenate([part.totals for part in parts]))
+        names = np.concatenate([part.labels for part in parts])
+        _check_one_type(names)
+        totals = np.concatenate([part.totals for part in parts])
+        labels, numbers, totals = _totals(names, totals)
+        ends = np.cumsum([len(part.labels) for part in parts])
+        codes = [
+            # The last number is that of -1.
+            np.append(_small(own, len(labels)), np.int8(-1))[part.codes]
+            for own, part in zip(np.split(numbers, ends[:-1]), parts, strict=True)
+        ]
+        return cls(labels, totals, np.concatenate(codes))
 
-    @classmethod
-    def _of_labels(cls, y: np.ndarray, weight: np.ndarray | None) -> LabelTotals:
-        labels, codes = np.unique(y, return_inverse=True)
-        totals = np.bincount(codes, weights=weight, minlength=len(labels))
-        kept = totals > 0
-        return cls(labels[kept], totals[kept].astype(np.float64))
+
+def _totals(
+    y: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, the index of each sample's, and the sums of weights."""
+    labels, codes = np.unique(y, return_inverse=True)
+    totals = np.bincount(codes, weights=weight, minlength=len(labels))
+    return labels, codes, totals.astype(np.float64)
+
+
+def _small(codes: np.ndarray, n: int) -> np.ndarray:
+    """Codes as they are kept for all rows: a byte each, unless of many labels."""
+    return codes.astype(np.min_scalar_type(-max(n, 1)))
 
 
 def class_factors(
