@@ -67,7 +67,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
     n_jobs : int, default=None
         Kernels evaluated at once, each in its own memory; None: 1.
     verbose : int, default=0
-        1 shows progress bars: over the kernels, and over the rows that are summed.
+        1 says what memory will be held, and shows progress bars: over the kernels, and
+        over the rows, or chunks of dask, that are summed.
     device : str, default="cpu"
         Torch device of the kernels, or "auto".
     dtype : {"float32", "float64"}, default=None

@@ -160,7 +160,7 @@ def fit_calibration(
     >>> values = np.array([-1.0, -0.8, 0.1, -0.1, 1.0, 0.4])
     >>> coef, intercept = fit_calibration(values, np.array([0, 0, 0, 1, 1, 1]))
     >>> round(float(coef), 2), abs(float(intercept)) < 0.1
-    (1.95, True)
+    (1.47, True)
     """
     scores = _columns(values)
     n_classes = scores.shape[1]
@@ -212,7 +212,31 @@ def fit_calibration(
 def calibrated(
     values: np.ndarray, coef: np.ndarray, intercept: np.ndarray
 ) -> np.ndarray:
-    """Log odds of decision values, with what `fit_calibration` returns."""
+    """Turn decision values into log odds.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,) or (n, n_classes)
+        Decision values.
+    coef, intercept : ndarrays
+        From `fit_calibration`.
+
+    Returns
+    -------
+    ndarray of the shape of values
+        Log odds, of several classes but for a number that all share.
+
+    See Also
+    --------
+    class_probabilities : What log odds are turned into.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.linear import calibrated
+    >>> calibrated(np.array([-1.0, 1.0]), np.array(2.0), np.array(0.5))
+    array([-1.5,  2.5])
+    """
     return (values @ coef if values.ndim == 2 else values * coef) + intercept
 
 
