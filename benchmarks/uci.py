@@ -479,8 +479,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
         "and predictions.",
         f"{first} is behind by two points or more (nested) on: "
         + ("; ".join(sorted(behind)) or "none"),
-        "Models with a number of sets in brackets were run on those alone, on which they "
-        "are compared, and have no ranks; Gaussian processes take at most "
+        "Models with a number of sets in brackets were run on those alone, on which "
+        "they are compared, and have no ranks; Gaussian processes take at most "
         f"{GP_SAMPLES} training samples and {GP_CLASSES} classes.",
     ]
 
