@@ -422,7 +422,7 @@ def cells(line: dict[str, Any]) -> list[str]:
         text("PMA", ".2f", 100),
         text("first_minus", "+.2f", 100),
         wins,
-        text("wilcoxon_p", ".3f"),
+        "< 0.001" if line.get("wilcoxon_p", 1.0) < 1e-3 else text("wilcoxon_p", ".3f"),
         text("seconds", ".0f"),
     ]
 
@@ -480,7 +480,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
         f"{first} is behind by two points or more (nested) on: "
         + ("; ".join(sorted(behind)) or "none"),
         "Models with a number of sets in brackets were run on those alone, on which "
-        "they are compared, and have no ranks; Gaussian processes take at most "
+        "they are compared, and have no ranks; they are the smaller ones. Ranks and "
+        "percentages are among the others. Gaussian processes take at most "
         f"{GP_SAMPLES} training samples and {GP_CLASSES} classes.",
     ]
 

@@ -107,7 +107,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             line[f"{name} error"] = _error(group, name)
         for name in ("exact", *OTHERS):
             line[f"{name} accuracy"] = _mean_accuracy(group, name)
-        summary.append(line)
+        summary.append({**line, "seeds": len(group)})
     _draw(rows, path)
     return summary
 
