@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from array_api_compat import array_namespace
 
-from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._activations import Activation, get_activation
 from sklearn_deq.theory._duals import dual_function
 from sklearn_deq.theory._equilibrium import check_kernel
 from sklearn_deq.theory._hermite import HermiteFunction, hermite_pair_kernel
@@ -105,7 +105,7 @@ class ExplicitMoments:
 
 
 def explicit_moments(
-    activations: Sequence[Activation],
+    activations: Sequence[Activation | str],
     *,
     tau0: float = 1.0,
     multipliers: Sequence[float] | None = None,
@@ -114,8 +114,8 @@ def explicit_moments(
 
     Parameters
     ----------
-    activations : sequence of Activation
-        One for each hidden layer; each is centred at its own τ.
+    activations : sequence of Activation or str
+        One for each hidden layer, or its name; each is centred at its own τ.
     tau0 : float, default=1.0
         √(mean s_ii) of the data.
     multipliers : sequence of float, default=None
@@ -140,8 +140,8 @@ def explicit_moments(
 
     Examples
     --------
-    >>> from sklearn_deq.theory import explicit_moments, get_activation
-    >>> moments = explicit_moments([get_activation("relu")])
+    >>> from sklearn_deq.theory import explicit_moments
+    >>> moments = explicit_moments(["relu"])
     >>> round(moments.alpha[0], 6)
     0.25
     """
@@ -160,7 +160,8 @@ def explicit_moments(
         layers.append(ExplicitLayer(activation, m.offset, tau))
         return m
 
-    found = propagate([partial(centred, each) for each in activations], tau0, scales)
+    given = [get_activation(each) for each in activations]
+    found = propagate([partial(centred, each) for each in given], tau0, scales)
     alpha, tau2, beta, kappa2 = found
     return ExplicitMoments(tuple(layers), alpha, tau2, beta, kappa2)
 
