@@ -15,6 +15,7 @@ if not BENCHMARKS.exists():
     pytest.skip("no benchmarks in this distribution", allow_module_level=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -110,6 +111,7 @@ def stand_in(tmp_path):
     return build
 
 
+@pytest.mark.slow
 def test_the_other_side_is_served_in_turns(stand_in, tmp_path):
     done = run(stand_in(0.0), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -118,6 +120,7 @@ def test_the_other_side_is_served_in_turns(stand_in, tmp_path):
     assert [r["other_side"] for r in records] == [{"threads": 1}] * 2
 
 
+@pytest.mark.slow
 def test_another_kernel_is_not_timed(stand_in, tmp_path):
     done = run(stand_in(1e-6), tmp_path)
     assert done.returncode != 0
@@ -135,6 +138,7 @@ def get_deq(f_max_iter, **settings):
 """
 
 
+@pytest.mark.slow
 def test_the_layer_is_compared_with_torchdeq(tmp_path):
     package = tmp_path / "beside" / "torchdeq"
     package.mkdir(parents=True)
@@ -231,6 +235,7 @@ def test_the_finite_width_kernels_tend_to_the_exact_ones(monkeypatch):
         assert found.error(mean) < 0.08
 
 
+@pytest.mark.slow
 def test_a_report_on_what_is_there(tmp_path):
     assert experiment("depth", tmp_path).returncode == 0
     kept = tmp_path / "depth-quick.jsonl"
@@ -242,6 +247,7 @@ def test_a_report_on_what_is_there(tmp_path):
     assert (tmp_path / "depth-quick.png").exists()
 
 
+@pytest.mark.slow
 def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):
     assert experiment("depth", tmp_path).returncode == 0
     kept = tmp_path / "depth-quick.jsonl"
@@ -268,6 +274,7 @@ def experiment(name, folder, *more):
     )
 
 
+@pytest.mark.slow
 def test_the_uci_page_has_its_summary_and_every_set(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- table of uci.py -->\n<!-- end of table -->\n")
@@ -284,6 +291,7 @@ def test_the_uci_page_has_its_summary_and_every_set(tmp_path):
     assert f"| {accuracies[1]} |" in page.read_text()
 
 
+@pytest.mark.slow
 def test_uci_records_of_other_tables_stay_out_of_the_summary(tmp_path):
     first = ["uci.py", "--models", "RBF, SVM", "--protocol", "published"]
     run(first, tmp_path)
@@ -303,6 +311,7 @@ def test_uci_records_of_other_tables_stay_out_of_the_summary(tmp_path):
     assert "Traceback" not in broken.stderr
 
 
+@pytest.mark.slow
 def test_a_uci_table_that_no_model_fits_is_no_error(tmp_path):
     rng = np.random.default_rng(0)
     folds = {
