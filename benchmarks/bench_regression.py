@@ -68,15 +68,11 @@ SETS: dict[str, Callable[[int], Data]] = {
 def support_vectors() -> Any:
     """Support vector machine with its three parameters chosen."""
     grid = {
-        "svr__C": 10.0 ** np.arange(-1, 3),
-        "svr__gamma": [0.25, 1.0, 4.0],
-        "svr__epsilon": [0.03, 0.3],
+        "_scaledsvr__C": 10.0 ** np.arange(-1, 3),
+        "_scaledsvr__gamma": [0.25, 1.0, 4.0],
+        "_scaledsvr__epsilon": [0.03, 0.3],
     }
-    return GridSearchCV(make_pipeline(StandardScaler(), _ScaledSVR()), _named(grid))
-
-
-def _named(grid: dict[str, Any]) -> dict[str, Any]:
-    return {k.replace("svr__", "_scaledsvr__"): v for k, v in grid.items()}
+    return GridSearchCV(make_pipeline(StandardScaler(), _ScaledSVR()), grid)
 
 
 class _ScaledSVR(SVR):

@@ -134,7 +134,7 @@ def test_a_file_is_not_copied(tmp_path, model, dtype):
         finally:
             tracemalloc.stop()
 
-    # What other threads of the process allocate at the time counts, too.
+    # What other threads of the process allocate at the time may count, too.
     # The features of the transformer are a fifth of X.
     assert min(peak(), peak()) < 0.6 * size
 

@@ -121,6 +121,19 @@ def test_codes_of_categories_are_told_apart(rng):
     assert {p["scale"] for p in plain.cv_results_["params"]} == {"arcsinh", "rank"}
 
 
+def test_levels_are_those_of_the_weighted_samples(rng):
+    X = np.column_stack([np.arange(40) % 6, rng.standard_normal(40)])
+    y = X[:, 1] > 0
+
+    def scalings(weight):
+        model = DEQKernelRidgeClassifierCV().fit(X, y, np.full(40, weight))
+        return {params["scale"] for params in model.cv_results_["params"]}
+
+    assert scalings(1.0) == {"arcsinh", "rank", "levels"}
+    # As twenty samples six values are too rare: the kernels would be tried twice.
+    assert scalings(0.5) == {"arcsinh", "rank"}
+
+
 def test_weights_that_are_no_numbers_of_copies_are_told(moons):
     X, y = moons
     with pytest.warns(UserWarning, match="sums to 1 for 120 samples.*mean of 1"):

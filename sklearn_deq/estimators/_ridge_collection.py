@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_deq.linear import apply_scaling, fit_scaling
+from sklearn_deq.linear import apply_scaling
 
 # Parameters of a candidate that may have several values, slowest first, with those they
 # have where some are given. All but the last are the kernel's own.
@@ -64,9 +64,11 @@ def grid_candidates(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(GRID, each, strict=True)) for each in product(*values)]
 
 
-def applicable(candidates: list[dict[str, Any]], X: np.ndarray) -> list[dict[str, Any]]:
-    """Candidates of the collection that are not the same as others on these samples."""
-    if fit_scaling(X, "levels")["levels"]:
+def applicable(
+    candidates: list[dict[str, Any]], scaling: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Candidates of the collection but those on levels where a scaling found none."""
+    if scaling and scaling["levels"]:
         return candidates
     return [each for each in candidates if each["scale"] != "levels"]
 

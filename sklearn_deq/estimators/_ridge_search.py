@@ -131,7 +131,7 @@ class KernelRidgeCV(FeatureRidge):
         self._dtype = problem.X.dtype.name
         searched = self._searched(problem)
         if self._is_collection():
-            kernels = applicable(kernels, searched.X)
+            kernels = applicable(kernels, searched.scaling("levels"))
         self._check_memory(problem, searched, len(kernels))
         outcomes = self._search(searched, kernels)
         self._choose(kernels, alphas, outcomes)
