@@ -38,7 +38,7 @@ def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
     X, y, n_tested = load(source)
     y = y.astype(int)
     rng = np.random.default_rng(seed)
-    X = X.reshape(len(X), -1).astype(np.float32)
+    X = X.reshape(len(X), -1)
     if n_tested:
         train = rng.permutation(len(X) - n_tested)[:n_train]
         test = np.arange(len(X) - n_tested, len(X))
