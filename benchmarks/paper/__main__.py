@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.paper._experiment import Experiment, run
 from benchmarks.paper._results import dumps
-from benchmarks.paper._sources import OPENML, Source, load
+from benchmarks.paper._sources import OPENML, Patches, Source, load
 
 NAMES = (
     "spectra",
@@ -46,6 +46,11 @@ def arguments() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data-home", type=Path, help="folder with IDX or CIFAR files")
     source.add_argument("--openml", choices=OPENML, help="images to download")
+    parser.add_argument(
+        "--patches",
+        action="store_true",
+        help="images by features of their patches, as photographs need",
+    )
     parser.add_argument("--output", type=Path, default=Path("out/paper"))
     parser.add_argument(
         "--report", action="store_true", help="on what is there, computing nothing"
@@ -74,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.publish and options.quick:
         parser.error("--publish is for results in full: give --full, or leave it out")
     source = options.openml or options.data_home
+    if options.patches:
+        if source is None:
+            parser.error("--patches needs images: give --data-home or --openml as well")
+        source = Patches(source)
     names = list(NAMES if "all" in options.names else options.names)
     try:
         # Before anything is computed: images that are not there, or not whole.

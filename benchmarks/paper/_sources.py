@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
+from benchmarks.paper._patches import patch_features
 from sklearn_deq.datasets import load_idx
 
+
+@dataclass(frozen=True)
+class Patches:
+    """Images by the features of their patches, which training images give."""
+
+    of: Path | str
+
+
 # A folder with IDX or CIFAR-10 files, the name of a set of OpenML's, or None: digits.
-Source = Path | str | None
+Source = Path | str | Patches | None
 # Sets of images of OpenML's whose last 10,000 are the test set.
 OPENML = ("mnist_784", "Fashion-MNIST", "CIFAR_10")
 CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -33,6 +43,14 @@ def load(source: Source) -> tuple[np.ndarray, np.ndarray, int]:
     """
     if source is None:
         return *load_digits(return_X_y=True), 0
+    if isinstance(source, Patches):
+        X, y, n_tested = load(source.of)
+        if not n_tested:
+            raise ValueError(
+                "Patches are those of training images, and this set has no test set of "
+                "its own: give one that has, such as CIFAR-10."
+            )
+        return patch_features(X, len(X) - n_tested), y, n_tested
     if isinstance(source, str):
         X, y = fetch_openml(source, version=1, return_X_y=True, as_frame=False)
         return X, y, 10_000
@@ -52,6 +70,8 @@ def name_of(source: Source) -> str:
         return "digits"
     if isinstance(source, str):
         return source
+    if isinstance(source, Patches):
+        return f"{name_of(source.of)}-patches"
     X, y, n_tested = load(source)
     digest = hashlib.sha256(f"{X.shape} {X.dtype} {n_tested}".encode())
     for values in (X, y):
