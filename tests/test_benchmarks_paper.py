@@ -515,3 +515,23 @@ def test_the_pendulum_is_predicted_from_what_is_known():
     drive = X[:, 31 * 4 + 3]
     for step in range(4):
         assert_allclose(X[: -step - 1, 32 * 4 + step], drive[step + 1 :])
+
+
+def test_patches_need_a_test_set(tmp_path, capsys):
+    from benchmarks.paper.__main__ import main
+    from benchmarks.paper._sources import Patches, load, name_of
+
+    folder = write_images(tmp_path / "images", side=8)
+    with pytest.raises(SystemExit):
+        main(["accuracy", "--quick", "--patches", "--data-home", str(folder)])
+    assert "no test set of its own" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["accuracy", "--quick", "--patches"])
+    assert "give --data-home" in capsys.readouterr().err
+    write_images(folder, "t10k", side=8, n=10, seed=1)
+    load.cache_clear()
+    name_of.cache_clear()
+    X, y, n_tested = load(Patches(folder))
+    assert len(X) == len(y) == 40
+    assert n_tested == 10
+    assert name_of(Patches(folder)) == name_of(folder) + "-patches"
