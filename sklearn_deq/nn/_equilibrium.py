@@ -79,7 +79,7 @@ class EquilibriumLayer(WellPosed):
         "mixed" iterates in the precision below the weights' (bfloat16 for float32) and
         refines the result, to the same tolerance; "full" never does, and "auto" does
         where it pays: float32 weights of width 512 or more on hardware with matrix
-        units for bfloat16.
+        units for bfloat16 (recent GPUs, AMX), of 1,024 or more with AVX512-BF16.
 
     Attributes
     ----------
