@@ -278,22 +278,21 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def write_size(folder, n=40):
-    """Results of some cells of an experiment in full."""
+def write_results(name, path, n=40):
+    """Made-up results of some cells of an experiment in full."""
     from benchmarks.paper.__main__ import experiment
 
     rng = np.random.default_rng(0)
-    folder.mkdir()
-    with (folder / "size-full.jsonl").open("w") as file:
-        for cell in experiment("size").cells(quick=False)[:n]:
-            line = {"cell": cell, "row": made_up("size", rng)}
-            file.write(json.dumps(line) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        for cell in experiment(name).cells(quick=False)[:n]:
+            file.write(json.dumps({"cell": cell, "row": made_up(name, rng)}) + "\n")
 
 
 def test_full_results_are_published(tmp_path, capsys):
     from benchmarks.paper.__main__ import main
 
-    write_size(tmp_path / "out")
+    write_results("size", tmp_path / "out" / "size-full.jsonl")
     arguments = ["size", "--full", "--report", "--output", str(tmp_path / "out")]
     assert main([*arguments, "--publish", str(tmp_path / "page")]) == 0
     about = strict((tmp_path / "page" / "size.json").read_text())
@@ -302,6 +301,23 @@ def test_full_results_are_published(tmp_path, capsys):
     assert about["cells"] == {"there": 40, "missing": 710}
     assert about["circumstances"] == [{"cells": 40, "commit": "unknown"}]
     assert "40 cells at commit unknown" in capsys.readouterr().out
+
+
+def test_results_on_images_are_published_by_their_name(tmp_path):
+    from benchmarks.paper.__main__ import main
+    from benchmarks.paper._sources import name_of
+
+    out, page = tmp_path / "out", tmp_path / "page"
+    folder = write_images(tmp_path / "photographs", side=8)
+    for source in (None, folder):
+        write_results("accuracy", out / f"accuracy-full-{name_of(source)}.jsonl")
+        arguments = ["accuracy", "--full", "--report", "--output", str(out)]
+        images = [] if source is None else ["--data-home", str(source)]
+        assert main([*arguments, *images, "--publish", str(page)]) == 0
+    published = {path.stem for path in page.iterdir()}
+    assert published == {"accuracy-digits", "accuracy-photographs"}
+    about = strict((page / "accuracy-photographs.json").read_text())
+    assert about["source"] == name_of(folder)
 
 
 def test_quick_results_are_not_published(tmp_path, capsys):
@@ -519,7 +535,7 @@ def test_the_pendulum_is_predicted_from_what_is_known():
 
 def test_patches_need_a_test_set(tmp_path, capsys):
     from benchmarks.paper.__main__ import main
-    from benchmarks.paper._sources import Patches, load, name_of
+    from benchmarks.paper._sources import Patches, label_of, load, name_of
 
     folder = write_images(tmp_path / "images", side=8)
     with pytest.raises(SystemExit):
@@ -535,3 +551,4 @@ def test_patches_need_a_test_set(tmp_path, capsys):
     assert len(X) == len(y) == 40
     assert n_tested == 10
     assert name_of(Patches(folder)) == name_of(folder) + "-patches"
+    assert label_of(Patches(folder)) == "images-patches"

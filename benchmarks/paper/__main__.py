@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.paper._experiment import Experiment, run
 from benchmarks.paper._results import dumps
-from benchmarks.paper._sources import OPENML, Patches, Source, load
+from benchmarks.paper._sources import OPENML, Patches, Source, label_of, load
 
 NAMES = (
     "spectra",
@@ -130,7 +130,8 @@ def one(name: str, source: Source, options: argparse.Namespace) -> None:
     stem = found.stem(options.quick, source)
     print(f"  written to {options.output}/{stem}.*", flush=True)
     if options.publish:
-        publish(options.output / stem, options.publish / name, about)
+        page = f"{name}-{label_of(source)}" if found.images else name
+        publish(options.output / stem, options.publish / page, about)
 
 
 def publish(written: Path, page: Path, about: dict[str, Any]) -> None:

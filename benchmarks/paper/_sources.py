@@ -63,20 +63,27 @@ def load(source: Source) -> tuple[np.ndarray, np.ndarray, int]:
     return X, y, len(list(parts.values())[-1][1]) if len(parts) == 2 else 0
 
 
+def label_of(source: Source) -> str:
+    """What it is called, whatever its files hold."""
+    if source is None:
+        return "digits"
+    if isinstance(source, Patches):
+        return f"{label_of(source.of)}-patches"
+    return source if isinstance(source, str) else source.resolve().name
+
+
 @cache
 def name_of(source: Source) -> str:
     """What results on it are known by; of a folder's files, by what they hold."""
-    if source is None:
-        return "digits"
-    if isinstance(source, str):
-        return source
     if isinstance(source, Patches):
         return f"{name_of(source.of)}-patches"
+    if not isinstance(source, Path):
+        return label_of(source)
     X, y, n_tested = load(source)
     digest = hashlib.sha256(f"{X.shape} {X.dtype} {n_tested}".encode())
     for values in (X, y):
         digest.update(np.ascontiguousarray(values))
-    return f"{source.resolve().name}-{digest.hexdigest()[:8]}"
+    return f"{label_of(source)}-{digest.hexdigest()[:8]}"
 
 
 def _parts(folder: Path) -> dict[str, Part]:
