@@ -14,7 +14,14 @@ from typing import Any
 
 from benchmarks.paper._experiment import Experiment, run
 from benchmarks.paper._results import dumps
-from benchmarks.paper._sources import OPENML, Patches, Source, label_of, load
+from benchmarks.paper._sources import (
+    OPENML,
+    Patches,
+    Source,
+    label_of,
+    load,
+    name_of,
+)
 
 NAMES = (
     "spectra",
@@ -85,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = Patches(source)
     names = list(NAMES if "all" in options.names else options.names)
     try:
-        # Before anything is computed: images that are not there, or not whole.
-        if options.data_home or (options.openml and not options.report):
-            load(source)
+        # Before anything is computed: images that are not there, or not whole. A report
+        # needs no more than their name.
+        (name_of if options.report else load)(source)
     except (OSError, ValueError) as error:
         parser.error(f"{'--openml' if options.openml else '--data-home'}: {error}")
     started = time.perf_counter()
