@@ -550,5 +550,5 @@ def test_patches_need_a_test_set(tmp_path, capsys):
     X, y, n_tested = load(Patches(folder))
     assert len(X) == len(y) == 40
     assert n_tested == 10
-    assert name_of(Patches(folder)) == name_of(folder) + "-patches"
+    assert name_of(Patches(folder)).startswith(name_of(folder) + "-patches-")
     assert label_of(Patches(folder)) == "images-patches"

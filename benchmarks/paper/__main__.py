@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = Patches(source)
     names = list(NAMES if "all" in options.names else options.names)
     try:
-        # Before anything is computed: images that are not there, or not whole. A report
-        # needs no more than their name.
+        # Before anything is computed: images that are not there, or not whole. For a
+        # report their name will do, without features of patches.
         (name_of if options.report else load)(source)
     except (OSError, ValueError) as error:
         parser.error(f"{'--openml' if options.openml else '--data-home'}: {error}")

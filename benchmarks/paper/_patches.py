@@ -2,8 +2,8 @@
 
 One layer, whose filters are patches of training images: each patch is centred, divided
 by its contrast and whitened; responses beyond a threshold, of both signs, are averaged
-over the quadrants of the image (Coates and Ng, ICML 2011: random patches, soft
-threshold).
+over the quadrants of the image, which may share a row or column in the middle (Coates
+and Ng, ICML 2011: random patches, soft threshold).
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ FILTERS = 256
 CONTRAST_FLOOR = 10.0
 WHITENING_FLOOR = 0.1
 THRESHOLD = 1.0
+# Patches that are whitened, and training images that they are from.
+PATCHES, IMAGES = 100_000, 5000
 SEED = 0
+# What features depend on, beside the images.
+SETTINGS = (
+    SIDE,
+    FILTERS,
+    CONTRAST_FLOOR,
+    WHITENING_FLOOR,
+    THRESHOLD,
+    PATCHES,
+    IMAGES,
+    SEED,
+)
 
 
 def patch_features(X: np.ndarray, n_train: int) -> np.ndarray:
@@ -29,7 +42,8 @@ def patch_features(X: np.ndarray, n_train: int) -> np.ndarray:
     X : ndarray of shape (n, …)
         Images of n, rows of squares, or of three squares one after the other.
     n_train : int
-        How many of the first are training images: patches are theirs alone.
+        How many of the first are training images: patches are of these, all of them,
+        and always the same ones.
 
     Returns
     -------
@@ -41,10 +55,7 @@ def patch_features(X: np.ndarray, n_train: int) -> np.ndarray:
         If rows are no squares, or smaller than a patch.
     """
     squares = torch.from_numpy(_squares(X))
-    rng = np.random.default_rng(SEED)
-    some = squares[np.sort(rng.permutation(n_train)[:5000])].float()
-    found = _normalised(some).transpose(1, 2).reshape(-1, squares.shape[1] * SIDE**2)
-    found = found[rng.permutation(len(found))[:100_000]]
+    found = _some_patches(squares[:n_train])
     mean = found.mean(dim=0)
     values, vectors = torch.linalg.eigh(torch.cov(found.T))
     whiten = (vectors / torch.sqrt(values + WHITENING_FLOOR)) @ vectors.T
@@ -55,6 +66,23 @@ def patch_features(X: np.ndarray, n_train: int) -> np.ndarray:
         block = squares[start : start + 10].float()
         features[start : start + 10] = _pooled(block, filters, mean).numpy()
     return features
+
+
+def _some_patches(squares: torch.Tensor) -> torch.Tensor:
+    """Patches at random places of images at random: (n, values)."""
+    rng = np.random.default_rng(SEED)
+    images = np.sort(rng.permutation(len(squares))[:IMAGES])
+    places = (squares.shape[-1] - SIDE + 1) ** 2
+    chosen = rng.permutation(len(images) * places)[:PATCHES]
+    found = torch.empty(len(chosen), squares.shape[1] * SIDE**2)
+    # Few images at a time, as each has hundreds of places.
+    for start in range(0, len(images), 100):
+        patches = _normalised(squares[images[start : start + 100]].float())
+        patches = patches.transpose(1, 2).flatten(0, 1)
+        at = chosen - start * places
+        here = (at >= 0) & (at < len(patches))
+        found[here] = patches[at[here]]
+    return found
 
 
 def _pooled(X: torch.Tensor, filters: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:

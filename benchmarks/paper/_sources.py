@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
-from benchmarks.paper._patches import patch_features
+from benchmarks.paper._patches import SETTINGS, patch_features
 from sklearn_deq.datasets import load_idx
 
 
@@ -76,7 +76,8 @@ def label_of(source: Source) -> str:
 def name_of(source: Source) -> str:
     """What results on it are known by; of a folder's files, by what they hold."""
     if isinstance(source, Patches):
-        return f"{name_of(source.of)}-patches"
+        settings = hashlib.sha256(repr(SETTINGS).encode()).hexdigest()[:4]
+        return f"{name_of(source.of)}-patches-{settings}"
     if not isinstance(source, Path):
         return label_of(source)
     X, y, n_tested = load(source)

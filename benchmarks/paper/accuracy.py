@@ -29,7 +29,7 @@ from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import fit_ridge, ridge_fit
 
 VARIANCES = (0.2, 0.8)
-# Penalty of the readout, and of kernel ridge.
+# Penalty of kernel ridge, and of the readout (there by sample, as `fit_ridge` has it).
 ALPHA = 0.01
 
 
@@ -111,7 +111,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
     for (activation, variance, trainable, model, width), group in groups.items():
         mean, error = mean_error(group, "accuracy")
         deqs = groups.get((activation, variance, trainable, "deq", width), [])
-        less, less_error, _ = paired(group, deqs, "accuracy")
+        less, less_error, pairs = paired(group, deqs, "accuracy")
         summary.append(
             {
                 "activation": activation,
@@ -119,11 +119,12 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 "trainable": trainable,
                 "model": model,
                 "width": width,
-                "accuracy": round(mean, 4),
-                "standard error": round(error, 4),
-                "less DEQ": round(less, 4),
-                "its standard error": round(less_error, 4),
+                "accuracy": round(mean, 5),
+                "standard error": round(error, 5),
+                "less DEQ": round(less, 5),
+                "its standard error": round(less_error, 5),
                 "seeds": len(group),
+                "pairs": pairs,
             }
         )
     draw(summary, path)
