@@ -26,6 +26,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 REFERENCE = json.loads((Path(__file__).parent / "data" / "theory.json").read_text())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What scikit-learn checks once more, on memory-mapped arrays, is slow."""
+    for item in items:
+        if "readonly_memmap=True" in item.name:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def rng():
     """A generator with a fixed seed."""

@@ -58,7 +58,7 @@ def lower_pays(weight: torch.Tensor) -> bool:
 
 
 def _bfloat16_units(device: torch.device) -> str:
-    """ "matrix", "vector", or "" where there are none, or torch does not tell."""
+    """Return "matrix", "vector", or "" where there are none, or torch does not tell."""
     if device.type == "cuda":
         return "matrix" if torch.cuda.get_device_capability(device) >= (8, 0) else ""
     # Earlier versions of torch do not tell.
