@@ -20,9 +20,10 @@ from sklearn_deq import (
     ExplicitEquivalentRegressor,
     match_deq,
 )
+from sklearn_deq.estimators._norms import matched_norms
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
-from sklearn_deq.theory import equilibrium_moments, solve_match
+from sklearn_deq.theory import Activation, equilibrium_moments, solve_match
 
 SMALL = {"width": 16, "max_epochs": 2, "random_state": 0}
 
@@ -266,14 +267,48 @@ def test_auto_measures_the_norms(iris):
     norms = np.sqrt(np.mean(X**2, axis=1))
     assert match.architecture == "hermite"
     low, high = match.norms
-    # A little more than what was measured.
-    assert 0.7 < low / norms.min() < 1 < high / norms.max() < 1.4
+    # More than what was measured.
+    assert 0.7 < low / norms.min() < 1 < high / norms.max() < 1.7
     assert f"norms from {low:.3g} to {high:.3g}" in match.reason
     model.set_params(normalize=True)
     assert model.fit(X, y).match_.architecture == "hermite"
     # A zero row has no norm to be matched.
     X[0] = 0.0
     assert model.fit(X, y).match_.architecture == "hermite"
+
+
+@pytest.mark.parametrize(("activation", "above"), [("relu", 2.0), ("tanh", 1.1)])
+def test_layers_are_made_for_larger_norms_than_those_of_the_training_rows(
+    activation, above
+):
+    """A test row may be far out, and weighs most unless the activation saturates."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 10)) * np.geomspace(0.5, 2.5, 60)[:, None]
+    model = ExplicitEquivalentClassifier(
+        activation=activation, width=16, trainable="readout"
+    ).fit(X, rng.integers(0, 2, 60))
+    largest = np.sqrt(np.mean(X**2, axis=1)).max()
+    rows = rng.standard_normal((20, 10))
+    rows *= largest / np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
+    rows *= np.linspace(0.5, above, 20)[:, None]
+    found = explicit_kernel(rows, layers=model.match_.layers)
+    exact = deq_kernel(rows, activation=activation, tau0=model.tau0_)
+    assert np.linalg.norm(found - exact, 2) < 1e-6 * np.linalg.norm(exact, 2)
+
+
+def test_norms_far_above_are_left_out_where_a_deq_is_unstable():
+    moments = equilibrium_moments(
+        "relu", tau0=1.0, recurrent_variance=0.2, input_variance=0.8
+    )
+    norms = np.array([0.0, 0.5, 2.0])
+    low, high = matched_norms(moments, norms)
+    assert low < 0.5
+    assert high == pytest.approx(4.0)
+    quadratic = Activation(lambda x: 0.2 * x * x, lambda x: 0.4 * x)
+    unstable = equilibrium_moments(
+        quadratic, tau0=1.0, recurrent_variance=0.2, input_variance=0.8
+    )
+    assert matched_norms(unstable, norms)[1] == pytest.approx(2.0 * 4.0**0.1)
 
 
 def test_norms_that_a_layer_was_not_made_for(iris):

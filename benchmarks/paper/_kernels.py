@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks._tables import operator_norm
+from sklearn_deq.estimators._norms import matched_norms
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import (
@@ -46,7 +47,8 @@ def kernels(
 ) -> Kernels:
     """The kernels of one DEQ on some rows, with σ_b² = 1 − σ_a².
 
-    τ0 and the norms that a Hermite layer serves are those of the training rows.
+    τ0 is that of the training rows, and a Hermite layer is made for norms as estimators
+    make it that are fitted on them.
     """
     norms = np.sqrt(np.mean(X[train] ** 2, axis=1))
     variances = {
@@ -63,9 +65,7 @@ def kernels(
             moments,
             kernel=kernel,
             architecture=architecture,
-            norms=(float(norms.min()), float(norms.max()))
-            if architecture == "hermite"
-            else None,
+            norms=matched_norms(moments, norms) if architecture == "hermite" else None,
         )
     return Kernels(
         exact=deq_kernel(

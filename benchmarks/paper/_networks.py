@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sklearn_deq.estimators._norms import matched_norms
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
 from sklearn_deq.theory import (
@@ -69,7 +70,7 @@ def build(
     if model == "hermite":
         architecture = "hermite"
         lengths = np.sqrt(np.mean(X**2, axis=1))
-        norms = (float(lengths.min()), float(lengths.max()))
+        norms = matched_norms(moments, lengths)
     # The paper matches the CK, whatever is trained; a Hermite layer is made for the
     # kernel of what is.
     kernel = "ntk" if model == "hermite" and trainable == "all" else "ck"

@@ -21,6 +21,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import Interval, StrOptions
+from sklearn_deq.estimators._norms import matched_norms
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.theory import (
     KERNELS,
@@ -35,9 +36,6 @@ from sklearn_deq.theory._equilibrium import normalize_rows
 
 # Squares of the data, and of states that are as large, must stay far from overflow.
 _HEADROOM = 1e-8
-# Networks are matched for the range of norms and this share of its logarithm on each
-# side.
-_WIDER = 0.1
 
 
 def final_step(estimator: Any) -> tuple[Any, list[Any]]:
@@ -185,11 +183,7 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         tau0 = self._size if self.tau0 is None else float(self.tau0)
         moments = self._moments(tau0)
         equilibrium_variance(moments, s)
-        # Zero rows have no direction: no kernel is made for their norm.
-        norms = np.sqrt(s[s > 0]) if s.any() else np.ones(1)
-        # New samples may have norms a little outside of those of the training rows.
-        wider = (norms.max() / norms.min()) ** _WIDER
-        self._norms = float(norms.min() / wider), float(norms.max() * wider)
+        self._norms = matched_norms(moments, np.sqrt(s))
         self.tau0_ = tau0
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset

@@ -1,4 +1,4 @@
-"""Samples whose norms are not those that a matched network was made for."""
+"""For which norms a network is matched, and samples that have others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,63 @@ import warnings
 
 import numpy as np
 
-from sklearn_deq.theory import MatchResult
+from sklearn_deq.theory import EquilibriumMoments, MatchResult, equilibrium_variance
+from sklearn_deq.theory._moments import spread_moments
 
+# New samples have norms a little outside of those of the training rows: this share of
+# the logarithm of their ratio.
+_WIDER = 0.1
+# And some far above, which weigh most in the kernel unless φ saturates. But the table's
+# accuracy is shared among all norms: at kinks it is over 1e-6 where they differ more.
+_WIDER_ABOVE = 0.5
+_MOST_ABOVE = 3.0
+_MOST_APART = 20.0
 # Where a norm is this share outside of the range kernels err by about one per cent.
 _MARGIN = 0.03
 # A share of the rows that is not worth a warning: there are outliers in most data.
 _RARE = 0.05
+
+
+def matched_norms(
+    moments: EquilibriumMoments, norms: np.ndarray
+) -> tuple[float, float]:
+    """Range of norms that a network must serve if the training rows have these.
+
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ.
+    norms : ndarray
+        Norms √(|x|²/p) of the training rows, or the least and the largest; zero rows
+        have none.
+
+    Returns
+    -------
+    low, high : float
+        The range: wider by a tenth of the logarithm of their ratio on either side, and
+        above by half of it, up to three times the largest and twenty times the least,
+        if the states of the DEQ grow with the norm there.
+    """
+    norms = norms[norms > 0] if np.any(norms) else np.ones(1)
+    low, high = float(norms.min()), float(norms.max())
+    wider = (high / low) ** _WIDER
+    above = min(
+        (high / low) ** _WIDER_ABOVE, _MOST_ABOVE, _MOST_APART * low / (high * wider)
+    )
+    if above > wider and _grows(moments, high, above):
+        return low / wider, high * above
+    return low / wider, high * wider
+
+
+def _grows(moments: EquilibriumMoments, norm: float, factor: float) -> bool:
+    """Whether E[z²] grows as the norm at least: where φ saturates it does not."""
+    try:
+        q = equilibrium_variance(moments, np.square([norm, factor * norm]))
+    except ValueError:
+        # Unstable there.
+        return False
+    squares = spread_moments(moments.activation, q, moments.offset).value
+    return bool(squares[1] >= factor * squares[0])
 
 
 def outside_norms(match: MatchResult, X: np.ndarray) -> np.ndarray:
