@@ -45,11 +45,27 @@ def experiment(name: str) -> Experiment:
 
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper")
-    parser.add_argument("names", nargs="+", choices=(*NAMES, "all"), metavar="NAME")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper",
+        description="The paper's claims and open questions, measured: what each NAME "
+        "asks, and what came of it, is in docs/paper.md.",
+    )
+    parser.add_argument(
+        "names",
+        nargs="+",
+        choices=(*NAMES, "all"),
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}, or all",
+    )
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--quick", action="store_true", help="to see that it runs")
-    size.add_argument("--full", action="store_true", help="as in the documentation")
+    size.add_argument(
+        "--quick",
+        action="store_true",
+        help="small, to see that it runs: all in two minutes",
+    )
+    size.add_argument(
+        "--full", action="store_true", help="as in docs/paper.md: hours to days"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data-home", type=Path, help="folder with IDX or CIFAR files")
     source.add_argument("--openml", choices=OPENML, help="images to download")
@@ -58,7 +74,12 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="images by features of their patches, as photographs need",
     )
-    parser.add_argument("--output", type=Path, default=Path("out/paper"))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("out/paper"),
+        help="of results, where a run that was stopped goes on (%(default)s)",
+    )
     parser.add_argument(
         "--report", action="store_true", help="on what is there, computing nothing"
     )
@@ -68,7 +89,10 @@ def arguments() -> argparse.ArgumentParser:
         help="folder for table and figure, such as docs/paper, with --full",
     )
     parser.add_argument(
-        "--jobs", type=_positive, default=os.cpu_count() or 1, help="cells at a time"
+        "--jobs",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        help="cells at a time (%(default)s)",
     )
     return parser
 
@@ -108,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    print(f"\n{len(names)} of {len(NAMES)} in {time.perf_counter() - started:.0f} s")
+    number = f"{len(names)} experiment{'s' * (len(names) > 1)}"
+    print(f"\n{number} in {time.perf_counter() - started:.0f} s")
     return 0
 
 

@@ -66,29 +66,29 @@ def _slope(rows: list[Row], name: str) -> str | None:
 
 def _summary(rows: list[Row]) -> list[Row]:
     sizes = sorted(p for (p,) in grouped(rows, "p"))
-    middle, last = sizes[len(sizes) // 2], sizes[-1]
+    middle = sizes[len(sizes) // 2]
     summary = []
     for (kernel, activation), group in grouped(rows, "kernel", "activation").items():
         large = [row for row in group if row["p"] >= middle]
-        largest = [row for row in group if row["p"] == last]
         for other in OTHERS:
-            mean, error = mean_error(largest, other) if largest else (None, None)
-            summary.append(
-                {
-                    "kernel": kernel,
-                    "activation": activation,
-                    "other": other,
-                    "slope": _slope(group, other),
-                    f"slope from p={middle}": _slope(large, other),
-                    f"error at p={last}": mean and float(f"{mean:.3g}"),
-                    "standard error": error and float(f"{error:.2g}"),
-                }
-            )
+            line = {
+                "kernel": kernel,
+                "activation": activation,
+                "other": other,
+                "slope": _slope(group, other),
+                f"slope from p={middle}": _slope(large, other),
+            }
+            for p in sizes:
+                found = [row for row in group if row["p"] == p]
+                mean, error = mean_error(found, other) if found else (None, None)
+                line[f"error at p={p}"] = mean and float(f"{mean:.3g}")
+                line[f"± at p={p}"] = error and float(f"{error:.2g}")
+            summary.append(line | {"cells": len(group)})
     return summary
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Slopes in log–log, and the errors at the largest size."""
+    """Slopes in log–log, and the errors at every size."""
     sizes = sorted(p for (p,) in grouped(rows, "p"))
     with figure(path, 2, 3, sharex=True, sharey=True) as axes:
         for (i, kernel), (j, other) in product(enumerate(KERNELS), enumerate(OTHERS)):

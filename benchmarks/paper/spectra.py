@@ -86,25 +86,34 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         for panel, name in zip(axes[0, 1:], KERNELS, strict=True):
             panel.set_title(f"{name}: first and\nsecond eigenvector", fontsize=9)
         axes[-1, 0].set_xlabel("eigenvalue")
-    return [
-        {
-            "data": row["data"],
-            "kernel": row["kernel"],
-            "activation": row["activation"],
-            "other": name,
-            "error": float(f"{row[f'{name} error']:.3g}"),
-            "overlap": float(f"{row[f'{name} overlap']:.4g}"),
-        }
-        for row in rows
-        for name in KERNELS
-        if name != "exact"
-    ]
+    return [_line(row, name) for row in rows for name in KERNELS]
+
+
+def _line(row: Row, name: str) -> Row:
+    """Errors of a kernel, if it is not the exact one, and what its spectrum is."""
+    line: Row = {key: row[key] for key in ("data", "kernel", "activation")}
+    line["other"] = name
+    for key, digits in (("error", 3), ("overlap", 4)):
+        value = row.get(f"{name} {key}")
+        line[key] = value if value is None else float(f"{value:.{digits}g}")
+    values = np.sort(row[f"{name} eigenvalues"])[::-1]
+    for place in range(3):
+        line[f"eigenvalue {place + 1}"] = float(f"{values[place]:.4g}")
+    line["median eigenvalue"] = float(f"{np.median(values):.3g}")
+    line["further left"] = int(np.sum(values < _least(row)))
+    return line
+
+
+def _least(row: Row) -> float:
+    """A third of the exact kernel's least eigenvalue: left of it is far too small."""
+    exact = np.array(row["exact eigenvalues"])
+    return float(exact[exact > 0].min() / 3)
 
 
 def _draw_spectrum(panel: Any, row: Row) -> None:
     """A line for each kernel: a stroke for every eigenvalue, and how dense they are."""
     exact = np.array(row["exact eigenvalues"])
-    least, largest = exact[exact > 0].min() / 3, exact.max() * 3
+    least, largest = _least(row), exact.max() * 3
     edges = np.geomspace(least, largest, 120)
     for place, (name, color) in enumerate(KERNELS.items()):
         values = np.array(row[f"{name} eigenvalues"])

@@ -17,6 +17,8 @@ _WIDER = 0.1
 _WIDER_ABOVE = 0.5
 _MOST_ABOVE = 3.0
 _MOST_APART = 20.0
+# Close to where a DEQ is unstable, its kernel cannot be tabulated either.
+_STABLE_UP_TO = 1.5
 # Where a norm is this share outside of the range kernels err by about one per cent.
 _MARGIN = 0.03
 # A share of the rows that is not worth a warning: there are outliers in most data.
@@ -55,11 +57,14 @@ def matched_norms(
 
 
 def _grows(moments: EquilibriumMoments, norm: float, factor: float) -> bool:
-    """Whether E[z²] grows as the norm at least: where φ saturates it does not."""
+    """Whether E[z²] grows as the norm at least: where φ saturates it does not.
+
+    Nor does it where the DEQ is unstable, or would be at somewhat larger norms.
+    """
+    places = norm * np.array([1.0, factor, _STABLE_UP_TO * factor])
     try:
-        q = equilibrium_variance(moments, np.square([norm, factor * norm]))
+        q = equilibrium_variance(moments, places**2)
     except ValueError:
-        # Unstable there.
         return False
     squares = spread_moments(moments.activation, q, moments.offset).value
     return bool(squares[1] >= factor * squares[0])
