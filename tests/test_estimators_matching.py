@@ -296,6 +296,19 @@ def test_layers_are_made_for_larger_norms_than_those_of_the_training_rows(
     assert np.linalg.norm(found - exact, 2) < 1e-6 * np.linalg.norm(exact, 2)
 
 
+@pytest.mark.filterwarnings("ignore:The root mean square of X:UserWarning")
+@pytest.mark.parametrize("scale", [1e-30, 1e14, 1e30])
+def test_layers_for_data_of_any_size(scale):
+    """Differences of the layer's function at 1 are rounding where norms are huge."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 10)) * np.geomspace(0.5, 2.5, 40)[:, None]
+    model = ExplicitEquivalentClassifier(width=16, trainable="readout")
+    model.fit(scale * X, rng.integers(0, 2, 40))
+    found = explicit_kernel(scale * X, layers=model.match_.layers)
+    exact = deq_kernel(scale * X, tau0=model.tau0_)
+    assert np.linalg.norm(found - exact, 2) < 1e-6 * np.linalg.norm(exact, 2)
+
+
 def test_norms_far_above_are_left_out_where_a_deq_is_unstable():
     moments = equilibrium_moments(
         "relu", tau0=1.0, recurrent_variance=0.2, input_variance=0.8
