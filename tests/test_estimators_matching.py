@@ -180,7 +180,7 @@ def test_match_report(iris):
 
 def test_match_report_measures_all_samples(iris):
     """What is not fitted is matched as `fit` would, not for the subset compared."""
-    model = ExplicitEquivalentClassifier(activation="tanh")
+    model = ExplicitEquivalentClassifier()
     few, all_ = (model.match_report(iris[0], max_samples=n) for n in (10, 150))
     assert few.match.target == all_.match.target
     assert (few.n_samples, all_.n_samples) == (10, 150)
