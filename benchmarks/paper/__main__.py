@@ -63,9 +63,7 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="small, to see that it runs: all in two minutes",
     )
-    size.add_argument(
-        "--full", action="store_true", help="as in docs/paper.md: hours to days"
-    )
+    size.add_argument("--full", action="store_true", help="as in docs/paper.md")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data-home", type=Path, help="folder with IDX or CIFAR files")
     source.add_argument("--openml", choices=OPENML, help="images to download")
