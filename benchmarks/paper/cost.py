@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +13,16 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._measure import measured, median_seconds
+from benchmarks._measure import measured, median_seconds, seconds
 from benchmarks.paper._data import Source, Split, images
-from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, one_thread
+from benchmarks.paper._experiment import (
+    Cell,
+    Experiment,
+    Row,
+    grouped,
+    mean_error,
+    one_thread,
+)
 from benchmarks.paper._figures import figure, legend_below
 from benchmarks.paper._networks import (
     MODELS,
@@ -37,19 +43,28 @@ EPOCHS = 10
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Every model at every width, with the readout or all trained; and the kernel."""
+    """Every model at every width, with the readout or all trained; and the kernel.
+
+    Memory first: only times ask for a machine that does nothing else.
+    """
     widths = (32,) if quick else (128, 256, 512, 1024, 2048, 4096)
     activations = ("relu",) if quick else ("relu", "tanh")
     kinds = [("readout", width) for width in widths]
     kinds += [("all", width) for width in widths if width <= 1024]
+    seeds = range(2 if quick else 3)
+    # What a fit holds does not depend on what was drawn.
+    measures = [("memory", seeds[0]), *(("time", seed) for seed in seeds)]
     return [
         {
+            "measure": measure,
             "activation": activation,
             "model": model,
             "trainable": trainable,
             "width": width,
+            "seed": seed,
             "n": 500 if quick else 8000,
         }
+        for measure, seed in measures
         for activation in activations
         for trainable, width in [*kinds, ("", 0)]
         for model in (models_of(activation) if width else ["kernel"])
@@ -94,11 +109,13 @@ def kernel_work(data: Split, moments: EquilibriumMoments) -> Work:
     return Work(fit, scores, 2.0 * (X.shape[1] + y.max() + 1) * len(X))
 
 
-def network_work(cell: Cell, data: Split, moments: EquilibriumMoments) -> Work:
+def network_work(
+    cell: Cell, data: Split, moments: EquilibriumMoments, epochs: int
+) -> Work:
     """A network with its readout in closed form, or all weights trained."""
     X, y, *_ = data
-    settings = {"trainable": cell["trainable"]}
-    body = build(cell["model"], moments, X, cell["width"], seed=0, **settings)
+    seed, settings = cell["seed"], {"trainable": cell["trainable"]}
+    body = build(cell["model"], moments, X, cell["width"], seed, **settings)
     n_classes = y.max() + 1
     with FlopCounterMode(display=False) as counter:
         width = features(body, X[:100]).shape[1]
@@ -108,9 +125,11 @@ def network_work(cell: Cell, data: Split, moments: EquilibriumMoments) -> Work:
 
     def fit() -> tuple[np.ndarray, np.ndarray]:
         if cell["trainable"] == "all":
-            readout = train(body, rows, epochs=EPOCHS, lr=0.05, seed=0).readout
-            assert readout is not None
-            return readout.T.numpy(), np.zeros(len(readout))
+            curves = train(
+                body, rows, epochs=epochs, lr=0.05, seed=seed, every_epoch=False
+            )
+            assert curves.readout is not None
+            return curves.readout.T.numpy(), np.zeros(len(curves.readout))
         Z = features(body, X).astype(np.float64)
         coef, intercept = fit_ridge(Z, np.eye(n_classes)[y], ALPHA / len(Z))
         return coef.T, intercept
@@ -121,22 +140,25 @@ def network_work(cell: Cell, data: Split, moments: EquilibriumMoments) -> Work:
     return Work(fit, scores, flops)
 
 
-def work_of(cell: Cell, data: Split) -> Work:
+def work_of(cell: Cell, data: Split, epochs: int = EPOCHS) -> Work:
     """What a cell fits."""
     moments = moments_of(data[0], cell["activation"], VARIANCE)
     if cell["model"] == "kernel":
         return kernel_work(data, moments)
-    return network_work(cell, data, moments)
+    return network_work(cell, data, moments, epochs)
 
 
 def peak_bytes(cell: Cell, source: Source) -> float:
-    """Memory of a fit above what the process held; in a process of its own."""
-    data = images(source, cell["n"], cell["n"] // 4, seed=0)
+    """Memory of a fit above what the process held; in a process of its own.
+
+    Of an epoch, where all weights are trained: the others hold what the first one did.
+    """
+    data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
     few = data[0][:100], data[1][:100], data[2][:100], data[3][:100]
     with one_thread():
         # Modules and threads are there before anything is measured.
-        work_of(cell, few).fit()
-        return measured(work_of(cell, data).fit)["bytes_above"]
+        work_of(cell, few, epochs=1).fit()
+        return measured(work_of(cell, data, epochs=1).fit)["bytes_above"]
 
 
 def in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
@@ -148,55 +170,68 @@ def in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
         return alone.submit(work, *arguments).result()
 
 
-def timed_fit(work: Work, repeats: int) -> tuple[Any, float]:
-    """A fit, and the median of the seconds; once where it goes on from where it was."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        fitted = work.fit()
-        seconds.append(time.perf_counter() - started)
-    return fitted, float(np.median(seconds))
-
-
 def compute(cell: Cell, source: Source) -> Row:
-    """Seconds of a fit and of predictions, FLOPs per sample, bytes."""
-    data = images(source, cell["n"], cell["n"] // 4, seed=0)
-    work = work_of(cell, data)
-    fitted, fit_seconds = timed_fit(work, 1 if cell["trainable"] == "all" else 3)
+    """Bytes; or seconds of a fit and of predictions, FLOPs per sample, accuracy."""
+    if cell["measure"] == "memory":
+        return {"MB of a fit": in_fresh_process(peak_bytes, cell, source) / 1e6}
+    data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
     X_test, y_test = data[2:]
-    found = work.scores(X_test, fitted)
-    predict = median_seconds(lambda: work.scores(X_test, fitted), 5)
-    peak = in_fresh_process(peak_bytes, cell, source)
+    # A process that has just started fits slowly, whatever it fits.
+    small = tuple(part[:300] for part in data)
+    work_of(cell, small, epochs=1).fit()  # type: ignore[arg-type]
+    work = work_of(cell, data)
+    fitted = []
+    fit = seconds(lambda: fitted.append(work.fit()))
+    predict = median_seconds(lambda: work.scores(X_test, fitted[0]), 5)
+    found = work.scores(X_test, fitted[0])
     return {
-        "fit seconds": fit_seconds,
+        "fit seconds": fit,
         "predict microseconds": 1e6 * predict / len(X_test),
         "FLOPs per sample": work.flops,
-        "MB of a fit": peak / 1e6,
         "threads": torch.get_num_threads(),
         "accuracy": float(np.mean(found.argmax(axis=1) == y_test)),
     }
 
 
+KIND = ("activation", "trainable", "model", "width")
+TIMES = ("fit seconds", "predict microseconds")
+
+
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Accuracy against time; and what each model needs for the DEQ's accuracies."""
-    _draw(rows, path)
-    groups = grouped(rows, "activation", "trainable", "model")
-    summary = [
-        {key: _short(value) for key, value in row.items() if key != "n"} for row in rows
-    ]
-    for row, line in zip(rows, summary, strict=True):
-        kind = row["activation"], row["trainable"] or "readout"
-        deqs = groups.get((*kind, "deq"), [])
+    lines = [_line(group) for group in grouped(rows, *KIND).values()]
+    _draw(lines, path)
+    by_model = grouped(lines, "activation", "trainable", "model")
+    for line in lines:
+        deqs = by_model.get((line["activation"], line["trainable"] or "readout", "deq"))
         # The cheapest DEQ, trained likewise, that is at least as accurate.
         equal = [
             deq["predict microseconds"]
-            for deq in deqs
-            if deq["accuracy"] >= row["accuracy"]
+            for deq in deqs or []
+            if deq["accuracy"] >= line["accuracy"]
         ]
         line["predict, of the DEQ as accurate"] = (
-            _short(row["predict microseconds"] / min(equal)) if equal else None
+            line["predict microseconds"] / min(equal) if equal else None
         )
-    return summary
+    return [{name: _short(value) for name, value in line.items()} for line in lines]
+
+
+def _line(group: list[Row]) -> Row:
+    """Medians of the times over seeds, with the least and the most, and means."""
+    line = {name: group[0][name] for name in KIND}
+    timed = [row for row in group if row["measure"] == "time"]
+    for name in TIMES:
+        values = [row[name] for row in timed] or [float("nan")]
+        line[name] = float(np.median(values))
+        line[f"{name}, range"] = f"{min(values):.3g} to {max(values):.3g}"
+    for name, among in (
+        # Iterations differ a little.
+        ("FLOPs per sample", timed),
+        ("MB of a fit", [row for row in group if row["measure"] == "memory"]),
+        ("accuracy", timed),
+    ):
+        line[name], error = mean_error(among, name) if among else (float("nan"),) * 2
+    return {**line, "standard error": error, "seeds": len(timed)}
 
 
 def _draw(rows: list[Row], path: Path) -> None:
@@ -204,7 +239,7 @@ def _draw(rows: list[Row], path: Path) -> None:
     # Kernel ridge, which trains neither, stands beside the networks' readouts.
     rows = [{**row, "kind": row["trainable"] or "readout"} for row in rows]
     kinds = grouped(rows, "activation", "kind")
-    names = ("predict microseconds", "fit seconds")
+    names = TIMES[::-1]
     with figure(path, len(names), len(kinds), sharex="col", sharey="row") as axes:
         for panels, ((activation, kind), part) in zip(axes, kinds.items(), strict=True):
             for panel, name in zip(panels, names, strict=True):
@@ -220,7 +255,7 @@ def _draw(rows: list[Row], path: Path) -> None:
 
 
 def _short(value: object) -> object:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 EXPERIMENT = Experiment(

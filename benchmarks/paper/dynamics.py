@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,22 @@ from torch import nn
 from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import band, figure, legend_below
-from benchmarks.paper._networks import MODELS, alignment, build, moments_of, train
+from benchmarks.paper._networks import (
+    MODELS,
+    alignment,
+    build,
+    models_of,
+    moments_of,
+    train,
+)
 
 EPOCHS = 15
 # Rate of Adam at every width; the others are tried at one. That of gradient descent is
 # small: what is said of kernels of networks is said of that.
 RATE, RATES = 0.05, (0.005, 0.02, 0.05, 0.1, 0.2)
 DESCENT = ((256, 0.1), (256, 1.0), (1024, 1.0))
+# Whose curves are in the table; the last one is, too.
+SHOWN = (1, 3, 7)
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -30,6 +40,7 @@ def cells(quick: bool) -> list[Cell]:
     kinds += [("adam", 256, rate) for rate in RATES if rate != RATE and not quick]
     return [
         {
+            "activation": activation,
             "model": model,
             "optimizer": optimizer,
             "width": width,
@@ -37,16 +48,17 @@ def cells(quick: bool) -> list[Cell]:
             "seed": seed,
             "n": 300 if quick else 2000,
         }
+        for activation in (("relu",) if quick else ("relu", "tanh"))
         for optimizer, width, lr in sorted(kinds, key=lambda kind: kind[1])
         for seed in range(1 if quick else (3 if width > 512 else 5))
-        for model in MODELS
+        for model in models_of(activation)
     ]
 
 
 def compute(cell: Cell, source: Source) -> Row:
     """Curves of loss and accuracy, and how far the tangent kernel has moved."""
     data = images(source, cell["n"], cell["n"], cell["seed"])
-    moments = moments_of(data[0], "relu", 0.2)
+    moments = moments_of(data[0], cell["activation"], 0.2)
     body = build(cell["model"], moments, data[0], cell["width"], cell["seed"])
     start = copy.deepcopy(body)
     epochs = 2 if cell["n"] < 1000 else EPOCHS
@@ -91,70 +103,89 @@ def _tangent_kernel(
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Final values by model, optimizer, width and rate, and how far curves part."""
-    for row in rows:
-        row["last loss"], row["last accuracy"] = row["loss"][-1], row["accuracy"][-1]
-    groups = grouped(rows, "model", "optimizer", "width", "lr")
+    """Curves by model, optimizer, width and rate, and how far they part."""
+    names = ("activation", "model", "optimizer", "width", "lr")
+    groups = grouped(rows, *names)
     summary = []
-    for (model, optimizer, width, lr), group in groups.items():
-        line: Row = {"model": model, "optimizer": optimizer, "width": width, "lr": lr}
-        deqs = {row["seed"]: row for row in groups.get(("deq", *_kind(group)), [])}
-        for row in group:
-            row["loss from DEQ"] = _apart(row, deqs.get(row["seed"]))
-        names = ("last loss", "loss from DEQ", "last accuracy")
-        for name in (*names, "NTK drift", "NTK alignment"):
-            mean, error = mean_error(group, name)
-            line[name] = f"{mean:.4g} ± {error:.1g}"
+    for kind, group in groups.items():
+        line: Row = dict(zip(names, kind, strict=True))
+        deqs = groups.get((line["activation"], "deq", *kind[2:]), [])
+        add_differences(group, deqs)
+        for name in (*GIVEN, *group[0]):
+            if name in GIVEN or name.startswith(("loss, epoch", "accuracy, epoch")):
+                mean, error = mean_error(group, name)
+                line[name] = f"{mean:.4g} ± {error:.1g}"
         summary.append({**line, "seeds": len(group)})
     draw(rows, path)
     return summary
 
 
-def _kind(group: list[Row]) -> tuple[str, int, float]:
-    row = group[0]
-    return row["optimizer"], row["width"], row["lr"]
+# Of every row of the table, before its curves.
+GIVEN = (
+    "last loss",
+    "loss from DEQ",
+    "last accuracy",
+    "accuracy less DEQ",
+    "NTK drift",
+    "NTK alignment",
+)
 
 
-def _apart(row: Row, deq: Row | None) -> float:
-    """Mean over epochs of the difference of the losses, of the DEQ's."""
-    if deq is None:
-        return float("nan")
-    own, other = np.array(row["loss"]), np.array(deq["loss"])
-    return float(np.mean(np.abs(own - other) / other))
+def add_differences(group: list[Row], deqs: list[Row]) -> None:
+    """Add to each row how its curves differ from those of the DEQ of its seed."""
+    found = {row["seed"]: row for row in deqs}
+    nothing = {"loss": [np.nan], "accuracy": [np.nan]}
+    for row in group:
+        deq = found.get(row["seed"], nothing)
+        loss, other = np.array(row["loss"]), np.array(deq["loss"])
+        row["last loss"], row["last accuracy"] = row["loss"][-1], row["accuracy"][-1]
+        row["loss from DEQ"] = float(np.mean(np.abs(loss - other) / other))
+        row["accuracy less DEQ"] = row["accuracy"][-1] - deq["accuracy"][-1]
+        for epoch in SHOWN:
+            if epoch < len(loss):
+                row[f"loss, epoch {epoch}"] = row["loss"][epoch - 1]
+                row[f"accuracy, epoch {epoch}"] = row["accuracy"][epoch - 1]
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Curves by both optimizers, then the kernel's change and the rates of Adam."""
-    with figure(path, 3, 2) as axes:
-        for column, optimizer in enumerate(("adam", "sgd")):
-            own = [row for row in rows if row["optimizer"] == optimizer]
-            draw_curves(axes[0, column], own, "loss")
-            draw_curves(axes[1, column], own, "accuracy")
-            axes[0, column].set(yscale="log")
-        adam = [row for row in rows if row["optimizer"] == "adam"]
-        drift, rates = axes[0, 2], axes[1, 2]
-        for (model,), group in grouped(adam, "model").items():
-            wide = [row for row in group if row["lr"] == RATE]
-            found = [
-                (w, *mean_error(part, "NTK drift"))
-                for (w,), part in grouped(wide, "width").items()
-            ]
-            band(drift, found, model, color=_color(model))
-            found = [
-                (lr, *mean_error(part, "last accuracy"))
-                for (lr,), part in grouped(
-                    [row for row in group if row["width"] == 256], "lr"
-                ).items()
-            ]
-            band(rates, found, model, color=_color(model))
-        drift.set(xlabel="width", ylabel="relative change of the NTK", xscale="log")
-        drift.set_title(f"adam, lr {RATE:g}")
-        widths = sorted({row["width"] for row in adam})
-        drift.set_xticks(widths, [str(w) for w in widths])
-        drift.set_xticks([], minor=True)
-        rates.set(xlabel="learning rate", ylabel="test accuracy", xscale="log")
-        rates.set_title("adam, width 256")
+    """For each activation, two rows of panels."""
+    groups = grouped(rows, "activation")
+    with figure(path, 3, 2 * len(groups)) as axes:
+        for place, ((activation,), group) in enumerate(groups.items()):
+            draw_activation(axes[2 * place : 2 * place + 2], group, activation)
         legend_below(axes)
+
+
+def draw_activation(axes: Any, rows: list[Row], activation: str) -> None:
+    """Curves by both optimizers, then the kernel's change and the rates of Adam."""
+    for column, optimizer in enumerate(("adam", "sgd")):
+        own = [row for row in rows if row["optimizer"] == optimizer]
+        draw_curves(axes[0, column], own, "loss")
+        draw_curves(axes[1, column], own, "accuracy")
+        axes[0, column].set(yscale="log")
+    adam = [row for row in rows if row["optimizer"] == "adam"]
+    drift, rates = axes[0, 2], axes[1, 2]
+    for (model,), group in grouped(adam, "model").items():
+        wide = [row for row in group if row["lr"] == RATE]
+        found = [
+            (w, *mean_error(part, "NTK drift"))
+            for (w,), part in grouped(wide, "width").items()
+        ]
+        band(drift, found, model, color=_color(model))
+        found = [
+            (lr, *mean_error(part, "last accuracy"))
+            for (lr,), part in grouped(
+                [row for row in group if row["width"] == 256], "lr"
+            ).items()
+        ]
+        band(rates, found, model, color=_color(model))
+    drift.set(xlabel="width", ylabel="relative change of the NTK", xscale="log")
+    drift.set_title(f"{activation}, adam, lr {RATE:g}")
+    widths = sorted({row["width"] for row in adam})
+    drift.set_xticks(widths, [str(w) for w in widths])
+    drift.set_xticks([], minor=True)
+    rates.set(xlabel="learning rate", ylabel="test accuracy", xscale="log")
+    rates.set_title(f"{activation}, adam, width 256")
 
 
 def draw_curves(panel: Axes, rows: list[Row], name: str) -> None:
@@ -179,7 +210,9 @@ def draw_curves(panel: Axes, rows: list[Row], name: str) -> None:
         )
     label = {"loss": "training loss", "accuracy": "test accuracy"}[name]
     panel.set(xlabel="epoch", ylabel=label)
-    panel.set_title(f"{group[0]['optimizer']}, width {width}, lr {lr:g}")
+    first = group[0]
+    title = f"{first['activation']}, {first['optimizer']}, width {width}, lr {lr:g}"
+    panel.set_title(title)
 
 
 def _color(model: str) -> str:
