@@ -1,0 +1,149 @@
+"""What reports on the paper's experiments make of their rows."""
+
+import copy
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "docs" / "paper"
+
+if not (ROOT / "benchmarks").exists():
+    pytest.skip("no benchmarks in this distribution", allow_module_level=True)
+
+published = pytest.mark.skipif(
+    not TABLES.exists(), reason="no docs in this distribution"
+)
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_are_found(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+
+
+@published
+def test_claims_are_those_of_the_published_tables(tmp_path, capsys):
+    from benchmarks.paper.claims import main
+
+    folder = shutil.copytree(TABLES, tmp_path / "paper")
+    (folder / "claims.csv").unlink()
+    assert main([str(folder)]) == 0
+    capsys.readouterr()
+    new, old = ((f / "claims.csv").read_text("utf-8") for f in (folder, TABLES))
+    assert new == old, "run python -m benchmarks.paper.claims"
+
+
+@published
+def test_claims_are_recomputed_by_hand():
+    with (TABLES / "claims.csv").open(encoding="utf-8") as file:
+        said = {
+            (row["claim"], row["what"]): row["value"] for row in csv.DictReader(file)
+        }
+    with (TABLES / "size.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["other"] == "asymptotic"]
+    errors = sorted(100 * float(row["error at p=4000"]) for row in rows)
+    key = ("four numbers, error of order p^(−1/2)", "its error at p = 4,000")
+    low, high = said[key].removesuffix(" %").split(" to ")
+    assert_allclose([float(low), float(high)], [errors[0], errors[-1]], rtol=5e-3)
+
+
+def test_claims_ask_for_tables_that_are_missing(tmp_path, capsys):
+    from benchmarks.paper.claims import main
+
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert "has no size.csv: publish it first" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def digits():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((120, 6)), np.arange(120) % 3
+    return X[:80], y[:80], X[80:], y[80:]
+
+
+@pytest.mark.parametrize("model", ["deq", "single"])
+def test_accuracy_at_the_end_is_the_last_one_of_the_curve(model, digits):
+    from benchmarks.paper._networks import build, moments_of, train
+
+    moments = moments_of(digits[0], "relu", 0.2)
+    body = build(model, moments, digits[0], 16, seed=0)
+    bodies = {every: copy.deepcopy(body) for every in (True, False)}
+    curves = {
+        every: train(each, digits, epochs=3, lr=0.05, seed=0, every_epoch=every)
+        for every, each in bodies.items()
+    }
+    assert len(curves[True].accuracy) == 3
+    assert curves[False].accuracy == curves[True].accuracy[-1:]
+    assert curves[False].loss == curves[True].loss
+    assert torch.equal(curves[False].readout, curves[True].readout)
+
+
+def test_costs_are_medians_over_seeds(tmp_path):
+    from benchmarks.paper.cost import report
+
+    kind = {"activation": "relu", "trainable": "readout", "width": 32, "n": 9}
+
+    def row(model, seed, seconds, microseconds, accuracy):
+        return {
+            **kind,
+            "measure": "time",
+            "model": model,
+            "seed": seed,
+            "fit seconds": seconds,
+            "predict microseconds": microseconds,
+            "FLOPs per sample": 10.0,
+            "accuracy": accuracy,
+        }
+
+    rows = [
+        {**kind, "measure": "memory", "model": "deq", "seed": 0, "MB of a fit": 7.0},
+        *(row("deq", s, t, 4.0, 0.8) for s, t in enumerate((1.0, 9.0, 2.0))),
+        *(row("single", s, 1.0, 2.0, a) for s, a in enumerate((0.7, 0.8, 0.9))),
+        row("plain", 0, 1.0, 2.0, 0.81),
+    ]
+    deq, single, plain = report(rows, tmp_path / "figure.png")
+    assert (deq["fit seconds"], deq["fit seconds, range"]) == (2.0, "1 to 9")
+    assert (deq["MB of a fit"], deq["seeds"]) == (7.0, 3)
+    assert_allclose(single["accuracy"], 0.8)
+    assert_allclose(single["standard error"], 0.1 / np.sqrt(3), rtol=1e-3)
+    assert single["predict, of the DEQ as accurate"] == 0.5
+    # No DEQ is as accurate.
+    assert plain["predict, of the DEQ as accurate"] is None
+
+
+def test_curves_are_compared_with_the_deq_of_their_seed(tmp_path):
+    from benchmarks.paper.dynamics import report
+
+    def row(model, seed, loss, accuracy):
+        return {
+            "activation": "relu",
+            "model": model,
+            "optimizer": "sgd",
+            "width": 32,
+            "lr": 1.0,
+            "seed": seed,
+            "loss": loss,
+            "accuracy": accuracy,
+            "NTK drift": 0.5,
+            "NTK alignment": 0.9,
+        }
+
+    rows = [
+        row("deq", 0, [4.0, 2.0], [0.5, 0.625]),
+        row("deq", 1, [2.0, 1.0], [0.5, 0.75]),
+        row("single", 0, [5.0, 1.0], [0.5, 0.75]),
+        row("single", 1, [2.0, 2.0], [0.5, 0.625]),
+    ]
+    deq, single = report(rows, tmp_path / "figure.png")
+    assert deq["loss from DEQ"] == "0 ± 0"
+    # (1/4 + 1/2)/2 and (0 + 1)/2.
+    assert single["loss from DEQ"] == "0.4375 ± 0.06"
+    assert single["accuracy less DEQ"] == "0 ± 0.1"
+    assert single["loss, epoch 1"] == "3.5 ± 2"
+    assert single["last loss"] == "1.5 ± 0.5"
