@@ -143,7 +143,7 @@ def test_curves_are_compared_with_the_deq_of_their_seed(tmp_path):
     deq, single = report(rows, tmp_path / "figure.png")
     assert deq["loss from DEQ"] == "0 ± 0"
     # (1/4 + 1/2)/2 and (0 + 1)/2.
-    assert single["loss from DEQ"] == "0.4375 ± 0.06"
-    assert single["accuracy less DEQ"] == "0 ± 0.1"
-    assert single["loss, epoch 1"] == "3.5 ± 2"
+    assert single["loss from DEQ"] == "0.4375 ± 0.062"
+    assert single["accuracy less DEQ"] == "0 ± 0.12"
+    assert single["loss, epoch 1"] == "3.5 ± 1.5"
     assert single["last loss"] == "1.5 ± 0.5"

@@ -114,7 +114,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         for name in (*GIVEN, *group[0]):
             if name in GIVEN or name.startswith(("loss, epoch", "accuracy, epoch")):
                 mean, error = mean_error(group, name)
-                line[name] = f"{mean:.4g} ± {error:.1g}"
+                line[name] = f"{mean:.4g} ± {error:.2g}"
         summary.append({**line, "seeds": len(group)})
     draw(rows, path)
     return summary
