@@ -23,7 +23,7 @@ from benchmarks.paper._experiment import (
     mean_error,
     one_thread,
 )
-from benchmarks.paper._figures import figure, legend_below
+from benchmarks.paper._figures import band, figure, legend_below
 from benchmarks.paper._networks import (
     MODELS,
     build,
@@ -244,10 +244,11 @@ def _draw(rows: list[Row], path: Path) -> None:
         for panels, ((activation, kind), part) in zip(axes, kinds.items(), strict=True):
             for panel, name in zip(panels, names, strict=True):
                 for (model,), group in grouped(part, "model").items():
-                    points = [(row[name], row["accuracy"]) for row in group]
+                    columns = (name, "accuracy", "standard error")
+                    points = [tuple(row[key] for key in columns) for row in group]
                     place = (*MODELS, "kernel").index(model)
                     style = {"marker": "osv^D*"[place % 6], "color": f"C{place}"}
-                    panel.plot(*zip(*points, strict=True), label=model, **style)
+                    band(panel, points, model, **style)
                 title = f"{activation}, {kind} trained"
                 panel.set(xscale="log", xlabel=name, title=title)
             panels[0].set_ylabel("test accuracy")
