@@ -107,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.publish and options.quick:
         parser.error("--publish is for results in full: give --full, or leave it out")
+    for name in ("output", "publish"):
+        folder = getattr(options, name)
+        if folder is not None and folder.exists() and not folder.is_dir():
+            parser.error(f"--{name}: {folder} is a file, and must be a folder")
     source = options.openml or options.data_home
     if options.patches:
         if source is None:
@@ -121,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{'--openml' if options.openml else '--data-home'}: {error}")
     started = time.perf_counter()
     try:
-        for name in names:
-            one(name, source, options)
+        found = [one(name, source, options) for name in names]
     except KeyboardInterrupt:
         print(
             f"\nStopped: what is there is kept in {options.output}, and the same "
@@ -130,13 +133,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    if not any(found):
+        return 1
     number = f"{len(names)} experiment{'s' * (len(names) > 1)}"
     print(f"\n{number} in {time.perf_counter() - started:.0f} s")
     return 0
 
 
-def one(name: str, source: Source, options: argparse.Namespace) -> None:
-    """Run one experiment, and print its summary."""
+def one(name: str, source: Source, options: argparse.Namespace) -> bool:
+    """Run one experiment, and print its summary; returns whether there is any."""
     found = experiment(name)
     done = run(
         found,
@@ -148,7 +153,7 @@ def one(name: str, source: Source, options: argparse.Namespace) -> None:
     )
     if done is None:
         print(f"{name}: nothing is there; without --report it is computed")
-        return
+        return False
     print(f"\n{name}: {found.question}")
     for row in done["summary"]:
         print("  " + "  ".join(f"{key} {value}" for key, value in row.items()))
@@ -162,6 +167,7 @@ def one(name: str, source: Source, options: argparse.Namespace) -> None:
     if options.publish:
         page = f"{name}-{label_of(source)}" if found.images else name
         publish(options.output / stem, options.publish / page, about)
+    return True
 
 
 def publish(written: Path, page: Path, about: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ EPOCHS = 10
 def cells(quick: bool) -> list[Cell]:
     """Every model at every width, with the readout or all trained; and the kernel.
 
-    Memory first: only times ask for a machine that does nothing else.
+    Operations and memory first: only times ask for a machine that does nothing else.
     """
     widths = (32,) if quick else (128, 256, 512, 1024, 2048, 4096)
     activations = ("relu",) if quick else ("relu", "tanh")
@@ -53,7 +53,7 @@ def cells(quick: bool) -> list[Cell]:
     kinds += [("all", width) for width in widths if width <= 1024]
     seeds = range(2 if quick else 3)
     # What a fit holds does not depend on what was drawn.
-    measures = [("memory", seeds[0]), *(("time", seed) for seed in seeds)]
+    measures = [("resources", seeds[0]), *(("time", seed) for seed in seeds)]
     return [
         {
             "measure": measure,
@@ -81,13 +81,14 @@ class Work:
         Fits, and returns what `scores` needs.
     scores : callable
         Decision values of rows.
-    flops : float
-        Of the prediction of one row, matrix products only.
+    flops : callable
+        Those of the prediction of one row, with the weights as they are: matrix
+        products only.
     """
 
     fit: Callable[[], Any]
     scores: Callable[[np.ndarray, Any], np.ndarray]
-    flops: float
+    flops: Callable[[], float]
 
 
 def kernel_work(data: Split, moments: EquilibriumMoments) -> Work:
@@ -106,7 +107,7 @@ def kernel_work(data: Split, moments: EquilibriumMoments) -> Work:
     def scores(rows: np.ndarray, fitted: Any) -> np.ndarray:
         return deq_kernel(rows, X, **settings) @ fitted[0] + fitted[1]
 
-    return Work(fit, scores, 2.0 * (X.shape[1] + y.max() + 1) * len(X))
+    return Work(fit, scores, lambda: 2.0 * (X.shape[1] + y.max() + 1) * len(X))
 
 
 def network_work(
@@ -117,16 +118,20 @@ def network_work(
     seed, settings = cell["seed"], {"trainable": cell["trainable"]}
     body = build(cell["model"], moments, X, cell["width"], seed, **settings)
     n_classes = y.max() + 1
-    with FlopCounterMode(display=False) as counter:
-        width = features(body, X[:100]).shape[1]
-    flops = counter.get_total_flops() / 100 + 2.0 * width * n_classes
+    rows = X[:100]
+
+    def flops() -> float:
+        with FlopCounterMode(display=False) as counter:
+            width = features(body, rows).shape[1]
+        return counter.get_total_flops() / len(rows) + 2.0 * width * n_classes
+
     # What training does not need is not timed: accuracies on test images.
-    rows = X, y, X[:1], y[:1]
+    training = X, y, X[:1], y[:1]
 
     def fit() -> tuple[np.ndarray, np.ndarray]:
         if cell["trainable"] == "all":
             curves = train(
-                body, rows, epochs=epochs, lr=0.05, seed=seed, every_epoch=False
+                body, training, epochs=epochs, lr=0.05, seed=seed, every_epoch=False
             )
             assert curves.readout is not None
             return curves.readout.T.numpy(), np.zeros(len(curves.readout))
@@ -171,10 +176,10 @@ def in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
 
 
 def compute(cell: Cell, source: Source) -> Row:
-    """Bytes; or seconds of a fit and of predictions, FLOPs per sample, accuracy."""
-    if cell["measure"] == "memory":
-        return {"MB of a fit": in_fresh_process(peak_bytes, cell, source) / 1e6}
+    """Operations and bytes; or seconds of a fit and of predictions, and accuracy."""
     data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
+    if cell["measure"] == "resources":
+        return resources(cell, source, data)
     X_test, y_test = data[2:]
     # A process that has just started fits slowly, whatever it fits.
     small = tuple(part[:300] for part in data)
@@ -187,14 +192,26 @@ def compute(cell: Cell, source: Source) -> Row:
     return {
         "fit seconds": fit,
         "predict microseconds": 1e6 * predict / len(X_test),
-        "FLOPs per sample": work.flops,
         "threads": torch.get_num_threads(),
         "accuracy": float(np.mean(found.argmax(axis=1) == y_test)),
     }
 
 
+def resources(cell: Cell, source: Source, data: Split) -> Row:
+    """What does not depend on how busy the machine is."""
+    work = work_of(cell, data)
+    if cell["trainable"] == "all":
+        # A DEQ's iterations change as it is trained.
+        work.fit()
+    return {
+        "FLOPs per sample": work.flops(),
+        "MB of a fit": in_fresh_process(peak_bytes, cell, source) / 1e6,
+    }
+
+
 KIND = ("activation", "trainable", "model", "width")
 TIMES = ("fit seconds", "predict microseconds")
+RESOURCES = ("FLOPs per sample", "MB of a fit")
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
@@ -203,17 +220,31 @@ def report(rows: list[Row], path: Path) -> list[Row]:
     _draw(lines, path)
     by_model = grouped(lines, "activation", "trainable", "model")
     for line in lines:
-        deqs = by_model.get((line["activation"], line["trainable"] or "readout", "deq"))
-        # The cheapest DEQ, trained likewise, that is at least as accurate.
-        equal = [
-            deq["predict microseconds"]
-            for deq in deqs or []
-            if deq["accuracy"] >= line["accuracy"]
-        ]
-        line["predict, of the DEQ as accurate"] = (
-            line["predict microseconds"] / min(equal) if equal else None
-        )
+        trained = line["trainable"] or "readout"
+        deqs = by_model.get((line["activation"], trained, "deq"), [])
+        for name in (*TIMES, *RESOURCES):
+            ratio = line[name] / of_equal_accuracy(line["accuracy"], deqs, name)
+            line[f"{name}, of the DEQ as accurate"] = ratio
     return [{name: _short(value) for name, value in line.items()} for line in lines]
+
+
+def of_equal_accuracy(accuracy: float, deqs: list[Row], name: str) -> float:
+    """What a DEQ trained likewise takes for an accuracy.
+
+    Between the widths that were tried, its logarithm is interpolated: with the next
+    width alone a network a hair more accurate than a DEQ would be compared with one of
+    twice the cost. The least accurate DEQ stands for those below it; there is none, and
+    nan, above the most accurate.
+    """
+    frontier: list[tuple[float, float]] = []
+    for deq in sorted(deqs, key=lambda row: float(row[name])):
+        # Only those that no cheaper one surpasses.
+        if not frontier or deq["accuracy"] > frontier[-1][0]:
+            frontier.append((deq["accuracy"], deq[name]))
+    if not frontier or not accuracy <= frontier[-1][0]:
+        return float("nan")
+    accuracies, values = zip(*frontier, strict=True)
+    return float(np.exp(np.interp(accuracy, accuracies, np.log(values))))
 
 
 def _line(group: list[Row]) -> Row:
@@ -224,13 +255,12 @@ def _line(group: list[Row]) -> Row:
         values = [row[name] for row in timed] or [float("nan")]
         line[name] = float(np.median(values))
         line[f"{name}, range"] = f"{min(values):.3g} to {max(values):.3g}"
-    for name, among in (
-        # Iterations differ a little.
-        ("FLOPs per sample", timed),
-        ("MB of a fit", [row for row in group if row["measure"] == "memory"]),
-        ("accuracy", timed),
-    ):
-        line[name], error = mean_error(among, name) if among else (float("nan"),) * 2
+    others = [row for row in group if row["measure"] == "resources"]
+    for name in RESOURCES:
+        line[name] = others[0][name] if others else float("nan")
+    line["accuracy"], error = (
+        mean_error(timed, "accuracy") if timed else (float("nan"),) * 2
+    )
     return {**line, "standard error": error, "seeds": len(timed)}
 
 
@@ -256,7 +286,9 @@ def _draw(rows: list[Row], path: Path) -> None:
 
 
 def _short(value: object) -> object:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if np.isfinite(value) else None
 
 
 EXPERIMENT = Experiment(

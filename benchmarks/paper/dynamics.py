@@ -28,8 +28,12 @@ EPOCHS = 15
 # small: what is said of kernels of networks is said of that.
 RATE, RATES = 0.05, (0.005, 0.02, 0.05, 0.1, 0.2)
 DESCENT = ((256, 0.1), (256, 1.0), (1024, 1.0))
-# Whose curves are in the table; the last one is, too.
+# Epochs that are in the table; the last one is, too.
 SHOWN = (1, 3, 7)
+# And, as what differences are to be compared with, the DEQ with other weights.
+COMPARED = (*MODELS, "redrawn")
+# Training loss of a readout of zeros, of ten classes.
+FIRST_LOSS = float(np.log(10.0))
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -51,7 +55,7 @@ def cells(quick: bool) -> list[Cell]:
         for activation in (("relu",) if quick else ("relu", "tanh"))
         for optimizer, width, lr in sorted(kinds, key=lambda kind: kind[1])
         for seed in range(1 if quick else (3 if width > 512 else 5))
-        for model in models_of(activation)
+        for model in (*models_of(activation), "redrawn")
     ]
 
 
@@ -59,7 +63,10 @@ def compute(cell: Cell, source: Source) -> Row:
     """Curves of loss and accuracy, and how far the tangent kernel has moved."""
     data = images(source, cell["n"], cell["n"], cell["seed"])
     moments = moments_of(data[0], cell["activation"], 0.2)
-    body = build(cell["model"], moments, data[0], cell["width"], cell["seed"])
+    model, weights = cell["model"], cell["seed"]
+    if model == "redrawn":
+        model, weights = "deq", 1000 + weights
+    body = build(model, moments, data[0], cell["width"], weights)
     start = copy.deepcopy(body)
     epochs = 2 if cell["n"] < 1000 else EPOCHS
     curves = train(
@@ -114,7 +121,8 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         for name in (*GIVEN, *group[0]):
             if name in GIVEN or name.startswith(("loss, epoch", "accuracy, epoch")):
                 mean, error = mean_error(group, name)
-                line[name] = f"{mean:.4g} ± {error:.2g}"
+                known = f" ± {error:.2g}" if np.isfinite(error) else ""
+                line[name] = f"{mean:.4g}{known}"
         summary.append({**line, "seeds": len(group)})
     draw(rows, path)
     return summary
@@ -124,6 +132,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
 GIVEN = (
     "last loss",
     "loss from DEQ",
+    "loss from DEQ, of its fall",
     "last accuracy",
     "accuracy less DEQ",
     "NTK drift",
@@ -139,7 +148,9 @@ def add_differences(group: list[Row], deqs: list[Row]) -> None:
         deq = found.get(row["seed"], nothing)
         loss, other = np.array(row["loss"]), np.array(deq["loss"])
         row["last loss"], row["last accuracy"] = row["loss"][-1], row["accuracy"][-1]
-        row["loss from DEQ"] = float(np.mean(np.abs(loss - other) / other))
+        apart = np.abs(loss - other)
+        row["loss from DEQ"] = float(np.mean(apart / other))
+        row["loss from DEQ, of its fall"] = float(np.mean(apart / np.abs(FIRST_LOSS - other)))
         row["accuracy less DEQ"] = row["accuracy"][-1] - deq["accuracy"][-1]
         for epoch in SHOWN:
             if epoch < len(loss):
@@ -162,7 +173,7 @@ def draw_activation(axes: Any, rows: list[Row], activation: str) -> None:
         own = [row for row in rows if row["optimizer"] == optimizer]
         draw_curves(axes[0, column], own, "loss")
         draw_curves(axes[1, column], own, "accuracy")
-        axes[0, column].set(yscale="log")
+    axes[0, 0].set(yscale="log")
     adam = [row for row in rows if row["optimizer"] == "adam"]
     drift, rates = axes[0, 2], axes[1, 2]
     for (model,), group in grouped(adam, "model").items():
@@ -186,6 +197,8 @@ def draw_activation(axes: Any, rows: list[Row], activation: str) -> None:
     drift.set_xticks([], minor=True)
     rates.set(xlabel="learning rate", ylabel="test accuracy", xscale="log")
     rates.set_title(f"{activation}, adam, width 256")
+    rates.set_xticks(RATES, [f"{lr:g}" for lr in RATES])
+    rates.set_xticks([], minor=True)
 
 
 def draw_curves(panel: Axes, rows: list[Row], name: str) -> None:
@@ -216,7 +229,7 @@ def draw_curves(panel: Axes, rows: list[Row], name: str) -> None:
 
 
 def _color(model: str) -> str:
-    return f"C{MODELS.index(model)}"
+    return f"C{COMPARED.index(model)}"
 
 
 EXPERIMENT = Experiment(
