@@ -332,6 +332,22 @@ def test_quick_results_are_not_published(tmp_path, capsys):
     assert not (tmp_path / "page").exists()
 
 
+@pytest.mark.parametrize("option", ["--output", "--publish"])
+def test_results_are_not_written_to_a_file(option, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    said = refused(capsys, "depth", "--full", option, str(tmp_path / "file"))
+    assert "is a file, and must be a folder" in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_report_on_nothing_fails(tmp_path, capsys):
+    from benchmarks.paper.__main__ import main
+
+    assert main(["depth", "--full", "--report", "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "depth: nothing is there; without --report it is computed"
+
+
 @pytest.mark.parametrize("jobs", ["0", "-3", "two"])
 def test_there_is_one_job_at_least(jobs, capsys):
     said = refused(capsys, "depth", "--quick", "--jobs", jobs)

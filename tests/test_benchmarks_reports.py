@@ -1,7 +1,6 @@
 """What reports on the paper's experiments make of their rows."""
 
 import copy
-import csv
 import shutil
 from pathlib import Path
 
@@ -38,18 +37,127 @@ def test_claims_are_those_of_the_published_tables(tmp_path, capsys):
     assert new == old, "run python -m benchmarks.paper.claims"
 
 
-@published
-def test_claims_are_recomputed_by_hand():
-    with (TABLES / "claims.csv").open(encoding="utf-8") as file:
-        said = {
-            (row["claim"], row["what"]): row["value"] for row in csv.DictReader(file)
+def write_table(folder, name, *rows):
+    from benchmarks.paper._results import write_csv
+
+    write_csv(folder / f"{name}.csv", list(rows))
+
+
+def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
+    from benchmarks.paper.claims import IMAGES, Tables, accuracies, control
+
+    def row(model, accuracy, less, activation="relu", **more):
+        return {
+            "activation": activation,
+            "σ_a²": 0.2,
+            "trainable": "readout",
+            "model": model,
+            "width": 32,
+            "accuracy": accuracy,
+            "less DEQ": less,
+            **more,
         }
-    with (TABLES / "size.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["other"] == "asymptotic"]
-    errors = sorted(100 * float(row["error at p=4000"]) for row in rows)
-    key = ("four numbers, error of order p^(−1/2)", "its error at p = 4,000")
-    low, high = said[key].removesuffix(" %").split(" to ")
-    assert_allclose([float(low), float(high)], [errors[0], errors[-1]], rtol=5e-3)
+
+    for k, images in enumerate(IMAGES):
+        write_table(
+            tmp_path,
+            f"accuracy-{images}",
+            row("kernel", 0.99, "nan", width=0),
+            row("paper", 0.8, -0.01 * (k + 1)),
+            row("plain", 0.7 - 0.01 * k, -0.2),
+            row("hermite", 0.8, 0.001 * k),
+            row("hermite", 0.8, 0.5, trainable="all"),
+            row("hermite", 0.8, -0.004, activation="tanh"),
+            *(row("single", 0.8, 0.02 * k, **{"σ_a²": v}) for v in (0.2, 0.8)),
+            *(row("paper", 0.8, 0.03, width=w) for w in (128, 256, 1024, 4096)),
+            *(
+                row("paper", 0.8, 0.04, width=w, activation="tanh")
+                for w in (32, 128, 256, 1024, 4096)
+            ),
+        )
+    tables = Tables(tmp_path)
+    said = {what: value for _, what, value, _ in accuracies(tables)}
+    assert said["hermite, relu, readout (4 settings)"] == "+0.00 to +0.30 points"
+    assert said["hermite, tanh, readout (4 settings)"] == "-0.40 to -0.40 points"
+    assert said["paper, relu, readout, width 32 (4)"] == "-4.00 to -1.00 points"
+    assert said["paper, tanh, readout, width 4096 (4)"] == "+4.00 to +4.00 points"
+    assert said["hermite, relu, all weights, CIFAR-10 (2)"] == "+50.00 to +50.00 points"
+    said = {what: value for _, what, value, _ in control(tables)}
+    assert said["paper less plain, ReLU, readout (4)"] == "+10.00 to +13.00 points"
+    assert said["plain less DEQ, ReLU, readout (4)"] == "-20.00 to -20.00 points"
+    what = "single less DEQ, ReLU, readout, σ_a² = 0.8, CIFAR-10 (2)"
+    assert said[what] == "+4.00 to +6.00 points"
+
+
+def test_claims_of_costs_are_those_of_a_table_made_by_hand(tmp_path):
+    from benchmarks.paper.claims import Tables, costs
+
+    def row(model, width, cost, equal, activation="relu", trainable="readout"):
+        line = {
+            "activation": activation,
+            "trainable": trainable,
+            "model": model,
+            "width": width,
+        }
+        for name in ("predict microseconds", "fit seconds", "FLOPs per sample"):
+            line[name] = cost
+        for name in (*line, "MB of a fit"):
+            if name not in ("activation", "trainable", "model", "width"):
+                line[f"{name}, of the DEQ as accurate"] = equal
+        return line
+
+    write_table(
+        tmp_path,
+        "cost-mnist10k",
+        *(
+            row(model, width, cost * width, equal, trainable=trainable)
+            for trainable in ("readout", "all")
+            for width in (128, 256)
+            for model, cost, equal in (
+                ("deq", 2.0, 1.0),
+                ("hermite", width / 256, width / 1000),
+                ("paper", 1.0, 0.5),
+                ("single", 0.5, None),
+                ("plain", 0.25, 0.125),
+            )
+        ),
+        row("deq", 128, 8.0, 1.0, "tanh"),
+        row("hermite", 128, 2.0, 0.75, "tanh"),
+        row("kernel", 0, 1.0, None),
+    )
+    said = {what: value for _, what, value, _ in costs(Tables(tmp_path))}
+    what = "predict, hermite, relu, readout, at equal width"
+    assert said[what] == "128: 0.25, 256: 0.5"
+    assert said["fit, hermite, tanh, readout, at equal width"] == "128: 0.25"
+    assert said["FLOPs, plain, relu, all, at equal width"] == "128: 0.125, 256: 0.125"
+    what = "fit seconds, hermite, readout, as accurate (3)"
+    assert said[what] == "0.128 to 0.75"
+    what = "MB of a fit, plain and single, all, as accurate (2)"
+    assert said[what] == "0.125"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kernel,activation\nck,relu\n", "size.csv has a row without 'other'"),
+        (
+            "other,slope from p=1000\nasymptotic,0.0x7 ± 1\n",
+            "size.csv has a row in which 'slope from p=1000' is '0.0x7 ± 1', no number",
+        ),
+        ("", "size.csv has no number in 'slope from p=1000'"),
+    ],
+    ids=["column", "number", "empty"],
+)
+def test_claims_say_what_is_wrong_with_a_table(text, message, tmp_path, capsys):
+    from benchmarks.paper.claims import main
+
+    (tmp_path / "size.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "size.csv")])
+    assert "Not a directory" in capsys.readouterr().err
 
 
 def test_claims_ask_for_tables_that_are_missing(tmp_path, capsys):

@@ -16,9 +16,13 @@ from pathlib import Path
 from benchmarks.paper._results import write_csv
 
 Line = dict[str, str]
+Key = tuple[str, ...]
 IMAGES = ("mnist10k", "fashion_mnist", "cifar10", "cifar10-patches")
+SETS = {"the two MNISTs": IMAGES[:2], "CIFAR-10": IMAGES[2:]}
+FILES = "accuracy-*"
 # Of the experiment on data: the real ones.
 TABLES = ("breast_cancer", "diabetes", "wine")
+_COSTS = ("predict microseconds", "fit seconds", "FLOPs per sample")
 
 
 class Tables:
@@ -46,14 +50,43 @@ class Tables:
         return [
             line
             for line in self._read[name]
-            if all(line[column] in values for column, values in wanted.items())
+            if all(self._cell(name, line, column) in wanted[column] for column in where)
         ]
 
     def numbers(self, name: str, column: str, **where: object) -> list[float]:
-        """Their numbers in a column, without the errors that follow ±."""
-        found = (line[column] for line in self.lines(name, **where))
-        numbers = [float(text.split(" ")[0]) for text in found if text]
-        return [number for number in numbers if number == number]
+        """Their numbers in a column, without the errors that follow ±; one at least."""
+        found = self.any_numbers(name, column, **where)
+        if not found:
+            raise ValueError(f"{name}.csv has no number in {column!r} of rows {where}")
+        return found
+
+    def any_numbers(self, name: str, column: str, **where: object) -> list[float]:
+        """The same, if there are any."""
+        found = [self._number(name, line, column) for line in self.lines(name, **where)]
+        return [number for number in found if number is not None and number == number]
+
+    def by(self, name: str, keys: Sequence[str], column: str) -> dict[Key, float]:
+        """Numbers of a whole table by the values of some columns."""
+        found = {}
+        for line in self.lines(name):
+            number = self._number(name, line, column)
+            if number is not None:
+                found[tuple(self._cell(name, line, key) for key in keys)] = number
+        return found
+
+    @staticmethod
+    def _cell(name: str, line: Line, column: str) -> str:
+        if line.get(column) is None:
+            raise ValueError(f"{name}.csv has a row without {column!r}: {line}")
+        return line[column]
+
+    def _number(self, name: str, line: Line, column: str) -> float | None:
+        text = self._cell(name, line, column)
+        try:
+            return float(text.split(" ")[0]) if text else None
+        except ValueError:
+            found = f"{column!r} is {text!r}, no number"
+            raise ValueError(f"{name}.csv has a row in which {found}") from None
 
 
 def _several(value: object) -> Iterable[object]:
@@ -108,8 +141,6 @@ def kernels(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     for other in ("explicit", "asymptotic"):
         found = size(at, 100, " %", other=other, **kind)
         yield claim, f"{other}, ReLU, p = 4,000", found, "size"
-    yield from depths(tables)
-    yield from other_data(tables)
 
 
 def depths(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
@@ -138,135 +169,121 @@ def other_data(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
         yield claim, f"formula, {what}", spread(values, " %", 100), "data"
 
 
+def differences(
+    tables: Tables, images: Sequence[str] = IMAGES, **where: object
+) -> list[float]:
+    """Accuracies less the DEQ's, on some sets of images."""
+    return [
+        number
+        for name in images
+        for number in tables.any_numbers(f"accuracy-{name}", "less DEQ", **where)
+    ]
+
+
 def accuracies(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of accuracies: ranges over images, variances and widths."""
-    files = "accuracy-*"
-
-    def less(**where: object) -> list[float]:
-        """Differences from the DEQ, on every set of images."""
-        return [
-            number
-            for images in IMAGES
-            for number in tables.numbers(f"accuracy-{images}", "less DEQ", **where)
-        ]
-
     claim = "as accurate as the DEQ"
     for activation in ("relu", "tanh"):
-        kind = {"trainable": "readout", "activation": activation}
-        found = less(model="hermite", **kind)
+        kind: dict[str, object] = {"trainable": "readout", "activation": activation}
+        found = differences(tables, model="hermite", **kind)
         what = f"hermite, {activation}, readout ({len(found)} settings)"
-        yield claim, what, points(found), files
+        yield claim, what, points(found), FILES
         for width in (32, 128, 256, 1024, 4096):
-            found = less(model="paper", width=width, **kind)
-            yield (
-                claim,
-                f"paper, {activation}, readout, width {width} ({len(found)})",
-                points(found),
-                files,
-            )
+            found = differences(tables, model="paper", width=width, **kind)
+            what = f"paper, {activation}, readout, width {width} ({len(found)})"
+            yield claim, what, points(found), FILES
     for activation in ("relu", "tanh"):
         for model in ("hermite", "paper", "plain", "single"):
-            for some, images in (
-                ("the two MNISTs", IMAGES[:2]),
-                ("CIFAR-10", IMAGES[2:]),
-            ):
-                kind = {"trainable": "all", "activation": activation, "model": model}
-                found = [
-                    number
-                    for name in images
-                    for number in tables.numbers(f"accuracy-{name}", "less DEQ", **kind)
-                ]
+            kind = {"trainable": "all", "activation": activation, "model": model}
+            for some, images in SETS.items():
+                found = differences(tables, images, **kind)
+                # Of tanh plain and single are the same.
                 if found:
                     what = f"{model}, {activation}, all weights, {some} ({len(found)})"
-                    yield claim, what, points(found), files
-    yield from control(tables)
+                    yield claim, what, points(found), FILES
 
 
 def control(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What matching does to the paper's network of the ReLU, and to one layer."""
-    claim, files = "because it is matched", "accuracy-*"
-    name, column = "accuracy-{}", "accuracy"
-    kind = {"activation": "relu", "trainable": "readout"}
-    gains, behind = [], []
+    claim = "because it is matched"
+    keys = ("activation", "trainable", "σ_a²", "width", "model")
+    gains = []
     for images in IMAGES:
-        for line in tables.lines(name.format(images), model="plain", **kind):
-            place = {key: line[key] for key in ("σ_a²", "width")}
-            (matched,) = tables.numbers(
-                name.format(images), column, model="paper", **kind, **place
-            )
-            gains.append(matched - float(line[column]))
-            behind.append(float(line["less DEQ"]))
-    yield claim, f"paper less plain, ReLU, readout ({len(gains)})", points(gains), files
-    what = f"plain less DEQ, ReLU, readout ({len(behind)})"
-    yield claim, what, points(behind), files
+        values = tables.by(f"accuracy-{images}", keys, "accuracy")
+        for (activation, trainable, *place, model), value in values.items():
+            if (activation, trainable, model) == ("relu", "readout", "plain"):
+                matched = values[activation, trainable, *place, "paper"]
+                gains.append(matched - value)
+    what = f"paper less plain, ReLU, readout ({len(gains)})"
+    yield claim, what, points(gains), FILES
+    kind: dict[str, object] = {"activation": "relu", "trainable": "readout"}
+    found = differences(tables, model="plain", **kind)
+    what = f"plain less DEQ, ReLU, readout ({len(found)})"
+    yield claim, what, points(found), FILES
     for variance in (0.2, 0.8):
-        for some, sets in (("the two MNISTs", IMAGES[:2]), ("CIFAR-10", IMAGES[2:])):
+        for some, images in SETS.items():
             where = {"model": "single", "σ_a²": variance, **kind}
-            found = [
-                number
-                for images in sets
-                for number in tables.numbers(name.format(images), "less DEQ", **where)
-            ]
+            found = differences(tables, images, **where)
             what = f"single less DEQ, ReLU, readout, σ_a² = {variance:g}, {some}"
-            yield claim, f"{what} ({len(found)})", points(found), files
+            yield claim, f"{what} ({len(found)})", points(found), FILES
 
 
 def costs(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of times: ratios to the DEQ's."""
     claim, name = "a fraction of the cost", "cost-mnist10k"
-    for column in ("predict microseconds", "fit seconds"):
-        for trainable, widths in (
-            ("readout", (128, 256, 1024, 4096)),
-            ("all", (128, 256, 1024)),
-        ):
-            for model in ("hermite", "paper", "single"):
-                for width in widths:
-                    kind = {"trainable": trainable, "width": width}
-                    ratios = {
-                        activation: own / deq
-                        for activation in ("relu", "tanh")
-                        for own, deq in zip(
-                            tables.numbers(
-                                name, column, model=model, activation=activation, **kind
-                            ),
-                            tables.numbers(
-                                name, column, model="deq", activation=activation, **kind
-                            ),
-                            strict=False,
-                        )
-                    }
-                    yield (
-                        claim,
-                        f"{column.split()[0]}, {model}, {trainable}, width {width}: "
-                        + ", ".join(ratios),
-                        ", ".join(f"{ratio:.3g}" for ratio in ratios.values()),
-                        name,
-                    )
+    keys = ("activation", "trainable", "model", "width")
+    for column in _COSTS:
+        values = tables.by(name, keys, column)
+        ratios: dict[Key, list[str]] = {}
+        for (activation, trainable, model, width), value in values.items():
+            if model not in ("deq", "kernel"):
+                ratio = value / values[activation, trainable, "deq", width]
+                kind = model, activation, trainable
+                ratios.setdefault(kind, []).append(f"{width}: {ratio:.3g}")
+        for kind, found in ratios.items():
+            what = f"{column.split()[0]}, {', '.join(kind)}, at equal width"
+            yield claim, what, ", ".join(found), name
+    for column in (*_COSTS, "MB of a fit"):
+        for trainable in ("readout", "all"):
+            for models in (("hermite",), ("paper",), ("plain", "single")):
+                found = tables.numbers(
+                    name,
+                    f"{column}, of the DEQ as accurate",
+                    model=models,
+                    trainable=trainable,
+                )
+                what = f"{column}, {' and '.join(models)}, {trainable}, as accurate"
+                yield claim, f"{what} ({len(found)})", spread(found), name
 
 
 def dynamics(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of training: how far losses part."""
     claim, name = "matched networks train alike", "dynamics-mnist10k"
     for activation in ("relu", "tanh"):
-        for model in ("hermite", "paper", "plain", "single"):
-            for optimizer, width, lr in (
-                ("sgd", 256, 0.1),
-                ("sgd", 256, 1.0),
-                ("sgd", 1024, 1.0),
-                ("adam", 256, 0.05),
-            ):
-                found = tables.numbers(
-                    name,
-                    "loss from DEQ",
-                    activation=activation,
-                    model=model,
-                    optimizer=optimizer,
-                    width=width,
-                    lr=lr,
-                )
-                if found:
-                    what = f"{model}, {activation}, {optimizer}, width {width}, {lr:g}"
-                    yield claim, what, spread(found, " %", 100), name
+        for model in ("redrawn", "hermite", "paper", "plain", "single"):
+            kind = {"activation": activation, "model": model}
+            if not tables.lines(name, **kind):
+                # Of tanh plain and single are the same.
+                continue
+            for width, lr in ((256, 0.1), (256, 1.0), (1024, 1.0)):
+                where = {**kind, "optimizer": "sgd", "width": width, "lr": lr}
+                parts = [
+                    spread(tables.numbers(name, column, **where), " %", 100)
+                    for column in ("loss from DEQ", "loss from DEQ, of its fall")
+                ]
+                what = f"{model}, {activation}, sgd, width {width}, rate {lr:g}"
+                yield claim, f"{what}: loss, and of its fall", ", ".join(parts), name
+            where = {**kind, "optimizer": "adam", "lr": 0.05}
+            for column in ("loss from DEQ", "NTK drift"):
+                found = tables.numbers(name, column, **where)
+                what = f"{model}, {activation}, adam, rate 0.05, all widths: {column}"
+                yield claim, what, spread(found), name
+            found = tables.numbers(name, "accuracy less DEQ", **where)
+            what = f"{model}, {activation}, adam, rate 0.05, all widths: accuracy"
+            yield claim, what, points(found), name
+
+
+PARTS = (kernels, depths, other_data, accuracies, control, costs, dynamics)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -288,11 +305,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         rows = [
             dict(zip(names, found, strict=True))
-            for part in (kernels, accuracies, costs, dynamics)
+            for part in PARTS
             for found in part(tables)
         ]
     except FileNotFoundError as error:
         parser.error(f"{folder} has no {Path(error.filename).name}: publish it first")
+    except (NotADirectoryError, ValueError) as error:
+        parser.error(f"{folder}: {error}")
     write_csv(folder / "claims.csv", rows)
     for row in rows:
         print(f"{row['claim']}: {row['what']}: {row['value']}")

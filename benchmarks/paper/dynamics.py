@@ -150,7 +150,9 @@ def add_differences(group: list[Row], deqs: list[Row]) -> None:
         row["last loss"], row["last accuracy"] = row["loss"][-1], row["accuracy"][-1]
         apart = np.abs(loss - other)
         row["loss from DEQ"] = float(np.mean(apart / other))
-        row["loss from DEQ, of its fall"] = float(np.mean(apart / np.abs(FIRST_LOSS - other)))
+        row["loss from DEQ, of its fall"] = float(
+            np.mean(apart / np.abs(FIRST_LOSS - other))
+        )
         row["accuracy less DEQ"] = row["accuracy"][-1] - deq["accuracy"][-1]
         for epoch in SHOWN:
             if epoch < len(loss):
