@@ -190,6 +190,7 @@ NUMBERS = {
         "FLOPs per sample",
         "accuracy",
         "MB of a fit",
+        "making seconds",
     ],
     "data": [f"{kind} {what}" for kind in KINDS for what in ("error", "accuracy")],
     "depth": ["error of itself"],

@@ -69,6 +69,7 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
             row("hermite", 0.8, 0.5, trainable="all"),
             row("hermite", 0.8, -0.004, activation="tanh"),
             *(row("single", 0.8, 0.02 * k, **{"σ_a²": v}) for v in (0.2, 0.8)),
+            *(row("plain", 0.8, 0.01, "tanh", **{"σ_a²": v}) for v in (0.2, 0.8)),
             *(row("paper", 0.8, 0.03, width=w) for w in (128, 256, 1024, 4096)),
             *(
                 row("paper", 0.8, 0.04, width=w, activation="tanh")
@@ -85,7 +86,7 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
     said = {what: value for _, what, value, _ in control(tables)}
     assert said["paper less plain, ReLU, readout (4)"] == "+10.00 to +13.00 points"
     assert said["plain less DEQ, ReLU, readout (4)"] == "-20.00 to -20.00 points"
-    what = "single less DEQ, ReLU, readout, σ_a² = 0.8, CIFAR-10 (2)"
+    what = "single less DEQ, relu, readout, σ_a² = 0.8, CIFAR-10 (2)"
     assert said[what] == "+4.00 to +6.00 points"
 
 
@@ -212,20 +213,33 @@ def test_costs_are_medians_over_seeds(tmp_path):
     resources = {"FLOPs per sample": 10.0, "MB of a fit": 7.0}
     rows = [
         {**kind, "measure": "resources", "model": "deq", "width": 32, **resources},
+        # A width of which there are no times yet.
+        {**kind, "measure": "resources", "model": "deq", "width": 16, **resources},
+        *(
+            {**kind, "measure": "making", "model": m, "width": w, "making seconds": t}
+            for m, w, t in (
+                ("deq", 32, 0.5),
+                ("deq", 64, 2.0),
+                ("single", 32, 1.5),
+                ("plain", 32, 0.25),
+                ("paper", 32, 0.25),
+            )
+        ),
         *(row("deq", s, t, 0.8) for s, t in enumerate((1.0, 9.0, 2.0))),
         row("deq", 0, 8.0, 0.9, width=64),
         *(row("single", s, 1.0, a) for s, a in enumerate((0.75, 0.85, 0.95))),
         row("plain", 0, 1.0, 0.7),
         row("paper", 0, 1.0, 0.95),
     ]
-    deq, wide, single, plain, paper = report(rows, tmp_path / "figure.png")
-    assert (deq["fit seconds"], deq["fit seconds, range"]) == (2.0, "1 to 9")
+    deq, _, wide, single, plain, paper = report(rows, tmp_path / "figure.png")
+    assert (deq["fit seconds"], deq["fit seconds, range"]) == (2.5, "1.5 to 9.5")
+    assert deq["of which making"] == 0.5
     assert (deq["FLOPs per sample"], deq["MB of a fit"], deq["seeds"]) == (10.0, 7.0, 3)
     assert wide["MB of a fit"] is None
     assert_allclose(single["accuracy"], 0.85)
     assert_allclose(single["standard error"], 0.1 / np.sqrt(3), rtol=1e-3)
-    # Half way from 0.8 to 0.9: the geometric mean of 2 and 8 seconds.
-    assert_allclose(single["fit seconds, of the DEQ as accurate"], 0.25)
+    # Half way from 0.8 to 0.9: the geometric mean, of 2.5 and 10 seconds.
+    assert_allclose(single["fit seconds, of the DEQ as accurate"], 0.5)
     assert_allclose(single["predict microseconds, of the DEQ as accurate"], 0.25)
     # Less than any DEQ, and more.
     assert plain["fit seconds, of the DEQ as accurate"] == 0.5

@@ -220,7 +220,7 @@ def _accuracy(
 ) -> float:
     with torch.inference_mode():
         found = [(body(rows) @ readout.T).argmax(dim=1) for rows in X.split(1000)]
-    return float((torch.cat(found) == y).float().mean())
+    return float((torch.cat(found) == y).double().mean())
 
 
 def alignment(K: np.ndarray, L: np.ndarray) -> float:

@@ -52,8 +52,9 @@ def cells(quick: bool) -> list[Cell]:
     kinds = [("readout", width) for width in widths]
     kinds += [("all", width) for width in widths if width <= 1024]
     seeds = range(2 if quick else 3)
-    # What a fit holds does not depend on what was drawn.
-    measures = [("resources", seeds[0]), *(("time", seed) for seed in seeds)]
+    # What a fit holds, and what making a network takes, hardly depend on the draw.
+    measures = [("resources", seeds[0]), ("making", seeds[0])]
+    measures += [("time", seed) for seed in seeds]
     return [
         {
             "measure": measure,
@@ -176,10 +177,13 @@ def in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
 
 
 def compute(cell: Cell, source: Source) -> Row:
-    """Operations and bytes; or seconds of a fit and of predictions, and accuracy."""
+    """Operations and bytes; seconds of making; or those of use, and accuracy."""
     data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
     if cell["measure"] == "resources":
         return resources(cell, source, data)
+    if cell["measure"] == "making":
+        # Matching, where there is any, and drawing the weights.
+        return {"making seconds": median_seconds(lambda: work_of(cell, data), 3)}
     X_test, y_test = data[2:]
     # A process that has just started fits slowly, whatever it fits.
     small = tuple(part[:300] for part in data)
@@ -237,7 +241,8 @@ def of_equal_accuracy(accuracy: float, deqs: list[Row], name: str) -> float:
     nan, above the most accurate.
     """
     frontier: list[tuple[float, float]] = []
-    for deq in sorted(deqs, key=lambda row: float(row[name])):
+    known = [deq for deq in deqs if np.isfinite([deq["accuracy"], deq[name]]).all()]
+    for deq in sorted(known, key=lambda row: float(row[name])):
         # Only those that no cheaper one surpasses.
         if not frontier or deq["accuracy"] > frontier[-1][0]:
             frontier.append((deq["accuracy"], deq[name]))
@@ -248,13 +253,20 @@ def of_equal_accuracy(accuracy: float, deqs: list[Row], name: str) -> float:
 
 
 def _line(group: list[Row]) -> Row:
-    """Medians of the times over seeds, with the least and the most, and means."""
+    """Medians of the times over seeds, with the least and the most, and means.
+
+    To fit is to make the network and to fit it.
+    """
     line = {name: group[0][name] for name in KIND}
+    made = [row for row in group if row["measure"] == "making"]
+    making = made[0]["making seconds"] if made else float("nan")
     timed = [row for row in group if row["measure"] == "time"]
     for name in TIMES:
-        values = [row[name] for row in timed] or [float("nan")]
+        also = making if name == "fit seconds" else 0.0
+        values = [also + row[name] for row in timed] or [float("nan")]
         line[name] = float(np.median(values))
         line[f"{name}, range"] = f"{min(values):.3g} to {max(values):.3g}"
+    line["of which making"] = making
     others = [row for row in group if row["measure"] == "resources"]
     for name in RESOURCES:
         line[name] = others[0][name] if others else float("nan")
