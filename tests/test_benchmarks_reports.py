@@ -92,6 +92,7 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
 
 def test_claims_of_costs_are_those_of_a_table_made_by_hand(tmp_path):
     from benchmarks.paper.claims import Tables, costs
+    from benchmarks.paper.cost import RESOURCES, TIMES
 
     def row(model, width, cost, equal, activation="relu", trainable="readout"):
         line = {
@@ -100,11 +101,8 @@ def test_claims_of_costs_are_those_of_a_table_made_by_hand(tmp_path):
             "model": model,
             "width": width,
         }
-        for name in ("predict microseconds", "fit seconds", "FLOPs per sample"):
-            line[name] = cost
-        for name in (*line, "MB of a fit"):
-            if name not in ("activation", "trainable", "model", "width"):
-                line[f"{name}, of the DEQ as accurate"] = equal
+        for name in (*TIMES, *RESOURCES):
+            line |= {name: cost, f"{name}, of the DEQ as accurate": equal}
         return line
 
     write_table(
@@ -127,10 +125,12 @@ def test_claims_of_costs_are_those_of_a_table_made_by_hand(tmp_path):
         row("kernel", 0, 1.0, None),
     )
     said = {what: value for _, what, value, _ in costs(Tables(tmp_path))}
-    what = "predict, hermite, relu, readout, at equal width"
+    what = "predict microseconds, hermite, relu, readout, at equal width"
     assert said[what] == "128: 0.25, 256: 0.5"
-    assert said["fit, hermite, tanh, readout, at equal width"] == "128: 0.25"
-    assert said["FLOPs, plain, relu, all, at equal width"] == "128: 0.125, 256: 0.125"
+    what = "fit seconds, hermite, tanh, readout, at equal width"
+    assert said[what] == "128: 0.25"
+    what = "MB of a fit, plain, relu, all, at equal width"
+    assert said[what] == "128: 0.125, 256: 0.125"
     what = "fit seconds, hermite, readout, as accurate (3)"
     assert said[what] == "0.128 to 0.75"
     what = "MB of a fit, plain and single, all, as accurate (2)"

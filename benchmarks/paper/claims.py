@@ -14,15 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.paper._results import write_csv
+from benchmarks.paper.cost import RESOURCES, TIMES
+from benchmarks.paper.data import TABLES
 
 Line = dict[str, str]
 Key = tuple[str, ...]
 IMAGES = ("mnist10k", "fashion_mnist", "cifar10", "cifar10-patches")
 SETS = {"the two MNISTs": IMAGES[:2], "CIFAR-10": IMAGES[2:]}
 FILES = "accuracy-*"
-# Of the experiment on data: the real ones.
-TABLES = ("breast_cancer", "diabetes", "wine")
-_COSTS = ("predict microseconds", "fit seconds", "FLOPs per sample")
 
 
 class Tables:
@@ -233,10 +232,10 @@ def control(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
 
 
 def costs(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
-    """What is claimed of times: ratios to the DEQ's."""
+    """What is claimed of times and resources: ratios to the DEQ's."""
     claim, name = "a fraction of the cost", "cost-mnist10k"
     keys = ("activation", "trainable", "model", "width")
-    for column in _COSTS:
+    for column in (*TIMES, *RESOURCES):
         values = tables.by(name, keys, column)
         ratios: dict[Key, list[str]] = {}
         for (activation, trainable, model, width), value in values.items():
@@ -245,9 +244,9 @@ def costs(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
                 kind = model, activation, trainable
                 ratios.setdefault(kind, []).append(f"{width}: {ratio:.3g}")
         for kind, found in ratios.items():
-            what = f"{column.split()[0]}, {', '.join(kind)}, at equal width"
+            what = f"{column}, {', '.join(kind)}, at equal width"
             yield claim, what, ", ".join(found), name
-    for column in (*_COSTS, "MB of a fit"):
+    for column in (*TIMES, *RESOURCES):
         for trainable in ("readout", "all"):
             for models in (("hermite",), ("paper",), ("plain", "single")):
                 found = tables.numbers(

@@ -34,6 +34,16 @@ SHOWN = (1, 3, 7)
 COMPARED = (*MODELS, "redrawn")
 # Training loss of a readout of zeros, of ten classes.
 FIRST_LOSS = float(np.log(10.0))
+# Of every row of the table, before its curves.
+GIVEN = (
+    "last loss",
+    "loss from DEQ",
+    "loss from DEQ, of its fall",
+    "last accuracy",
+    "accuracy less DEQ",
+    "NTK drift",
+    "NTK alignment",
+)
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -126,18 +136,6 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         summary.append({**line, "seeds": len(group)})
     draw(rows, path)
     return summary
-
-
-# Of every row of the table, before its curves.
-GIVEN = (
-    "last loss",
-    "loss from DEQ",
-    "loss from DEQ, of its fall",
-    "last accuracy",
-    "accuracy less DEQ",
-    "NTK drift",
-    "NTK alignment",
-)
 
 
 def add_differences(group: list[Row], deqs: list[Row]) -> None:
