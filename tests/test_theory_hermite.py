@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from numpy.polynomial.polynomial import polyval
+from numpy.polynomial.polynomial import polyder, polyval
 from numpy.testing import assert_allclose
 from scipy.integrate import quad
 from scipy.special import eval_hermitenorm, factorial
@@ -20,12 +20,12 @@ from sklearn_deq.theory import (
     solve_match,
 )
 from sklearn_deq.theory._hermite_match import kernel_error
-from sklearn_deq.theory._hermite_series import HermiteSeries
+from sklearn_deq.theory._hermite_series import HermiteSeries, pair_kernels
 from sklearn_deq.theory._pair_series import pair_power_series
-from sklearn_deq.theory._power_series import kernel_power_series
+from sklearn_deq.theory._power_series import SeriesDisc, derived, kernel_power_series
 from sklearn_deq.theory._rough import Rough
 
-# The slowest series (ELU's: hundreds of complex Horner passes) takes a second.
+# The slowest series (that of ELU) takes a second.
 SMOOTH = [name for name in ACTIVATIONS if not ACTIVATIONS[name].kinks]
 COSINES = np.cos(np.linspace(0.0, np.pi, 21))
 
@@ -391,3 +391,38 @@ def test_a_series_without_tail_has_none():
     series = HermiteSeries.from_energies(0.5 ** np.arange(30))
     assert series.rough == ()
     assert_allclose(series.kernel(np.array([0.5])), 1 / (1 - 0.25), rtol=1e-9)
+
+
+def test_kernels_of_pairs_of_series():
+    """Tails that do not end against their sums, and integrals of what is beyond."""
+    first = HermiteSeries((0.3, 0.2, 0.1), ((Rough(1, 0), 0.5), (Rough(2, 1), 0.1)))
+    second = HermiteSeries((0.1, -0.2), ((Rough(1, 0), -0.2),))
+    ends = HermiteSeries((0.7, 0.4, -0.3))
+    series, pairs = [first, second, ends], np.array([[0, 0], [0, 1], [1, 2], [2, 2]])
+    rho, rate = np.array([-1.0, -0.5, 0.0, 0.3, 0.999, 1.0]), 1.0
+    found = pair_kernels(series, pairs, rho, rate)
+    # Coefficients of |x| squared fall like k^(-5/2), times k by the rate.
+    size = 2**17
+    rows = np.stack([each.coefficients(size) for each in series])
+    orders = np.arange(size)
+    for row, (i, j) in zip(found, pairs, strict=True):
+        terms = rows[i] * rows[j] * (1.0 + rate * orders)
+        expected = np.array([np.sum(terms * r**orders) for r in rho])
+        missing = 2.0 * abs(terms[-2:]).max() * size
+        assert_allclose(row, expected, rtol=1e-9, atol=missing)
+    # It changes the values at the ends by more than that.
+    assert abs(found[0, -1] - np.sum(rows[0, :2048] ** 2 * (1 + orders[:2048]))) > 1e-3
+
+
+@pytest.mark.parametrize("n_terms", [1, 2, 10, 97])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_series_in_the_disc(n_terms, shape, rng):
+    value = rng.standard_normal((*shape, n_terms))
+    z = np.exp(1j * rng.uniform(0, 2 * np.pi, (*shape, 20))) * rng.uniform(size=20)
+    found = SeriesDisc(value, derived(value))(z)
+    rows = zip(value.reshape(-1, n_terms), z.reshape(-1, 20), strict=True)
+    for k, (row, points) in enumerate(rows):
+        for part, order in zip(found, (0, 1), strict=True):
+            expected = polyval(points, polyder(row, order))
+            # Sums of n terms of sizes up to n and 1.
+            assert_allclose(part.reshape(-1, 20)[k], expected, atol=1e-14 * n_terms**2)

@@ -18,7 +18,11 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from sklearn_deq.theory._chebyshev import chebyshev_coefficients
-from sklearn_deq.theory._hermite_series import HermiteSeries, evaluate_series
+from sklearn_deq.theory._hermite_series import (
+    HermiteSeries,
+    coefficient_rows,
+    evaluate_series,
+)
 from sklearn_deq.theory._hermite_table import CUBICS, LIMIT, LINES, Cells
 from sklearn_deq.theory._moments import hermite_coefficients
 from sklearn_deq.theory._norms import (
@@ -251,8 +255,7 @@ class HermiteFunction:
         """Features at norms in the range."""
         size = self._n_terms
         weights = np.sqrt(1.0 + rate * np.arange(size))
-        nodes = np.stack([series.coefficients(size) for series in self.series])
-        nodes = nodes * weights
+        nodes = coefficient_rows(self.series, size) * weights
         totals = [float(s.kernel(np.ones(1), rate)[0]) for s in self.series]
         rest = np.maximum(np.array(totals) - np.sum(nodes**2, axis=1), 0.0)
         nodes[:, -1] = np.hypot(nodes[:, -1], np.sqrt(rest))

@@ -13,7 +13,7 @@ from sklearn_deq.theory._equilibrium_kernel import equilibrium_kernel
 from sklearn_deq.theory._explicit import ExplicitLayer, explicit_pair_kernel
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_mixture import HermiteMixture, NormSeries
-from sklearn_deq.theory._hermite_series import HermiteSeries
+from sklearn_deq.theory._hermite_series import HermiteSeries, pair_kernels
 from sklearn_deq.theory._homogeneous import homogeneous_slopes
 from sklearn_deq.theory._pairs import PairKernel
 from sklearn_deq.theory._power_series import kernel_power_series
@@ -86,12 +86,12 @@ def match_hermite(
     function = _function(moments, kernel, rate, low, high)
     layer = ExplicitLayer(hermite_activation(function), 0.0, moments.tau0)
     pairs = _norm_pairs(low, high)
-    found = np.array([_made(function, rate, *pair, _COSINES) for pair in pairs])
+    found = _made(function, rate, pairs, _COSINES)
     exact = equilibrium_kernel(moments, kernel)
     shown = np.array(list(_SHOWN.values()))
     r = float(np.sqrt(low * high))
     target = _entries(exact, [(r, r)], shown)[0]
-    achieved = _made(function, rate, r, r, shown)
+    achieved = _made(function, rate, [(r, r)], shown)[0]
     return HermiteMatch(
         layer,
         dict(zip(_SHOWN, map(float, target), strict=True)),
@@ -215,20 +215,21 @@ def _entries(
 
 
 def _made(
-    function: HermiteLayer, rate: float, r1: float, r2: float, rho: np.ndarray
+    function: HermiteLayer,
+    rate: float,
+    pairs: list[tuple[float, float]],
+    rho: np.ndarray,
 ) -> np.ndarray:
-    """Kernel of the layer: by its series, or by polarisation of two."""
-    total = np.zeros_like(rho)
+    """Kernel of the layer at pairs of norms and cosines, shape (n_pairs, m)."""
+    total = np.zeros((len(pairs), len(rho)))
+    norms, places = np.unique(pairs, return_inverse=True)
     for kind in function.kinds:
         if kind.homogeneous:
-            return r1 * r2 * kind.series[0].kernel(rho, rate)
-        first, second = kind.at(r1), kind.at(r2)
-        if first is None or second is None:
+            return np.multiply.outer(
+                np.prod(pairs, axis=1), kind.series[0].kernel(rho, rate)
+            )
+        series = [each for each in map(kind.at, norms) if each is not None]
+        if len(series) < len(norms):
             raise ValueError("The function is not made for these norms.")
-        if r1 == r2:
-            total += first.kernel(rho, rate)
-            continue
-        both = HermiteSeries.combine([first, second], np.array([0.5, 0.5]))
-        apart = HermiteSeries.combine([first, second], np.array([0.5, -0.5]))
-        total += both.kernel(rho, rate) - apart.kernel(rho, rate)
+        total += pair_kernels(series, places.reshape(-1, 2), rho, rate)
     return total

@@ -102,49 +102,81 @@ class HermiteSeries:
 
     def coefficients(self, size: int) -> np.ndarray:
         """c_k for k < size."""
-        found = np.zeros(size)
-        count = min(size, len(self.differences))
-        found[:count] = self.differences[:count]
-        for function, amplitude in self.rough:
-            found += amplitude * function.coefficients(size)
-        return found
+        return coefficient_rows([self], size)[0]
 
     def kernel(self, rho: np.ndarray, rate: float = 0.0) -> np.ndarray:
         """Σ (1 + rate · k) c_k² ρᵏ for rho (m,) in [−1, 1].
 
         That is the CK of a layer and, with rate 1, the NTK with both layers trained.
         """
-        size = len(self.differences)
-        orders = np.arange(size)
-        energies = self.coefficients(size) ** 2
-        value = polyval(rho, energies * (1.0 + rate * orders))
-        if self.rough:
-            near = np.flatnonzero(np.abs(rho) ** size > 1e-18)
-            value[near] += self._tail(rho[near], rate)
-        return value
+        return pair_kernels([self], np.zeros((1, 2), int), rho, rate)[0]
 
-    def _tail(self, rho: np.ndarray, rate: float) -> np.ndarray:
-        """The part of the sum from the last difference on."""
-        orders = np.arange(len(self.differences), _SUMMED)
-        energies = self.coefficients(_SUMMED)[len(self.differences) :] ** 2
-        energies = energies * (1.0 + rate * orders)
-        logs = np.log(np.maximum(np.abs(rho), 1e-300))[:, None]
-        value = np.zeros(len(rho))
-        for parity in (0, 1):
-            kept = orders % 2 == parity
-            powers = np.exp(logs * orders[kept])
-            found = powers @ energies[kept]
-            # The rest falls like a power: its integral.
-            rest = [f.order for f, _ in self.rough if f.parity == parity]
-            if rest:
-                exponent = min(rest) + (0.5 if rate else 1.5)
-                last = orders[kept][-1]
-                scale = energies[kept][-1] * float(last) ** exponent
-                found += (
-                    0.5 * scale * _power_integral(exponent, last + 1.0, -logs[:, 0])
-                )
-            value += found * (np.sign(rho) if parity else 1.0)
-        return value
+
+def coefficient_rows(series: Sequence[HermiteSeries], size: int) -> np.ndarray:
+    """c_k of several series for k < size, shape (n_series, size)."""
+    found = np.zeros((len(series), size))
+    known: dict[Rough, np.ndarray] = {}
+    for row, each in zip(found, series, strict=True):
+        differences = each.differences[:size]
+        row[: len(differences)] = differences
+        for function, amplitude in each.rough:
+            if function not in known:
+                known[function] = function.coefficients(size)
+            row += amplitude * known[function]
+    return found
+
+
+def pair_kernels(
+    series: Sequence[HermiteSeries], pairs: np.ndarray, rho: np.ndarray, rate: float
+) -> np.ndarray:
+    """Σ (1 + rate · k) c_k c'_k ρᵏ of pairs of series.
+
+    Parameters
+    ----------
+    series : sequence of HermiteSeries
+        Those of a few norms.
+    pairs : int ndarray of shape (n_pairs, 2)
+        Which two.
+    rho : ndarray of shape (m,)
+        Cosines in [−1, 1].
+    rate : float
+        Learning rate of the layer, in units of the readout's: 0 for the CK.
+
+    Returns
+    -------
+    ndarray of shape (n_pairs, m)
+        Kernels between samples of these norms.
+    """
+    size = max(len(each.differences) for each in series)
+    rough = [function for each in series for function, _ in each.rough]
+    n_terms = _SUMMED if rough else size
+    rows = coefficient_rows(series, n_terms)
+    energies = rows[pairs[:, 0]] * rows[pairs[:, 1]] * (1.0 + rate * np.arange(n_terms))
+    value = polyval(rho, energies[:, :size].T)
+    near = np.flatnonzero(np.abs(rho) ** size > 1e-18)
+    if rough and near.size:
+        value[:, near] += _tails(energies, size, rho[near], rough, rate)
+    return np.asarray(value)
+
+
+def _tails(
+    energies: np.ndarray, start: int, rho: np.ndarray, rough: list[Rough], rate: float
+) -> np.ndarray:
+    """The part of the sums from `start` on, shape (len(energies), m)."""
+    logs = np.log(np.maximum(np.abs(rho), 1e-300))
+    value = np.zeros((len(energies), len(rho)))
+    for parity in (0, 1):
+        orders = np.arange(start + (start + parity) % 2, _SUMMED, 2)
+        kept = energies[:, orders]
+        found = kept @ np.exp(orders[:, None] * logs)
+        # The rest falls like a power: its integral.
+        rest = [function.order for function in rough if function.parity == parity]
+        if rest:
+            exponent = min(rest) + (0.5 if rate else 1.5)
+            scale = 0.5 * kept[:, -1:] * float(orders[-1]) ** exponent
+            found += scale * _power_integral(exponent, orders[-1] + 1.0, -logs)
+        value += found * (np.sign(rho) if parity else 1.0)
+    return value
 
 
 def evaluate_series(series: Sequence[HermiteSeries], t: np.ndarray) -> np.ndarray:

@@ -6,8 +6,6 @@ which norms differ (docs/theory.md, section 5.1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from sklearn_deq.theory._closed_forms import HomogeneousDual
@@ -18,6 +16,8 @@ from sklearn_deq.theory._moments import hermite_coefficients
 from sklearn_deq.theory._power_series import (
     DiscDual,
     HomogeneousDisc,
+    SeriesDisc,
+    derived,
     kernel_on_disc,
 )
 
@@ -64,7 +64,7 @@ def pair_power_series(
     if slopes is not None:
         dual = HomogeneousDisc(HomogeneousDual(slopes.right, slopes.left), root)
     else:
-        dual = _PairDisc.build(moments, q1, q2)
+        dual = _pair_disc(moments, q1, q2)
     turn = np.exp(2j * np.pi * np.arange(_POINTS // 2 + 1) / _POINTS)
     square = (norms * others)[:, None]
     values, _ = kernel_on_disc(
@@ -79,43 +79,15 @@ def pair_rounding(n_terms: int) -> np.ndarray:
     return np.asarray(1e-15 / _RADIUS ** np.arange(n_terms))
 
 
-@dataclass(frozen=True)
-class _PairDisc:
-    """Dual Σ h_k(q_i) h_k(q_j) ρᵏ of many pairs, inside the disc.
-
-    Attributes
-    ----------
-    value, slope : ndarray of shape (n_terms, n_pairs, 1)
-        Coefficients of the dual and of its derivative.
-    """
-
-    value: np.ndarray
-    slope: np.ndarray
-
-    @classmethod
-    def build(
-        cls, moments: EquilibriumMoments, q1: np.ndarray, q2: np.ndarray
-    ) -> _PairDisc:
-        """Expand φ at every variance."""
-        phi = moments.activation
-        q, places = np.unique(np.concatenate([q1, q2]), return_inverse=True)
-        h = hermite_coefficients(phi.function, phi.kinks, q, _HERMITE_TERMS)
-        sizes = np.abs(h).max(axis=0) * _RADIUS ** (0.5 * np.arange(_HERMITE_TERMS))
-        count = 1 + int(np.flatnonzero(sizes > _ROUNDING * sizes.max())[-1])
-        first, second = np.split(places, [len(q1)])
-        value = (h[first] * h[second])[:, :count].T[..., None]
-        orders = np.arange(count)[:, None, None]
-        slope = (orders * value)[1:] / np.sqrt(q1 * q2)[:, None]
-        return cls(value, slope)
-
-    def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate both at rho (n_pairs, n_points)."""
-        return _horner(self.value, rho), _horner(self.slope, rho)
-
-
-def _horner(coefficients: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    total = np.zeros_like(rho)
-    for coefficient in coefficients[::-1]:
-        total *= rho
-        total += coefficient
-    return total
+def _pair_disc(
+    moments: EquilibriumMoments, q1: np.ndarray, q2: np.ndarray
+) -> SeriesDisc:
+    """Σ h_k(q_i) h_k(q_j) ρᵏ of many pairs, from the coefficients of every φ(√q ξ)."""
+    phi = moments.activation
+    q, places = np.unique(np.concatenate([q1, q2]), return_inverse=True)
+    h = hermite_coefficients(phi.function, phi.kinks, q, _HERMITE_TERMS)
+    sizes = np.abs(h).max(axis=0) * _RADIUS ** (0.5 * np.arange(_HERMITE_TERMS))
+    count = 1 + int(np.flatnonzero(sizes > _ROUNDING * sizes.max())[-1])
+    first, second = np.split(places, [len(q1)])
+    value = (h[first] * h[second])[:, :count]
+    return SeriesDisc(value, derived(value) / np.sqrt(q1 * q2)[:, None])

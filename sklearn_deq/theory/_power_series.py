@@ -7,6 +7,7 @@ transform (docs/theory.md, section 5).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,9 +41,6 @@ _MOST_HERMITE = 2048
 _MAX_STEPS = 60
 # Before Newton's, where nothing is known.
 _PLAIN_STEPS = 4
-# Powers of |z| below this are left out of a series; lengths that are told apart.
-_NEGLIGIBLE = 1e-18
-_LENGTHS = (64, 256, 1024)
 
 
 def kernel_power_series(
@@ -157,7 +155,7 @@ def _disc_dual(activation: Activation, q: float) -> DiscDual:
     slopes = homogeneous_slopes(activation)
     if slopes is not None:
         return HomogeneousDisc(HomogeneousDual(slopes.right, slopes.left), q)
-    return _SeriesDisc.build(activation, q)
+    return _series_disc(activation, q)
 
 
 @dataclass(frozen=True)
@@ -185,50 +183,72 @@ class HomogeneousDisc:
 
 
 @dataclass(frozen=True)
-class _SeriesDisc:
-    """Dual Σ h_k² ρᵏ from the Hermite coefficients of φ(√q ξ).
+class SeriesDisc:
+    """Dual Σ a_k ρᵏ inside the disc, of one pair of variances or of many.
 
-    What a truncated series lacks at ρ = 1 is put into the last power.
+    Attributes
+    ----------
+    value, slope : ndarrays of shape (..., n_terms)
+        Coefficients of the dual and of its derivative, which ends with a 0.
     """
 
     value: np.ndarray
     slope: np.ndarray
 
-    @classmethod
-    def build(cls, activation: Activation, q: float) -> _SeriesDisc:
-        """Expand φ."""
-        variance = np.array([q])
-        energy = float(spread_moments(activation, variance, 0.0).value[0])
-        squared = float(mean_squared_derivative(activation, variance)[0])
-        phi, kinks = activation.function, activation.kinks
-        powers = hermite_coefficients(phi, kinks, variance, _MOST_HERMITE)[0] ** 2
-        missing = energy - np.cumsum(powers) > _ROUNDING * energy
-        value = powers[: int(np.sum(missing)) + 1].copy()
-        size = len(value)
-        slope = (np.arange(size) * value)[1:] / q
-        value[-1] += max(energy - value.sum(), 0.0)
-        if slope.size:
-            slope[-1] += max(squared - slope.sum(), 0.0)
-        return cls(value, slope)
-
     def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _horner(self.value, rho), _horner(self.slope, rho)
+        """Evaluate both at rho (..., m)."""
+        both = np.stack([self.value, self.slope], axis=-2)
+        if rho.ndim == 1:
+            value, slope = _power_sums(both, rho)
+            return value, slope
+        # Pair by pair, as their powers are large beside the rest.
+        found = np.array([_power_sums(*each) for each in zip(both, rho, strict=True)])
+        return found[:, 0], found[:, 1]
 
 
-def _horner(coefficients: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Sum of the series at z in the disc, each as far as its powers matter."""
-    value = np.zeros_like(z)
-    logs = np.log(np.clip(np.abs(z), 1e-300, 1.0 - 1e-12))
-    needed = np.log(_NEGLIGIBLE) / logs
-    n_terms, fewer = len(coefficients), 0.0
-    for size in (*(n for n in _LENGTHS if n < n_terms), n_terms):
-        most = np.inf if size == n_terms else float(size)
-        these = (needed > fewer) & (needed <= most)
-        points = z[these]
-        part = np.zeros_like(points)
-        for coefficient in coefficients[size - 1 :: -1] if part.size else ():
-            part *= points
-            part += coefficient
-        value[these] = part
-        fewer = most
-    return value
+def _power_sums(coefficients: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Polynomials (k, n_terms) at z (m,) in the disc, shape (k, m).
+
+    They are cut into blocks that share the first powers, so that most of the work is
+    one product of matrices.
+    """
+    n_sums, n_terms = coefficients.shape
+    size = math.isqrt(n_terms - 1) + 1
+    count = -(-n_terms // size)
+    blocks = np.zeros((n_sums, count * size))
+    blocks[:, :n_terms] = coefficients
+    powers = np.empty((size, len(z)), complex)
+    powers[0] = 1.0
+    for k in range(1, size):
+        np.multiply(powers[k - 1], z, out=powers[k])
+    parts = (blocks.reshape(-1, size) @ powers).reshape(n_sums, count, -1)
+    factor = powers[-1] * z
+    total = parts[:, -1]
+    for k in range(count - 2, -1, -1):
+        total = total * factor + parts[:, k]
+    return np.asarray(total)
+
+
+def _series_disc(activation: Activation, q: float) -> SeriesDisc:
+    """Σ h_k² ρᵏ from the Hermite coefficients of φ(√q ξ).
+
+    What a truncated series lacks at ρ = 1 is put into the last power.
+    """
+    variance = np.array([q])
+    energy = float(spread_moments(activation, variance, 0.0).value[0])
+    squared = float(mean_squared_derivative(activation, variance)[0])
+    phi, kinks = activation.function, activation.kinks
+    powers = hermite_coefficients(phi, kinks, variance, _MOST_HERMITE)[0] ** 2
+    missing = energy - np.cumsum(powers) > _ROUNDING * energy
+    value = powers[: int(np.sum(missing)) + 1].copy()
+    value[-1] += max(energy - value.sum(), 0.0)
+    slope = derived(powers[: len(value)]) / q
+    if len(slope) > 1:
+        slope[-2] += max(squared - slope.sum(), 0.0)
+    return SeriesDisc(value, slope)
+
+
+def derived(coefficients: np.ndarray) -> np.ndarray:
+    """Coefficients of the derivative of a series (..., n_terms), and a 0."""
+    orders = np.arange(coefficients.shape[-1])
+    return np.roll(orders * coefficients, -1, axis=-1)
