@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_info
 
+from sklearn_deq.nn._mixed import bfloat16_units
+
 SEED = 0
-PACKAGES = ["numpy", "scipy", "scikit-learn", "torch"]
+PACKAGES = ["numpy", "scipy", "scikit-learn", "torch", "joblib", "threadpoolctl"]
 
 Work = Callable[[], Any]
 
@@ -131,6 +133,9 @@ def circumstances(device: str = "cpu") -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": processor(),
         "cores": os.cpu_count(),
+        "memory_GB": memory(),
+        # Wide layers iterate in bfloat16 where there are any.
+        "bfloat16_units": bfloat16_units(torch.device(device)),
         # At the end of the run, its own share included.
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
@@ -170,6 +175,15 @@ def processor() -> str:
     text = listed.read_text(encoding="utf-8") if listed.exists() else ""
     named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return named[1] if named else platform.processor() or platform.machine()
+
+
+def memory() -> int | None:
+    """Of the machine, in GB, where the system says it."""
+    try:
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    return round(pages / 1e9)
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from benchmarks.paper._experiment import Experiment, run
+from benchmarks.paper._experiment import Experiment, Settings, has, run
 from benchmarks.paper._results import dumps
 from benchmarks.paper._sources import (
     OPENML,
@@ -79,6 +79,14 @@ def arguments() -> argparse.ArgumentParser:
         help="of results, where a run that was stopped goes on (%(default)s)",
     )
     parser.add_argument(
+        "--only",
+        type=_setting,
+        nargs="+",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="of what is missing these cells alone, such as width=1024,4096 model=deq",
+    )
+    parser.add_argument(
         "--report", action="store_true", help="on what is there, computing nothing"
     )
     parser.add_argument(
@@ -101,6 +109,28 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _setting(text: str) -> tuple[str, list[str]]:
+    name, _, values = text.partition("=")
+    if not name or not values:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like width=1024")
+    return name, values.split(",")
+
+
+def _without(name: str, quick: bool, only: Settings) -> str:
+    """Say what is wrong if no cell of an experiment has these settings."""
+    cells = experiment(name).cells(quick)
+    if any(has(cell, only) for cell in cells):
+        return ""
+    known = {
+        setting: {str(cell.get(setting)) for cell in cells} for setting in cells[0]
+    }
+    listed = "; ".join(
+        f"{setting}: {', '.join(sorted(values, key=lambda v: (len(v), v)))}"
+        for setting, values in known.items()
+    )
+    return f"no cell of {name} has them all; it has {listed}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run experiments, and print their summaries; returns the exit status."""
     parser = arguments()
@@ -111,18 +141,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = getattr(options, name)
         if folder is not None and folder.exists() and not folder.is_dir():
             parser.error(f"--{name}: {folder} is a file, and must be a folder")
+    names = list(NAMES if "all" in options.names else options.names)
+    for name in names:
+        if wrong := _without(name, options.quick, dict(options.only)):
+            parser.error(f"--only: {wrong}")
     source = options.openml or options.data_home
     if options.patches:
         if source is None:
             parser.error("--patches needs images: give --data-home or --openml as well")
         source = Patches(source)
-    names = list(NAMES if "all" in options.names else options.names)
     try:
         # Before anything is computed: images that are not there, or not whole. For a
         # report their name will do, without features of patches.
         (name_of if options.report else load)(source)
     except (OSError, ValueError) as error:
         parser.error(f"{'--openml' if options.openml else '--data-home'}: {error}")
+    for name in ("output", "publish"):
+        folder = getattr(options, name)
+        if folder is not None and not options.report:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                parser.error(f"--{name}: {error}")
     started = time.perf_counter()
     try:
         found = [one(name, source, options) for name in names]
@@ -150,6 +190,7 @@ def one(name: str, source: Source, options: argparse.Namespace) -> bool:
         source,
         options.jobs,
         only_report=options.report,
+        only=dict(options.only),
     )
     if done is None:
         print(f"{name}: nothing is there; without --report it is computed")

@@ -34,6 +34,9 @@ from benchmarks.paper._results import (
 )
 from benchmarks.paper._sources import Source, name_of
 
+# Values, as they are printed, that some settings may have.
+Settings = dict[str, list[str]]
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -72,6 +75,11 @@ class Experiment:
         return "-".join(parts + ([name_of(source)] if self.images else []))
 
 
+def has(cell: Cell, settings: Settings) -> bool:
+    """Whether a cell has these settings."""
+    return all(str(cell.get(name)) in values for name, values in settings.items())
+
+
 def run(
     experiment: Experiment,
     folder: Path,
@@ -80,21 +88,25 @@ def run(
     jobs: int,
     *,
     only_report: bool = False,
+    only: Settings | None = None,
 ) -> dict[str, Any] | None:
     """Compute what is missing unless told not to; write the tables and the figure.
 
-    Returns what the JSON says of the results, and the summary; None, and nothing is
-    written, if there are no results.
+    With `only`, of what is missing cells with these settings alone. Returns what the
+    JSON says of the results, and the summary; None, and nothing is written, if there
+    are no results.
     """
     stem = experiment.stem(quick, source)
     kept = folder / f"{stem}.jsonl"
     cells = experiment.cells(quick)
     found = read(kept)
     missing = [cell for cell in cells if key(cell) not in found]
+    wanted = [cell for cell in missing if has(cell, only or {})]
     if only_report:
         print(f"{experiment.name}: {len(missing)} of {len(cells)} cells are missing")
     else:
-        for entry in _computed(experiment, missing, len(cells), source, jobs):
+        known = len(cells) - len(missing)
+        for entry in _computed(experiment, wanted, known, source, jobs):
             folder.mkdir(parents=True, exist_ok=True)
             # On a line of its own, whatever a run that was stopped left behind.
             with kept.open("a", encoding="utf-8") as file:
@@ -128,12 +140,12 @@ def _about(
 
 
 def _computed(
-    experiment: Experiment, cells: list[Cell], total: int, source: Source, jobs: int
+    experiment: Experiment, cells: list[Cell], known: int, source: Source, jobs: int
 ) -> Iterator[Entry]:
     """What the cells give, each as soon as it is there, with a bar of progress."""
     with (
         one_thread(),
-        tqdm(total=total, initial=total - len(cells), desc=experiment.name) as bar,
+        tqdm(total=known + len(cells), initial=known, desc=experiment.name) as bar,
     ):
         at = here()
         for cell, row, warned in _results(experiment, cells, source, jobs):

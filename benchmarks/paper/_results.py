@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._measure import circumstances
+from benchmarks._measure import circumstances, commit
 
 Cell = dict[str, Any]
 Row = dict[str, Any]
 # Of cells that were kept without any.
 UNKNOWN = {"commit": "unknown"}
+# Of the code that is running: one made during a long run is another.
+_COMMIT = commit()
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Entry:
 
     @property
     def values(self) -> Row:
-        """Settings and results in one, as reports take them."""
-        return {**self.cell, **self.row}
+        """Settings, results and the number of warnings, as reports take them."""
+        return {**self.cell, **self.row, "warnings": sum(self.warned.values())}
 
     def line(self) -> str:
         """As it is kept."""
@@ -87,7 +89,7 @@ def _entries(path: Path) -> Iterator[Entry]:
 
 def here() -> dict[str, Any]:
     """The circumstances that count for a cell: the load and the seed are not."""
-    facts = circumstances()
+    facts = circumstances() | {"commit": _COMMIT}
     return {name: facts[name] for name in facts if name not in ("load_average", "seed")}
 
 

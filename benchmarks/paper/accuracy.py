@@ -65,8 +65,7 @@ def cells(quick: bool) -> list[Cell]:
     limits = [
         {**cell, "model": "kernel", "width": 0}
         for cell in networks
-        if (cell["trainable"], cell["model"], cell["width"])
-        == ("readout", "deq", widths[0])
+        if (cell["model"], cell["width"]) == ("deq", widths[0])
     ]
     return limits + networks
 
@@ -79,6 +78,8 @@ def compute(cell: Cell, source: Source) -> Row:
     targets = np.eye(y.max() + 1)[y]
     if cell["model"] == "kernel":
         settings = {
+            # Of all weights it is that of gradient flow at infinite width.
+            "kernel": "ck" if cell["trainable"] == "readout" else "ntk",
             "activation": cell["activation"],
             "recurrent_variance": cell["variance"],
             "input_variance": 1 - cell["variance"],
@@ -127,6 +128,8 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 "its standard error": round(less_error, 5),
                 "seeds": len(group),
                 "pairs": pairs,
+                # Of DEQs that did not converge on some images.
+                "warned": sum(row.get("warnings", 0) > 0 for row in group),
             }
         )
     draw(summary, path)

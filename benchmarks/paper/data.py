@@ -139,8 +139,10 @@ def _draw(rows: list[Row], path: Path) -> None:
             groups = grouped(own, "data")
             places = np.array([names.index(data) for (data,) in groups])
             for shift, (name, label) in enumerate(OTHERS.items()):
-                found = [mean_error(g, f"{name} error")[0] for g in groups.values()]
-                panel.barh(places + 0.27 * (1 - shift), found, 0.27, label=label)
+                found = [mean_error(g, f"{name} error") for g in groups.values()]
+                mean, error = np.array(found).T
+                bars = {"xerr": error, "ecolor": "0.3", "label": label}
+                panel.barh(places + 0.27 * (1 - shift), mean, 0.27, **bars)
             panel.set_yticks(range(len(names)), names)
             panel.set(xscale="log", xlabel="relative error", title=activation)
         # The axis is shared by all panels.

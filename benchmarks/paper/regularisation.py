@@ -67,7 +67,9 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             for name in names:
                 mean, error = mean_error(group, name)
                 line[name.removeprefix(f"{partner} ")] = f"{mean:.4f} ± {error:.4f}"
-            summary.append(line)
+            for name in ("deq epochs", f"{partner} epochs"):
+                line[name.removeprefix(f"{partner} ")] = mean_error(group, name)[0]
+            summary.append({**line, "seeds": len(group)})
     with figure(path, len(STRENGTHS), 2) as axes:
         for column, by in enumerate(STRENGTHS):
             for row, name in enumerate(("gap", "alignment")):

@@ -83,8 +83,23 @@ def _summary(rows: list[Row]) -> list[Row]:
                 mean, error = mean_error(found, other) if found else (None, None)
                 line[f"error at p={p}"] = mean and float(f"{mean:.3g}")
                 line[f"± at p={p}"] = error and float(f"{error:.2g}")
+            if other == "explicit":
+                line["architecture"] = _architectures(group)
+                line["largest residual"] = max(row["residual"] for row in group)
             summary.append(line | {"cells": len(group)})
     return summary
+
+
+def _architectures(group: list[Row]) -> str:
+    """Which solve the equations, and from which size on."""
+    found: list[str] = []
+    for p, part in sorted((p, part) for (p,), part in grouped(group, "p").items()):
+        names = " or ".join(sorted({row["architecture"] for row in part}))
+        if not found:
+            found.append(names)
+        elif found[-1].split(" from ")[0] != names:
+            found.append(f"{names} from p={p}")
+    return ", ".join(found)
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:

@@ -51,13 +51,13 @@ def lower_pays(weight: torch.Tensor) -> bool:
     AMX or AVX512-BF16; elsewhere it is emulated. The answer does not depend on the
     batch: a single row is slower, by the time in which the weight is converted.
     """
-    least = _LEAST_WIDTH.get(_bfloat16_units(weight.device))
+    least = _LEAST_WIDTH.get(bfloat16_units(weight.device))
     return (
         least is not None and weight.dtype == torch.float32 and weight.shape[0] >= least
     )
 
 
-def _bfloat16_units(device: torch.device) -> str:
+def bfloat16_units(device: torch.device) -> str:
     """Return "matrix", "vector", or "" where there are none, or torch does not tell."""
     if device.type == "cuda":
         return "matrix" if torch.cuda.get_device_capability(device) >= (8, 0) else ""

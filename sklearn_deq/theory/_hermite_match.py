@@ -199,7 +199,7 @@ def _series(
     """Series of one norm."""
     energies = kernel_power_series(moments, kernel, norm**2)
     energies = energies / (1.0 + rate * np.arange(len(energies)))
-    return HermiteSeries.from_energies(energies)
+    return HermiteSeries.from_energies(energies, trained=rate > 0)
 
 
 def _entries(

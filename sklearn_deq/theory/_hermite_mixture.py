@@ -120,6 +120,8 @@ class NormSeries:
 
     Attributes
     ----------
+    rate : float
+        Of the hidden layer, as in `match_hermite`.
     low, high : float
         The range of norms.
     energies : tuple of ndarrays
@@ -129,6 +131,7 @@ class NormSeries:
         The same of all pairs of nodes.
     """
 
+    rate: float
     low: float
     high: float
     energies: tuple[np.ndarray, ...]
@@ -176,7 +179,7 @@ class NormSeries:
         # Of one norm they are known better.
         for i, energy in enumerate(energies):
             pairs[i, i] = np.append(energy, np.zeros(_TERMS))[:_TERMS]
-        return cls(low, high, tuple(energies), pairs)
+        return cls(rate, low, high, tuple(energies), pairs)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -217,7 +220,8 @@ class NormSeries:
             left[:size] -= np.sum(further[:, i, :size] ** 2, axis=0)
             sign = np.ones(len(left))
             sign[:size] = np.where(roots[0, i, :size] < 0, -1.0, 1.0)
-            first.append(HermiteSeries.from_energies(np.maximum(left, 0.0), sign))
+            left = np.maximum(left, 0.0)
+            first.append(HermiteSeries.from_energies(left, sign, trained=self.rate > 0))
         series = [tuple(first)]
         series += [tuple(map(HermiteSeries.from_roots, kind)) for kind in further]
         functions = tuple(HermiteFunction(each, self.low, self.high) for each in series)

@@ -61,7 +61,11 @@ class HermiteSeries:
 
     @classmethod
     def from_energies(
-        cls, energies: np.ndarray, sign: np.ndarray | float = 1.0
+        cls,
+        energies: np.ndarray,
+        sign: np.ndarray | float = 1.0,
+        *,
+        trained: bool = False,
     ) -> HermiteSeries:
         """Series with c_k² = energies; its tail is that of the best fit, if one fits.
 
@@ -71,6 +75,8 @@ class HermiteSeries:
             c_0², c_1², …; those from n on are not known.
         sign : ndarray of shape (n,) or float, default=1.0
             Signs of the c_k relative to those of `signs`.
+        trained : bool, default=False
+            Whether Σ k c_k² is to be finite, as it is of a layer with an NTK.
 
         Returns
         -------
@@ -78,7 +84,9 @@ class HermiteSeries:
             The same c_k below n, and a tail.
         """
         wanted = signs(len(energies)) * sign * np.sqrt(energies)
-        rough = [*_fit_tail(wanted, 0), *_fit_tail(wanted, 1)]
+        # Jumps and logarithms have no such sum.
+        orders = _ORDERS[1:] if trained else _ORDERS
+        rough = [*_fit_tail(wanted, 0, orders), *_fit_tail(wanted, 1, orders)]
         tail = cls((), tuple(rough)).coefficients(len(wanted))
         return cls(tuple(map(float, wanted - tail)), tuple(rough))
 
@@ -134,7 +142,7 @@ def pair_kernels(
     Parameters
     ----------
     series : sequence of HermiteSeries
-        Those of a few norms.
+        Those of a few norms of one function, with tails that fall alike.
     pairs : int ndarray of shape (n_pairs, 2)
         Which two.
     rho : ndarray of shape (m,)
@@ -198,14 +206,16 @@ def evaluate_series(series: Sequence[HermiteSeries], t: np.ndarray) -> np.ndarra
     return np.stack([parts[0] + parts[1], parts[0] - parts[1]], axis=1)
 
 
-def _fit_tail(wanted: np.ndarray, parity: int) -> list[tuple[Rough, float]]:
+def _fit_tail(
+    wanted: np.ndarray, parity: int, orders: tuple[int, ...]
+) -> list[tuple[Rough, float]]:
     """Functions with one kink whose coefficients go on as the wanted ones end."""
     best, best_error = [], _FIT
     for start in _FIT_FROM:
         window = np.arange(start + parity, len(wanted), 2)
         if len(window) < _LEAST_WINDOW or not wanted[window].all():
             continue
-        for order in _ORDERS:
+        for order in orders:
             functions = [Rough(order + extra, parity) for extra in (0, 2, 4)]
             amplitudes, error = _fit(functions, wanted, window)
             if error < best_error:

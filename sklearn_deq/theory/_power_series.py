@@ -188,7 +188,7 @@ class SeriesDisc:
 
     Attributes
     ----------
-    value, slope : ndarrays of shape (..., n_terms)
+    value, slope : ndarrays of shape (n_terms,) or (n_pairs, n_terms)
         Coefficients of the dual and of its derivative, which ends with a 0.
     """
 
@@ -196,12 +196,12 @@ class SeriesDisc:
     slope: np.ndarray
 
     def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate both at rho (..., m)."""
+        """Evaluate both at rho, of shape (m,) or, of every pair, (n_pairs, m)."""
         both = np.stack([self.value, self.slope], axis=-2)
-        if rho.ndim == 1:
+        if both.ndim == 2:
             value, slope = _power_sums(both, rho)
             return value, slope
-        # Pair by pair, as their powers are large beside the rest.
+        # Pair by pair: the powers of all at once would take much memory.
         found = np.array([_power_sums(*each) for each in zip(both, rho, strict=True)])
         return found[:, 0], found[:, 1]
 
