@@ -1,0 +1,267 @@
+"""The command of the experiments on the paper: what it takes, writes and refuses."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.experiments import made_up, roots_experiment, strict, write_images
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+if not BENCHMARKS.exists():
+    pytest.skip("no benchmarks in this distribution", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_are_found(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+
+
+@pytest.fixture
+def roots():
+    return roots_experiment()
+
+
+def refused(capsys, *arguments):
+    """What the command says of what the user gave wrong."""
+    from benchmarks.paper.__main__ import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments])
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def write_results(name, path, n=40):
+    """Made-up results of some cells of an experiment in full."""
+    from benchmarks.paper.__main__ import experiment
+
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        for cell in experiment(name).cells(quick=False)[:n]:
+            file.write(json.dumps({"cell": cell, "row": made_up(name, rng)}) + "\n")
+
+
+def test_full_results_are_published(tmp_path, capsys):
+    from benchmarks.paper.__main__ import main
+
+    write_results("size", tmp_path / "out" / "size-full.jsonl")
+    arguments = ["size", "--full", "--report", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--publish", str(tmp_path / "page")]) == 0
+    about = strict((tmp_path / "page" / "size.json").read_text())
+    assert about["size"] == "full"
+    assert about["source"] is None
+    assert about["cells"] == {"there": 40, "missing": 710}
+    assert about["circumstances"] == [{"cells": 40, "commit": "unknown"}]
+    assert "40 cells at commit unknown" in capsys.readouterr().out
+
+
+def test_results_on_images_are_published_by_their_name(tmp_path):
+    from benchmarks.paper.__main__ import main
+    from benchmarks.paper._sources import name_of
+
+    out, page = tmp_path / "out", tmp_path / "page"
+    folder = write_images(tmp_path / "photographs", side=8)
+    for source in (None, folder):
+        write_results("accuracy", out / f"accuracy-full-{name_of(source)}.jsonl")
+        arguments = ["accuracy", "--full", "--report", "--output", str(out)]
+        images = [] if source is None else ["--data-home", str(source)]
+        assert main([*arguments, *images, "--publish", str(page)]) == 0
+    published = {path.stem for path in page.iterdir()}
+    assert published == {"accuracy-digits", "accuracy-photographs"}
+    about = strict((page / "accuracy-photographs.json").read_text())
+    assert about["source"] == name_of(folder)
+
+
+def test_quick_results_are_not_published(tmp_path, capsys):
+    said = refused(capsys, "depth", "--quick", "--publish", str(tmp_path / "page"))
+    assert "give --full" in said
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize("option", ["--output", "--publish"])
+def test_results_are_not_written_to_a_file(option, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    said = refused(capsys, "depth", "--full", option, str(tmp_path / "file"))
+    assert "is a file, and must be a folder" in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_cell(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    below = tmp_path / "file" / "results"
+    said = refused(capsys, "depth", "--quick", "--output", str(below))
+    assert "error: --output: " in said
+    assert str(below) in said
+
+
+def test_cells_of_some_settings_alone(roots, monkeypatch, tmp_path, capsys):
+    from benchmarks.paper import __main__ as command
+
+    monkeypatch.setattr(command, "experiment", lambda name: roots)
+    arguments = ["size", "--quick", "--jobs", "1", "--output", str(tmp_path)]
+    assert command.main([*arguments, "--only", "x=4.0,9.0", "seed=3"]) == 0
+    kept = (tmp_path / "roots-quick.jsonl").read_text().strip().splitlines()
+    assert [json.loads(line)["cell"]["x"] for line in kept] == [4.0]
+    # What is left goes on from there.
+    assert command.main(arguments) == 0
+    kept = (tmp_path / "roots-quick.jsonl").read_text().strip().splitlines()
+    assert [json.loads(line)["cell"]["x"] for line in kept if line] == [4.0, -1.0]
+    said = refused(capsys, *arguments, "--only", "x=4.0", "seed=1")
+    assert said.endswith(
+        "no cell of size has them all; it has x: 4.0, -1.0; seed: 1, 3"
+    )
+    assert "'width' is not like width=1024" in refused(
+        capsys, *arguments, "--only", "width"
+    )
+
+
+def test_a_report_on_nothing_fails(tmp_path, capsys):
+    from benchmarks.paper.__main__ import main
+
+    assert main(["depth", "--full", "--report", "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "depth: nothing is there; without --report it is computed"
+
+
+@pytest.mark.parametrize("jobs", ["0", "-3", "two"])
+def test_there_is_one_job_at_least(jobs, capsys):
+    said = refused(capsys, "depth", "--quick", "--jobs", jobs)
+    assert f"'{jobs}' is no number from 1 on" in said
+
+
+def write_batches(folder, names):
+    folder.mkdir(parents=True)
+    for name in names:
+        batch = {b"data": np.zeros((4, 12), np.uint8), b"labels": [0, 1, 2, 3]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+
+
+def no_folder(folder):
+    return "There is no folder"
+
+
+def empty_folder(folder):
+    folder.mkdir()
+    return "give the folder that holds them"
+
+
+def fewer_labels(folder):
+    write_images(folder, n=70, labels=60)
+    return "train-images has 70 images of shape (3, 3)"
+
+
+def no_labels(folder):
+    (write_images(folder) / "train-labels").unlink()
+    return "no train-labels…: add that file"
+
+
+def images_of_two_sizes(folder):
+    write_images(folder, "train", side=3)
+    write_images(folder, "t10k", side=4)
+    return "(3, 3) in train-images, (4, 4) in t10k-images"
+
+
+def images_in_a_folder_inside(folder):
+    write_images(folder / "raw")
+    return f"give {folder / 'raw'}"
+
+
+def batches_in_a_folder_inside(folder):
+    write_batches(folder / "cifar-10-batches-py", ["data_batch_1"])
+    return f"give {folder / 'cifar-10-batches-py'}"
+
+
+def two_batches(folder):
+    write_batches(folder, ["data_batch_1", "data_batch_2", "test_batch"])
+    return "lacks data_batch_3, data_batch_4, data_batch_5 of CIFAR-10"
+
+
+def no_test_batch(folder):
+    write_batches(folder, [f"data_batch_{i}" for i in range(1, 6)])
+    return "lacks test_batch of CIFAR-10"
+
+
+def no_batch(folder):
+    write_batches(folder, [f"data_batch_{i}" for i in range(1, 6)])
+    (folder / "test_batch").write_bytes(b"no pickle")
+    return "test_batch is no batch of CIFAR-10's"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        no_folder,
+        empty_folder,
+        fewer_labels,
+        no_labels,
+        images_of_two_sizes,
+        images_in_a_folder_inside,
+        batches_in_a_folder_inside,
+        two_batches,
+        no_test_batch,
+        no_batch,
+    ],
+)
+def test_images_that_will_not_do_are_refused_before_any_cell(write, tmp_path, capsys):
+    expected = write(tmp_path / "images")
+    output = ["--output", str(tmp_path / "out")]
+    said = refused(
+        capsys, "all", "--quick", "--data-home", str(tmp_path / "images"), *output
+    )
+    assert "error: --data-home: " in said
+    assert expected in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_batches_are_read(tmp_path):
+    from benchmarks.paper._sources import load
+
+    batches = [f"data_batch_{i}" for i in range(1, 6)]
+    write_batches(tmp_path / "images", [*batches, "test_batch"])
+    X, y, n_tested = load(tmp_path / "images")
+    assert (X.shape, y.shape, n_tested) == ((24, 12), (24,), 4)
+
+
+def test_a_stop_says_that_it_goes_on(roots, monkeypatch, tmp_path, capsys):
+    from benchmarks.paper import __main__ as command
+
+    def stop(cell, source):
+        if cell["x"] < 0:
+            raise KeyboardInterrupt
+        return {"root": 2.0}
+
+    stopped = replace(roots, compute=stop)
+    monkeypatch.setattr(command, "experiment", lambda name: stopped)
+    arguments = ["size", "--quick", "--jobs", "1", "--output", str(tmp_path)]
+    assert command.main(arguments) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("Stopped: what is there is kept in")
+    kept = (tmp_path / "roots-quick.jsonl").read_text().strip().splitlines()
+    assert [json.loads(line)["cell"]["x"] for line in kept] == [4.0]
+
+
+def test_patches_need_a_test_set(tmp_path, capsys):
+    from benchmarks.paper.__main__ import main
+    from benchmarks.paper._sources import Patches, label_of, load, name_of
+
+    folder = write_images(tmp_path / "images", side=8)
+    with pytest.raises(SystemExit):
+        main(["accuracy", "--quick", "--patches", "--data-home", str(folder)])
+    assert "no test set of its own" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["accuracy", "--quick", "--patches"])
+    assert "give --data-home" in capsys.readouterr().err
+    write_images(folder, "t10k", side=8, n=10, seed=1)
+    load.cache_clear()
+    name_of.cache_clear()
+    X, y, n_tested = load(Patches(folder))
+    assert len(X) == len(y) == 40
+    assert n_tested == 10
+    assert name_of(Patches(folder)).startswith(name_of(folder) + "-patches-")
+    assert label_of(Patches(folder)) == "images-patches"
