@@ -131,8 +131,9 @@ def draw(summary: list[Row], path: Path) -> None:
             for (name, variance), row in own.items():
                 where = names.index(name), variances.index(variance)
                 grid[where] = row["depth"]
+                # Two figures would not leave room between cells where errors are small.
                 errors = [
-                    f"{100 * row[key]:.2g}"
+                    f"{100 * row[key]:.{1 if row[key] < 1e-4 else 2}g}"
                     for key in ("error at p=400", "error of φ itself, one layer")
                 ]
                 text = f"{row['depth']}\n{' | '.join(errors)}"

@@ -85,7 +85,8 @@ def _summary(rows: list[Row]) -> list[Row]:
                 line[f"± at p={p}"] = error and float(f"{error:.2g}")
             if other == "explicit":
                 line["architecture"] = _architectures(group)
-                line["largest residual"] = max(row["residual"] for row in group)
+                residual = max(row["residual"] for row in group)
+                line["largest residual"] = float(f"{residual:.1e}")
             summary.append(line | {"cells": len(group)})
     return summary
 
