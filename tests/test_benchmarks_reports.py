@@ -67,6 +67,8 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
             row("plain", 0.7 - 0.01 * k, -0.2),
             row("hermite", 0.8, 0.001 * k),
             row("hermite", 0.8, 0.5, trainable="all"),
+            row("hermite", 0.8, 0.5, trainable="all", width=64),
+            row("single", 0.8, -0.6 + 0.1 * k, trainable="all"),
             row("hermite", 0.8, -0.004, activation="tanh"),
             *(row("single", 0.8, 0.02 * k, **{"σ_a²": v}) for v in (0.2, 0.8)),
             *(row("plain", 0.8, 0.01, "tanh", **{"σ_a²": v}) for v in (0.2, 0.8)),
@@ -82,10 +84,13 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
     assert said["hermite, tanh, readout (4 settings)"] == "-0.40 to -0.40 points"
     assert said["paper, relu, readout, width 32 (4)"] == "-4.00 to -1.00 points"
     assert said["paper, tanh, readout, width 4096 (4)"] == "+4.00 to +4.00 points"
-    assert said["hermite, relu, all weights, CIFAR-10 (2)"] == "+50.00 to +50.00 points"
+    assert said["hermite, relu, all weights, CIFAR-10 (4)"] == "+50.00 to +50.00 points"
     said = {what: value for _, what, value, _ in control(tables)}
     assert said["paper less plain, ReLU, readout (4)"] == "+10.00 to +13.00 points"
     assert said["plain less DEQ, ReLU, readout (4)"] == "-20.00 to -20.00 points"
+    # By 0.1 on the first set and by nothing on the second, at the one width of both.
+    what = "hermite nearer to the DEQ than single, relu, all weights, the two MNISTs"
+    assert said[what] == "1 of 2"
     what = "single less DEQ, relu, readout, σ_a² = 0.8, CIFAR-10 (2)"
     assert said[what] == "+4.00 to +6.00 points"
 

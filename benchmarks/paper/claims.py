@@ -22,6 +22,13 @@ Key = tuple[str, ...]
 IMAGES = ("mnist10k", "fashion_mnist", "cifar10", "cifar10-patches")
 SETS = {"the two MNISTs": IMAGES[:2], "CIFAR-10": IMAGES[2:]}
 FILES = "accuracy-*"
+# Matched networks, and those of the same shape that are not; of tanh both have a layer.
+PAIRS = (
+    ("relu", "hermite", "single"),
+    ("relu", "paper", "plain"),
+    ("tanh", "hermite", "plain"),
+    ("tanh", "paper", "plain"),
+)
 
 
 class Tables:
@@ -229,6 +236,32 @@ def control(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
                 found = differences(tables, images, trainable="readout", **where)
                 what = f"{model} less DEQ, {activation}, readout, σ_a² = {variance:g}"
                 yield claim, f"{what}, {some} ({len(found)})", points(found), FILES
+    for activation, matched, other in PAIRS:
+        for some, images in SETS.items():
+            found = [
+                gain
+                for name in images
+                for gain in _nearer(tables, name, activation, matched, other)
+            ]
+            what = (
+                f"{matched} nearer to the DEQ than {other}, {activation}, all weights"
+            )
+            number = f"{sum(gain > 0 for gain in found)} of {len(found)}"
+            yield claim, f"{what}, {some}", number, FILES
+
+
+def _nearer(
+    tables: Tables, images: str, activation: str, matched: str, other: str
+) -> list[float]:
+    """By how much a matched network is nearer to the DEQ, all weights trained."""
+    keys = ("activation", "trainable", "width", "model")
+    less = tables.by(f"accuracy-{images}", keys, "less DEQ")
+    return [
+        abs(less[activation, "all", width, other]) - abs(difference)
+        for (kind, trainable, width, model), difference in less.items()
+        if (kind, trainable, model) == (activation, "all", matched)
+        and (activation, "all", width, other) in less
+    ]
 
 
 def costs(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
