@@ -35,6 +35,16 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def benchmarks(monkeypatch):
+    """Make the benchmarks importable; returns their folder."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    if not folder.exists():
+        pytest.skip("no benchmarks in this distribution")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+@pytest.fixture
 def rng():
     """A generator with a fixed seed."""
     return np.random.default_rng(0)

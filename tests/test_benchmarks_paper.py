@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import threading
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,15 +24,7 @@ from tests.experiments import (
     write_images,
 )
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-if not BENCHMARKS.exists():
-    pytest.skip("no benchmarks in this distribution", allow_module_level=True)
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_are_found(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 @pytest.fixture
@@ -87,7 +78,7 @@ def test_no_number_is_null_in_the_files_and_nan_for_the_report(roots, tmp_path):
         assert content["rows"][1]["root"] is None
 
 
-def test_the_circumstances_are_those_of_the_cells(roots, tmp_path):
+def test_the_circumstances_are_those_of_the_cells(roots, benchmarks, tmp_path):
     kept = tmp_path / "roots-quick.jsonl"
     kept.write_text('{"cell": {"x": 4.0, "seed": 3}, "row": {"root": -2.0}}\n')
     about = run(roots, tmp_path)["about"]
@@ -97,7 +88,7 @@ def test_the_circumstances_are_those_of_the_cells(roots, tmp_path):
     assert [at["cells"] for at in about["circumstances"]] == [1, 1]
     old, new = about["circumstances"]
     assert old == {"cells": 1, "commit": "unknown"}
-    assert new["commit"] != "unknown" or not (BENCHMARKS.parent / ".git").exists()
+    assert new["commit"] != "unknown" or not (benchmarks.parent / ".git").exists()
 
 
 def test_what_is_published_says_what_it_is_from(roots, tmp_path):

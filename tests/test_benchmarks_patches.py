@@ -1,21 +1,11 @@
 """Features of patches: what they are of, and what they do not know."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-if not BENCHMARKS.exists():
-    pytest.skip("no benchmarks in this distribution", allow_module_level=True)
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_are_found(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 @pytest.fixture

@@ -9,20 +9,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-ROOT = Path(__file__).parents[1]
-TABLES = ROOT / "docs" / "paper"
+TABLES = Path(__file__).parents[1] / "docs" / "paper"
 
-if not (ROOT / "benchmarks").exists():
-    pytest.skip("no benchmarks in this distribution", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 published = pytest.mark.skipif(
     not TABLES.exists(), reason="no docs in this distribution"
 )
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_are_found(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
 
 
 @published

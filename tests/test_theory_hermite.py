@@ -393,6 +393,22 @@ def test_a_series_without_tail_has_none():
     assert_allclose(series.kernel(np.array([0.5])), 1 / (1 - 0.25), rtol=1e-9)
 
 
+def test_tails_of_trained_layers_have_a_tangent_kernel():
+    """Energies that fall like those of a jump, for which Σ k c_k² diverges."""
+    energies = (1.0 + np.arange(2048)) ** -1.5
+    orders = {
+        trained: {
+            function.order
+            for function, _ in HermiteSeries.from_energies(
+                energies, trained=trained
+            ).rough
+        }
+        for trained in (False, True)
+    }
+    assert 0 in orders[False]
+    assert 0 not in orders[True]
+
+
 def test_kernels_of_pairs_of_series():
     """Tails that do not end against their sums, and integrals of what is beyond."""
     first = HermiteSeries((0.3, 0.2, 0.1), ((Rough(1, 0), 0.5), (Rough(2, 1), 0.1)))

@@ -142,8 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if folder is not None and folder.exists() and not folder.is_dir():
             parser.error(f"--{name}: {folder} is a file, and must be a folder")
     names = list(NAMES if "all" in options.names else options.names)
+    only: Settings = {}
+    for setting, values in options.only:
+        only.setdefault(setting, []).extend(values)
     for name in names:
-        if wrong := _without(name, options.quick, dict(options.only)):
+        if wrong := _without(name, options.quick, only):
             parser.error(f"--only: {wrong}")
     source = options.openml or options.data_home
     if options.patches:
@@ -165,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"--{name}: {error}")
     started = time.perf_counter()
     try:
-        found = [one(name, source, options) for name in names]
+        found = [one(name, source, only, options) for name in names]
     except KeyboardInterrupt:
         print(
             f"\nStopped: what is there is kept in {options.output}, and the same "
@@ -180,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def one(name: str, source: Source, options: argparse.Namespace) -> bool:
+def one(name: str, source: Source, only: Settings, options: argparse.Namespace) -> bool:
     """Run one experiment, and print its summary; returns whether there is any."""
     found = experiment(name)
     done = run(
@@ -190,7 +193,7 @@ def one(name: str, source: Source, options: argparse.Namespace) -> bool:
         source,
         options.jobs,
         only_report=options.report,
-        only=dict(options.only),
+        only=only,
     )
     if done is None:
         print(f"{name}: nothing is there; without --report it is computed")

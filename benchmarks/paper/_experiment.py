@@ -105,9 +105,9 @@ def run(
     if only_report:
         print(f"{experiment.name}: {len(missing)} of {len(cells)} cells are missing")
     else:
+        folder.mkdir(parents=True, exist_ok=True)
         known = len(cells) - len(missing)
         for entry in _computed(experiment, wanted, known, source, jobs):
-            folder.mkdir(parents=True, exist_ok=True)
             # On a line of its own, whatever a run that was stopped left behind.
             with kept.open("a", encoding="utf-8") as file:
                 file.write("\n" + entry.line())

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ Cell = dict[str, Any]
 Row = dict[str, Any]
 # Of cells that were kept without any.
 UNKNOWN = {"commit": "unknown"}
-# Of the code that is running: one made during a long run is another.
-_COMMIT = commit()
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,14 @@ def _entries(path: Path) -> Iterator[Entry]:
 
 def here() -> dict[str, Any]:
     """The circumstances that count for a cell: the load and the seed are not."""
-    facts = circumstances() | {"commit": _COMMIT}
+    facts = circumstances() | {"commit": _first_commit()}
     return {name: facts[name] for name in facts if name not in ("load_average", "seed")}
+
+
+@cache
+def _first_commit() -> str:
+    """When the first cell began: a later commit is not of the code that runs."""
+    return commit()
 
 
 def distinct(entries: list[Entry]) -> list[dict[str, Any]]:

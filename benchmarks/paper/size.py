@@ -93,13 +93,13 @@ def _summary(rows: list[Row]) -> list[Row]:
 
 def _architectures(group: list[Row]) -> str:
     """Which solve the equations, and from which size on."""
-    found: list[str] = []
-    for p, part in sorted((p, part) for (p,), part in grouped(group, "p").items()):
-        names = " or ".join(sorted({row["architecture"] for row in part}))
-        if not found:
-            found.append(names)
-        elif found[-1].split(" from ")[0] != names:
-            found.append(f"{names} from p={p}")
+    found, last = [], ""
+    for p in sorted({row["p"] for row in group}):
+        used = {row["architecture"] for row in group if row["p"] == p}
+        names = " or ".join(sorted(used))
+        if names != last:
+            found.append(f"{names} from p={p}" if last else names)
+        last = names
     return ", ".join(found)
 
 
