@@ -248,7 +248,9 @@ def test_a_report_on_what_is_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):
+def test_an_experiment_goes_on_where_it_was_stopped(benchmarks, tmp_path):
+    from benchmarks.paper._results import Entry
+
     assert experiment("depth", tmp_path).returncode == 0
     kept = tmp_path / "depth-quick.jsonl"
     lines = kept.read_text().strip().splitlines()
@@ -261,7 +263,7 @@ def test_an_experiment_goes_on_where_it_was_stopped(tmp_path):
     assert rows[0]["reason"] == "kept"
     written = kept.read_text().splitlines()[-1]
     assert json.loads(written) == json.loads(lines[1])
-    assert rows[1] == {**json.loads(lines[1])["cell"], **json.loads(lines[1])["row"]}
+    assert rows[1] == Entry.of_line(lines[1]).values
 
 
 def experiment(name, folder, *more):
