@@ -137,6 +137,18 @@ def test_weights_changed_unseen_cost_no_accuracy():
         assert_allclose(changed, layer(x), rtol=1e-4, atol=1e-6)
 
 
+def test_a_converted_layer_takes_its_weights_in_the_precision_below():
+    x = _inputs()
+    layer, other = _layer(), _layer(dtype=torch.float64)
+    with torch.no_grad():
+        layer(x)
+        layer.double()
+        other.load_state_dict(layer.state_dict())
+        # The weights that were kept are bfloat16's; float64 iterates in float32.
+        found, wanted = layer(x.double()), other(x.double())
+    assert torch.equal(found, wanted)
+
+
 def test_inference_before_training_and_weights_made_in_it():
     layer, x = _layer(), _inputs()
     with torch.inference_mode():

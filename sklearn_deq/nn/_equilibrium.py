@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from sklearn_deq.nn._checks import (
     check_weights,
 )
 from sklearn_deq.nn._implicit import Equilibrium, full_precision
-from sklearn_deq.nn._mixed import can_lower, lower, lower_pays
+from sklearn_deq.nn._mixed import Lowered, can_lower, lower_pays
 from sklearn_deq.nn._recurrence import (
     AdjointRecurrence,
     Recurrence,
@@ -186,7 +185,7 @@ class EquilibriumLayer(WellPosed):
         self._slopes: torch.Tensor | None = None
         self._last_pass: tuple[torch.Tensor, torch.Tensor] | None = None
         self._probes = 0
-        self._low: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
+        self._low = Lowered()
 
     def configure(
         self,
@@ -502,15 +501,7 @@ class EquilibriumLayer(WellPosed):
             return None
         if self.precision == "auto" and not lower_pays(weight):
             return None
-        # Once for both passes of a step. Changes behind the back of the version counter
-        # cost iterations, not accuracy.
-        if weight.is_inference():
-            return lower(weight)
-        known, version, low = self._low or (None, -1, None)
-        if known is None or known() is not weight or version != weight._version:
-            low = lower(weight)
-            self._low = weakref.ref(weight), weight._version, low
-        return low
+        return self._low(weight)
 
     def get_extra_state(self) -> dict[str, int]:
         """Beside the weights, the number of the next probe belongs to the state.
@@ -534,7 +525,7 @@ class EquilibriumLayer(WellPosed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last pass's tensors out of copies and pickles."""
-        gone = ("last_result", "_low", "_last_pass", "_slopes")
+        gone = ("last_result", "_last_pass", "_slopes")
         return {**self.__dict__, **dict.fromkeys(gone)}
 
 

@@ -10,6 +10,7 @@ precision.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,9 +40,38 @@ def can_lower(weight: torch.Tensor) -> bool:
     return weight.dtype in _LOWER
 
 
-def lower(weight: torch.Tensor) -> torch.Tensor:
-    """A weight in the precision below its own."""
-    return weight.detach().to(_LOWER[weight.dtype])
+class Lowered:
+    """The last weight in the precision below its own, until it changes.
+
+    Once for both passes of a step. Changes behind the back of the version counter cost
+    iterations, not accuracy. Copies and pickles are empty.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[weakref.ref[torch.Tensor], int] | None = None
+        self._low: torch.Tensor | None = None
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        """Of this weight; what was returned for an earlier one may be written over."""
+        dtype = _LOWER[weight.dtype]
+        if weight.is_inference():
+            return weight.to(dtype)
+        low = self._low
+        kind = dtype, weight.device, weight.shape
+        if low is None or (low.dtype, low.device, low.shape) != kind:
+            # New memory for every update would cost as much as two products; what is
+            # made in inference mode could not be written on outside of it.
+            with torch.inference_mode(False):
+                low = torch.empty_like(weight, dtype=dtype, requires_grad=False)
+            self._low, self._of = low, None
+        known, version = self._of or (None, -1)
+        if known is None or known() is not weight or version != weight._version:
+            low.copy_(weight.detach())
+            self._of = weakref.ref(weight), weight._version
+        return low
+
+    def __reduce__(self) -> tuple[type[Lowered], tuple[()]]:
+        return Lowered, ()
 
 
 def lower_pays(weight: torch.Tensor) -> bool:
