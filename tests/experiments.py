@@ -20,7 +20,10 @@ NUMBERS = {
         "MB of a fit",
         "making seconds",
     ],
-    "data": [f"{kind} {what}" for kind in KINDS for what in ("error", "accuracy")],
+    "data": [
+        "norm spread",
+        *(f"{kind} {what}" for kind in KINDS for what in ("error", "accuracy")),
+    ],
     "depth": ["error of itself"],
     "dynamics": ["NTK drift", "NTK alignment"],
     "regularisation": [

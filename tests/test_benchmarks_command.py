@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_equal
 
 from tests.experiments import made_up, roots_experiment, strict, write_images
 
@@ -27,15 +28,21 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def write_results(name, path, n=40):
-    """Made-up results of some cells of an experiment in full."""
+def write_results(name, path, n=40, commit="unknown", **where):
+    """Made-up results of the first cells of an experiment in full, or of some."""
     from benchmarks.paper.__main__ import experiment
 
     rng = np.random.default_rng(0)
     path.parent.mkdir(exist_ok=True)
+    cells = [
+        cell
+        for cell in experiment(name).cells(quick=False)
+        if all(cell[setting] in values for setting, values in where.items())
+    ]
     with path.open("w") as file:
-        for cell in experiment(name).cells(quick=False)[:n]:
-            file.write(json.dumps({"cell": cell, "row": made_up(name, rng)}) + "\n")
+        for cell in cells[:n]:
+            entry = {"cell": cell, "row": made_up(name, rng), "at": {"commit": commit}}
+            file.write(json.dumps(entry) + "\n")
 
 
 def test_full_results_are_published(tmp_path, capsys):
@@ -67,6 +74,38 @@ def test_results_on_images_are_published_by_their_name(tmp_path):
     assert published == {"accuracy-digits", "accuracy-photographs"}
     about = strict((page / "accuracy-photographs.json").read_text())
     assert about["source"] == name_of(folder)
+
+
+def test_seeds_are_added_to_what_was_published(tmp_path):
+    from benchmarks.paper.__main__ import main
+    from benchmarks.paper._results import read_csv
+
+    page = tmp_path / "page"
+
+    def publish(run, **where):
+        kept = tmp_path / run / "accuracy-full-digits.jsonl"
+        write_results("accuracy", kept, None, run, trainable=("all",), **where)
+        arguments = ["accuracy", "--full", "--report", "--output", str(kept.parent)]
+        assert main([*arguments, "--publish", str(page)]) == 0
+        table = read_csv(page / "accuracy-digits.csv")
+        return table, strict((page / "accuracy-digits.json").read_text())
+
+    before, first = publish("first", width=(32,), seed=range(4))
+    assert {row["seeds"] for row in before} == {4}
+    figure = (page / "accuracy-digits.png").read_bytes()
+    # Another width, and fewer seeds of the first one; then more of them.
+    for seeds in (2, 3):
+        table, about = publish("second", width=(32, 128), seed=range(seeds))
+        assert_equal(table[: len(before)], before)
+        assert [row["seeds"] for row in table[len(before) :]] == [seeds] * len(before)
+        assert about["rows kept"] == len(before)
+        assert about["of"] == first
+    second = about
+    assert (page / "accuracy-digits.png").read_bytes() != figure
+    # More seeds of the first.
+    table, about = publish("third", width=(32,), seed=range(5))
+    assert [row["seeds"] for row in table] == [5] * len(before) + [3] * len(before)
+    assert about["of"] == second
 
 
 def test_quick_results_are_not_published(tmp_path, capsys):

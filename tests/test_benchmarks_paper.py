@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from joblib import parallel_config
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 from threadpoolctl import threadpool_info
 
 from tests.experiments import (
@@ -92,16 +92,55 @@ def test_the_circumstances_are_those_of_the_cells(roots, benchmarks, tmp_path):
 
 
 def test_what_is_published_says_what_it_is_from(roots, tmp_path):
-    from benchmarks.paper.__main__ import publish
+    from benchmarks.paper._publish import publish
 
-    about = run(roots, tmp_path)["about"]
-    publish(tmp_path / "roots-quick", tmp_path / "page" / "roots", about)
+    done = run(roots, tmp_path)
+    publish(roots, done, tmp_path / "roots-quick", tmp_path / "page" / "roots")
     published = sorted(path.name for path in (tmp_path / "page").iterdir())
     assert published == ["roots.csv", "roots.json", "roots.png"]
     found = strict((tmp_path / "page" / "roots.json").read_text())
-    assert found == about
+    assert found == done["about"]
     with (tmp_path / "page" / "roots.csv").open() as file:
         assert [row["x"] for row in csv.DictReader(file)] == ["4.0", "-1.0"]
+
+
+def test_of_rows_published_before_those_of_more_seeds_stay(benchmarks):
+    from benchmarks.paper._publish import joined
+
+    def row(width, seeds, pairs, value):
+        return {"width": width, "value": value, "seeds": seeds, "pairs": pairs}
+
+    before = [
+        row(1, 10, 10, 0.1),
+        row(2, 1, 1, 0.2),
+        row(3, 5, 5, 0.3),
+        row(4, 2, 2, 0),
+    ]
+    now = [row(5, 1, 0, 0.5), row(3, 6, 1, 0.9), row(2, 3, 3, 0.4), row(1, 2, 2, 0.7)]
+    rows, kept = joined(before, now, ("width",))
+    assert {each["width"]: each["value"] for each in rows} == {
+        1: 0.1,  # more seeds
+        2: 0.4,
+        3: 0.3,  # more that it is compared with
+        4: 0,
+        5: 0.5,
+    }
+    assert kept == 3
+    assert joined(before, before, ("width",)) == (before, 0)
+    assert joined([], now, ("width",)) == (now, 0)
+
+
+def test_a_table_is_read_as_it_was_written(benchmarks, tmp_path):
+    from benchmarks.paper._results import read_csv, write_csv
+
+    rows = [
+        {"model": "deq", "width": 32, "accuracy": 0.1 + 0.2, "error": float("nan")},
+        {"model": "inverse", "width": 0, "accuracy": -1e-300, "error": 1.0},
+    ]
+    write_csv(tmp_path / "table.csv", rows)
+    found = read_csv(tmp_path / "table.csv")
+    assert_equal(found, rows)
+    assert [type(value) for value in found[1].values()] == [str, int, float, float]
 
 
 def test_other_images_are_other_results(tmp_path):
@@ -194,7 +233,7 @@ def test_nothing_is_taken_from_test_rows(monkeypatch):
     from benchmarks.paper import data
 
     cell = {"data": "wine", "activation": "relu", "p": 0, "seed": 0}
-    X, y = data.data_of(cell)
+    X, y = data.data_of("wine", 0, 0)
     split = data.StratifiedShuffleSplit(1, test_size=0.3, random_state=0)
     train, test = next(split.split(X, y))
     taken = []
@@ -210,13 +249,57 @@ def test_nothing_is_taken_from_test_rows(monkeypatch):
     # Test rows of another scale change nothing between training rows.
     X = X.copy()
     X[test] *= 10.0
-    monkeypatch.setattr(data, "data_of", lambda cell: (X, y))
+    monkeypatch.setattr(data, "data_of", lambda *_: (X, y))
     data.compute(cell, None)
     for (tau0, K), (tau0_again, K_again) in zip(taken[:2], taken[2:], strict=True):
         assert tau0 == tau0_again
         assert_allclose(K, K_again, rtol=1e-12)
     # Standardised training rows have mean square 1.
     assert_allclose(taken[0][0], 1.0)
+
+
+def test_texts_are_of_the_modules_and_their_words_of_the_training_rows():
+    from benchmarks.paper import data
+    from benchmarks.paper._texts import MODULES, docstrings
+
+    texts, modules = docstrings()
+    assert len(texts) == len(set(texts)) == len(modules) > 500
+    assert list(np.unique(modules)) == list(range(len(MODULES)))
+    for text, module in zip(texts, modules, strict=True):
+        if text.startswith("Convolve two"):
+            assert MODULES[module] == "signal"
+    assert not any("Parameters\n---" in text for text in texts)
+    texts = np.array(["one two two", "two three", "three", "four four"], dtype=object)
+    for name in data.TEXTS:
+        X = data.prepared(name, texts, np.arange(3), 10)
+        assert X.shape == (4, 3)  # of the training rows: one, three, two
+        assert_allclose(np.mean(X[:3] ** 2), 1.0)
+        assert_array_equal(X > 0, [[1, 0, 1], [0, 1, 1], [0, 1, 0], [0, 0, 0]])
+        assert data.prepared(name, texts, np.arange(3), 2).shape == (4, 2)
+
+
+@pytest.mark.parametrize("name", ["unit-wine", "unit-student-3"])
+def test_norms_alone_differ_between_sets_with_and_without_them(name, monkeypatch):
+    from benchmarks.paper import data
+
+    taken = []
+
+    def kernels(X, *arguments, **settings):
+        taken.append(X)
+        return own(X, *arguments, **settings)
+
+    own = data.kernels
+    monkeypatch.setattr(data, "kernels", kernels)
+    cell = {"activation": "tanh", "p": 50, "seed": 0}
+    unit, other = (
+        data.compute({**cell, "data": each}, None)
+        for each in (name, name.removeprefix("unit-"))
+    )
+    assert unit["norm spread"] < 1e-14 < other["norm spread"]
+    X, _, before, _ = taken
+    assert_allclose(np.mean(X**2, axis=1), 1.0)
+    ratio = np.linalg.norm(before, axis=1) / np.sqrt(before.shape[1])
+    assert_allclose(X * ratio[:, None], before)
 
 
 def test_work_is_timed_on_one_thread():

@@ -9,11 +9,9 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from shutil import copyfile
-from typing import Any
 
 from benchmarks.paper._experiment import Experiment, Settings, has, run
-from benchmarks.paper._results import dumps
+from benchmarks.paper._publish import publish
 from benchmarks.paper._sources import (
     OPENML,
     Patches,
@@ -210,16 +208,8 @@ def one(name: str, source: Source, only: Settings, options: argparse.Namespace) 
     print(f"  written to {options.output}/{stem}.*", flush=True)
     if options.publish:
         page = f"{name}-{label_of(source)}" if found.images else name
-        publish(options.output / stem, options.publish / page, about)
+        publish(found, done, options.output / stem, options.publish / page)
     return True
-
-
-def publish(written: Path, page: Path, about: dict[str, Any]) -> None:
-    """Copy table and figure, and write beside them what they are from."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    for ending in ("csv", "png"):
-        copyfile(f"{written}.{ending}", f"{page}.{ending}")
-    page.with_suffix(".json").write_text(dumps(about, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ class Experiment:
         Whether cells may run side by side; not if they are timed.
     images : bool
         Whether it is on images, so that other images give other results.
+    settings : tuple of str
+        Columns of the summary that say what a row is of.
+    draw : callable or None
+        ``draw(summary, figure_path)``: the figure from a summary alone, of those that
+        are added to what was published before; they need `settings`.
     """
 
     name: str
@@ -68,6 +73,8 @@ class Experiment:
     report: Callable[[list[Row], Path], list[Row]]
     parallel: bool = True
     images: bool = False
+    settings: tuple[str, ...] = ()
+    draw: Callable[[list[Row], Path], None] | None = None
 
     def stem(self, quick: bool, source: Source) -> str:
         """How its files are named: results on other images are other results."""

@@ -175,7 +175,10 @@ def train(
     torch.manual_seed(seed)
     readout = torch.zeros(n_outputs, _width(body), requires_grad=True)
     weights = [p for p in body.parameters() if p.requires_grad]
-    kind = {"adam": functools.partial(torch.optim.Adam, fused=True), "sgd": torch.optim.SGD}[optimizer]
+    kind = {
+        "adam": functools.partial(torch.optim.Adam, fused=True),
+        "sgd": torch.optim.SGD,
+    }[optimizer]
     stepper = kind([*weights, readout], lr=lr, weight_decay=weight_decay)
     steps = epochs * -(-len(X) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, steps)

@@ -132,3 +132,21 @@ def write_csv(path: Path, rows: list[Row]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a summary that was written, with its numbers."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: _number_or_text(text) for name, text in line.items()}
+            for line in csv.DictReader(file)
+        ]
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -194,4 +194,6 @@ EXPERIMENT = Experiment(
     compute,
     report,
     images=True,
+    settings=("activation", "σ_a²", "trainable", "model", "width"),
+    draw=draw,
 )

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.model_selection import StratifiedShuffleSplit
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from benchmarks.paper._data import Source, drawn
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
 from benchmarks.paper._figures import figure, legend_below
 from benchmarks.paper._kernels import kernels
+from benchmarks.paper._texts import docstrings
 from sklearn_deq.linear import ridge_fit
 
 DRAWN = (
@@ -29,6 +31,15 @@ DRAWN = (
     "sparse-0.01",
 )
 TABLES = ("breast_cancer", "wine", "diabetes")
+# Of words that occur most often in the training rows: how often, or weights of norm 1.
+TEXTS = {
+    "text-counts": CountVectorizer,
+    "text-tfidf": TfidfVectorizer,
+}
+# The same with every row scaled to the same norm, to tell spread norms from the rest.
+UNIT = tuple(
+    f"unit-{data}" for data in ("student-3", "toeplitz-0.95", "sparse-0.01", *TABLES)
+)
 OTHERS = {
     "asymptotic": "the formula",
     "explicit": "four equations",
@@ -40,7 +51,11 @@ def cells(quick: bool) -> list[Cell]:
     """Every kind of data, an even and an odd activation, some seeds."""
     return [
         {"data": data, "activation": activation, "p": 100 if quick else 1000, "seed": s}
-        for data in ((*DRAWN[:2], "wine") if quick else (*DRAWN, *TABLES))
+        for data in (
+            (*DRAWN[:2], "unit-wine", "text-tfidf")
+            if quick
+            else (*DRAWN, *TABLES, *TEXTS, *UNIT)
+        )
         for activation in (("relu",) if quick else ("relu", "tanh"))
         for s in range(2 if quick else 10)
     ]
@@ -48,11 +63,13 @@ def cells(quick: bool) -> list[Cell]:
 
 def compute(cell: Cell, source: Source) -> Row:
     """Errors of the kernels, and accuracies of kernel ridge on each of them."""
-    X, y = data_of(cell)
+    name = cell["data"].removeprefix("unit-")
+    samples, y = data_of(name, cell["p"], cell["seed"])
     split = StratifiedShuffleSplit(1, test_size=0.3, random_state=cell["seed"])
-    train, test = next(split.split(X, y))
-    if cell["data"] in TABLES:
-        X = StandardScaler().fit(X[train]).transform(X)
+    train, test = next(split.split(samples, y))
+    X = prepared(name, samples, train, cell["p"])
+    if cell["data"] in UNIT:
+        X = normalize(X) * np.sqrt(X.shape[1])
     hermite = kernels(X, cell["activation"], 0.4, architecture="hermite", train=train)
     found = kernels(X, cell["activation"], 0.4, train=train)
     candidates = {
@@ -69,17 +86,34 @@ def compute(cell: Cell, source: Source) -> Row:
     return result
 
 
-def data_of(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as they come, and classes."""
-    if cell["data"] not in TABLES:
-        return drawn(cell["data"], cell["p"], cell["p"], cell["seed"])
+def data_of(name: str, p: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, or texts, as they come, and classes."""
+    if name in TEXTS:
+        return docstrings()
+    if name not in TABLES:
+        return drawn(name, p, p, seed)
     loaders = {
         "breast_cancer": load_breast_cancer,
         "wine": load_wine,
         "diabetes": load_diabetes,
     }
-    X, y = loaders[cell["data"]](return_X_y=True)
-    return X, (y > np.median(y) if cell["data"] == "diabetes" else y).astype(int)
+    X, y = loaders[name](return_X_y=True)
+    return X, (y > np.median(y) if name == "diabetes" else y).astype(int)
+
+
+def prepared(name: str, samples: np.ndarray, train: np.ndarray, p: int) -> np.ndarray:
+    """Rows as a practitioner would give them; what is fitted knows the training rows.
+
+    Columns of tables are standardised; texts become p features, which are scaled by
+    one number and not centred, and so stay sparse. What is drawn is left as it is.
+    """
+    if name in TABLES:
+        return StandardScaler().fit(samples[train]).transform(samples)
+    if name in TEXTS:
+        words = TEXTS[name](max_features=p).fit(samples[train])
+        X = words.transform(samples).toarray().astype(np.float64)
+        return X / np.sqrt(np.mean(X[train] ** 2))
+    return samples
 
 
 def _accuracy(
@@ -103,6 +137,9 @@ def report(rows: list[Row], path: Path) -> list[Row]:
     summary = []
     for (data, activation), group in grouped(rows, "data", "activation").items():
         line: Row = {"data": data, "activation": activation}
+        # Rounding alone is none.
+        spread = mean_error(group, "norm spread")[0]
+        line["norm spread"] = f"{spread if spread > 1e-12 else 0:.2g}"
         for name in OTHERS:
             line[f"{name} error"] = _error(group, name)
         for name in ("exact", *OTHERS):
