@@ -29,19 +29,18 @@ from sklearn_deq.estimators._persistence import (
     to_tensors,
 )
 from sklearn_deq.estimators._training import (
-    OPTIMIZERS,
     FeaturesReadout,
     InterruptibleNet,
     TrainingPlan,
     as_tensor,
     check_outcome,
-    check_training_tools,
     in_blocks,
     loss_curve,
     make_net,
     train,
     training_progress,
 )
+from sklearn_deq.estimators._training_tools import OPTIMIZERS, check_training_tools
 from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.theory import EquilibriumMoments
 

@@ -1,13 +1,12 @@
 """Training through skorch: the module, its batches, and a net that can be interrupted.
 
-Only this file and `_monitoring`, its callbacks, import skorch.
+Only this file, `_training_tools` and `_monitoring`, its callbacks, import skorch.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
+from skorch.callbacks import EarlyStopping, LRScheduler
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import nn
@@ -32,13 +31,9 @@ from sklearn_deq.estimators._monitoring import (
     SolverRecord,
     UpdateGuard,
 )
+from sklearn_deq.estimators._training_tools import as_callback, optimizer_options
 from sklearn_deq.exceptions import SolverWarning
 
-OPTIMIZERS = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-}
 # Rows evaluated at once outside of training.
 BLOCK = 1024
 # Factor over the loss of the untrained model at which a training counts as failed;
@@ -283,7 +278,7 @@ def make_net(
     """
     if own_callbacks is None:
         own_callbacks = copy.deepcopy(list(plan.callbacks or []))
-    scheduled = any(isinstance(_instance(c), LRScheduler) for c in own_callbacks)
+    scheduled = any(isinstance(as_callback(c), LRScheduler) for c in own_callbacks)
     callbacks: list[Any] = [
         ("annealing", Annealing(plan.lr, scheduled)),
         ("held_out", HeldOutStopping(patience=PATIENCE, load_best=True)),
@@ -294,7 +289,7 @@ def make_net(
         ("guard", UpdateGuard(plan.holds)),
     ]
     is_regressor = isinstance(criterion, nn.MSELoss)
-    optimizer, options = _optimizer_options(plan.optimizer, plan.weight_decay)
+    optimizer, options = optimizer_options(plan.optimizer, plan.weight_decay)
     net = (RegressorNet if is_regressor else ClassifierNet)(
         module,
         criterion=criterion,
@@ -322,20 +317,6 @@ def make_net(
             state = progress["optimizer"]
             net.optimizer_.load_state_dict({**state, "param_groups": settings})
     return net
-
-
-def _optimizer_options(
-    optimizer: Any, weight_decay: float
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What makes an optimizer, and with what beside parameters and rate."""
-    if isinstance(optimizer, str):
-        # Fused ones go over memory once.
-        options = {"weight_decay": weight_decay, "fused": True}
-        return OPTIMIZERS[optimizer], options
-    known = inspect.signature(optimizer).parameters
-    if "weight_decay" in known or weight_decay:
-        return optimizer, {"weight_decay": weight_decay}
-    return optimizer, {}
 
 
 def training_progress(net: InterruptibleNet) -> dict[str, Any]:
@@ -421,87 +402,6 @@ def train(
         finally:
             net.train_split = None
             net.callback("progress").bar_ = None
-
-
-def check_training_tools(
-    optimizer: Any, weight_decay: float, callbacks: Any, *, held_out: bool
-) -> None:
-    """Refuse optimizers and callbacks that torch and skorch could not use.
-
-    Parameters
-    ----------
-    optimizer : str or callable
-        A key of `OPTIMIZERS`, or what makes a torch optimizer.
-    weight_decay : float
-        That it is given.
-    callbacks : list or None
-        skorch callbacks, or pairs of a name and one.
-    held_out : bool
-        Whether there are rows to validate on.
-
-    Raises
-    ------
-    ValueError
-        If either is of another kind.
-    """
-    _try_optimizer(optimizer, weight_decay)
-    for item in callbacks or []:
-        callback = _instance(item)
-        if not isinstance(callback, Callback):
-            raise ValueError(
-                "callbacks must hold skorch callbacks, or pairs of a name and one, "
-                f"got {item!r}."
-            )
-        monitor = getattr(callback, "monitor", None)
-        if not held_out and isinstance(monitor, str) and monitor.startswith("valid"):
-            raise ValueError(
-                f"The callback {type(callback).__name__} monitors {monitor!r}, which "
-                "needs held-out samples: set early_stopping=True to hold some out, or "
-                "give it monitor='train_loss'."
-            )
-        scores = isinstance(callback, EpochScoring) and not callback.on_train
-        if scores and not held_out:
-            raise ValueError(
-                f"The callback {type(callback).__name__} scores held-out samples: set "
-                "early_stopping=True to hold some out, or give it on_train=True."
-            )
-
-
-def _instance(item: Any) -> Any:
-    """The callback of what skorch takes for one; the item itself if it is none."""
-    callback = item[1] if isinstance(item, tuple) and len(item) == 2 else item
-    if isinstance(callback, type) and issubclass(callback, Callback):
-        return callback()
-    return callback
-
-
-def _try_optimizer(optimizer: Any, weight_decay: float) -> None:
-    """Refuse what cannot make an update of a matrix and a vector."""
-    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
-        return
-    allowed = (
-        f"optimizer must be one of {sorted(OPTIMIZERS)}, a torch optimizer class, or a "
-        "function of parameters and lr that makes one, such as "
-        "functools.partial(torch.optim.SGD, momentum=0.9)"
-    )
-    fixed = {"lr", "weight_decay"} & set(getattr(optimizer, "keywords", None) or ())
-    if fixed:
-        raise ValueError(f"{allowed}; set {sorted(fixed)} on the estimator.")
-    parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    try:
-        make, options = _optimizer_options(optimizer, weight_decay)
-        made = make(parameters, lr=0.1, **options)
-        made.step(lambda: torch.zeros(()))
-        usable = isinstance(made, torch.optim.Optimizer)
-    except Exception as error:
-        raise ValueError(
-            f"{allowed}, got {optimizer!r}, which fails with weight_decay="
-            f"{weight_decay}: {error}"
-        ) from error
-    if not usable:
-        raise ValueError(f"{allowed}, got {optimizer!r}.")
 
 
 def check_outcome(net: InterruptibleNet, start_loss: float) -> str | None:
