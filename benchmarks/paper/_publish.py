@@ -60,7 +60,8 @@ def _values(row: Row, names: tuple[str, ...]) -> tuple[Any, ...]:
 
 def _earlier(page: Path, about: dict[str, Any]) -> dict[str, Any]:
     """What rows that were kept are from: of what this run published before, its own."""
-    found: dict[str, Any] = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    record = page.with_suffix(".json")
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     known = [_facts(at) for at in about["circumstances"]]
     is_same = all(_facts(at) in known for at in found["circumstances"])
     earlier: dict[str, Any] = found["of"] if is_same and "of" in found else found

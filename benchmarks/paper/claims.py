@@ -13,9 +13,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from scipy.stats import spearmanr
+
 from benchmarks.paper._results import write_csv
 from benchmarks.paper.cost import RESOURCES, TIMES
-from benchmarks.paper.data import TABLES
+from benchmarks.paper.data import TABLES, UNIT
 
 Line = dict[str, str]
 Key = tuple[str, ...]
@@ -170,9 +172,28 @@ def other_data(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
         values = tables.numbers("data", "explicit error", activation=activation)
         what = f"explicit, {activation}, all sets"
         yield claim, what, spread(values, " %", 100), "data"
-    for what, sets in (("tables", TABLES), ("Student's t, 3 degrees", "student-3")):
+    equal = (*UNIT, "text-tfidf")
+    for what, sets in (
+        ("tables", TABLES),
+        ("Student's t, 3 degrees", "student-3"),
+        ("counts of real text", "text-counts"),
+        ("rows of one norm", equal),
+    ):
         values = tables.numbers("data", "asymptotic error", data=sets)
         yield claim, f"formula, {what}", spread(values, " %", 100), "data"
+    values = tables.numbers("data", "explicit error", data=equal)
+    yield claim, "explicit, rows of one norm", spread(values, " %", 100), "data"
+    names = ("data", "activation")
+    spreads, errors = (
+        tables.by("data", names, column)
+        for column in ("norm spread", "asymptotic error")
+    )
+    for activation in ("relu", "tanh"):
+        uneven = [k for k in spreads if k[1] == activation and spreads[k] > 0.0]
+        orders = spearmanr([spreads[k] for k in uneven], [errors[k] for k in uneven])
+        what = f"formula, {activation}: rank correlation of error and norm spread"
+        found = f"{orders.statistic:.2f} ({len(uneven)} sets)"
+        yield claim, what, found, "data"
 
 
 def differences(

@@ -165,22 +165,24 @@ def _mean_accuracy(group: list[Row], name: str) -> str:
 
 
 def _draw(rows: list[Row], path: Path) -> None:
-    """Bars, a panel for each activation; none for data that are not there yet."""
+    """Dots, a panel for each activation; none for data that are not there yet."""
     names = [data for (data,) in grouped(rows, "data")]
     activations = grouped(rows, "activation")
-    with figure(path, len(activations), 1, sharey=True) as axes:
+    size = (4.6 * len(activations), 1.5 + 0.24 * len(names))
+    with figure(path, len(activations), 1, sharey=True, figsize=size) as axes:
         panels = np.atleast_1d(axes).ravel()
         for panel, ((activation,), own) in zip(
             panels, activations.items(), strict=True
         ):
             groups = grouped(own, "data")
-            places = np.array([names.index(data) for (data,) in groups])
-            for shift, (name, label) in enumerate(OTHERS.items()):
+            places = [names.index(data) for (data,) in groups]
+            for name, label in OTHERS.items():
                 found = [mean_error(g, f"{name} error") for g in groups.values()]
                 mean, error = np.array(found).T
-                bars = {"xerr": error, "ecolor": "0.3", "label": label}
-                panel.barh(places + 0.27 * (1 - shift), mean, 0.27, **bars)
+                bars = {"xerr": np.nan_to_num(error), "ls": "", "label": label}
+                panel.errorbar(mean, places, marker="o", ms=5, capsize=2, **bars)
             panel.set_yticks(range(len(names)), names)
+            panel.grid(alpha=0.4)
             panel.set(xscale="log", xlabel="relative error", title=activation)
         # The axis is shared by all panels.
         panels[0].invert_yaxis()
