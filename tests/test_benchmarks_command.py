@@ -98,14 +98,15 @@ def test_seeds_are_added_to_what_was_published(tmp_path):
         table, about = publish("second", width=(32, 128), seed=range(seeds))
         assert_equal(table[: len(before)], before)
         assert [row["seeds"] for row in table[len(before) :]] == [seeds] * len(before)
-        assert about["rows kept"] == len(before)
-        assert about["of"] == first
-    second = about
+        assert about["runs of rows"] == [1] * len(before) + [0] * len(before)
+        assert about["earlier runs"] == [first]
     assert (page / "accuracy-digits.png").read_bytes() != figure
     # More seeds of the first.
     table, about = publish("third", width=(32,), seed=range(5))
     assert [row["seeds"] for row in table] == [5] * len(before) + [3] * len(before)
-    assert about["of"] == second
+    assert about["runs of rows"] == [0] * len(before) + [1] * len(before)
+    (second,) = about["earlier runs"]
+    assert second["circumstances"][0]["commit"] == "second"
 
 
 def test_quick_results_are_not_published(tmp_path, capsys):

@@ -117,7 +117,7 @@ def test_of_rows_published_before_those_of_more_seeds_stay(benchmarks):
         row(4, 2, 2, 0),
     ]
     now = [row(5, 1, 0, 0.5), row(3, 6, 1, 0.9), row(2, 3, 3, 0.4), row(1, 2, 2, 0.7)]
-    rows, kept = joined(before, now, ("width",))
+    rows, places = joined(before, now, ("width",))
     assert {each["width"]: each["value"] for each in rows} == {
         1: 0.1,  # more seeds
         2: 0.4,
@@ -125,9 +125,23 @@ def test_of_rows_published_before_those_of_more_seeds_stay(benchmarks):
         4: 0,
         5: 0.5,
     }
-    assert kept == 3
-    assert joined(before, before, ("width",)) == (before, 0)
-    assert joined([], now, ("width",)) == (now, 0)
+    assert places == [0, None, 2, 3, None]
+    assert joined(before, before, ("width",)) == (before, [None] * 4)
+    assert joined([], now, ("width",)) == (now, [None] * 4)
+
+
+def test_rows_are_traced_to_the_run_that_they_are_from(benchmarks):
+    from benchmarks.paper._publish import origins
+
+    first = {"run": 1} | origins({"run": 0}, [0, None, 2])
+    assert first == {"run": 1, "runs of rows": [1, 0, 1], "earlier runs": [{"run": 0}]}
+    second = {"run": 2} | origins(first, [0, 1, None, None])
+    assert second["runs of rows"] == [2, 1, 0, 0]
+    assert second["earlier runs"] == [{"run": 1}, {"run": 0}]
+    # The first run's last row is replaced.
+    third = origins(second, [0, None, 2, 3])
+    assert third["runs of rows"] == [2, 0, 1, 1]
+    assert third["earlier runs"] == [{"run": 2}, {"run": 0}]
 
 
 def test_a_table_is_read_as_it_was_written(benchmarks, tmp_path):
@@ -268,7 +282,8 @@ def test_texts_are_of_the_modules_and_their_words_of_the_training_rows():
     for text, module in zip(texts, modules, strict=True):
         if text.startswith("Convolve two"):
             assert MODULES[module] == "signal"
-    assert not any("Parameters\n---" in text for text in texts)
+    assert not any("\n---" in text for text in texts)
+    assert not any("scipy." in text for text in texts)
     texts = np.array(["one two two", "two three", "three", "four four"], dtype=object)
     for name in data.TEXTS:
         X = data.prepared(name, texts, np.arange(3), 10)
@@ -276,6 +291,20 @@ def test_texts_are_of_the_modules_and_their_words_of_the_training_rows():
         assert_allclose(np.mean(X[:3] ** 2), 1.0)
         assert_array_equal(X > 0, [[1, 0, 1], [0, 1, 1], [0, 1, 0], [0, 0, 0]])
         assert data.prepared(name, texts, np.arange(3), 2).shape == (4, 2)
+
+
+def test_of_a_docstring_its_own_words_are_taken():
+    from benchmarks.paper._texts import opening
+
+    words = "Bessel function K(z)\n\nof the second kind (real)"
+    for signature in (
+        "",
+        "kv(v, z)\n\n",
+        "kv(x1, out=(None, None),\n   x2)\nkv(v)\n\n",
+    ):
+        for section in ("", "\n\nMethods\n-------\nz", "\n\n  See Also\n  ---\n"):
+            assert opening(signature + words + section) == words
+    assert opening("as `scipy.special.kv` of scipy") == "as `` of"
 
 
 @pytest.mark.parametrize("name", ["unit-wine", "unit-student-3"])

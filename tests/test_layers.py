@@ -46,6 +46,7 @@ SKORCH_FILES = {
     "estimators/_monitoring.py",
     "estimators/_network.py",
     "estimators/_training.py",
+    "estimators/_training_tools.py",
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -10,8 +10,9 @@ from typing import Any
 from benchmarks.paper._experiment import Experiment
 from benchmarks.paper._results import Row, dumps, read_csv, write_csv
 
-# What a row of a table counts: seeds, and of these what it was compared with.
+# Columns that count what a row is the mean of: a row of more of them is not replaced.
 COUNTS = ("seeds", "pairs")
+About = dict[str, Any]
 
 
 def publish(
@@ -19,55 +20,76 @@ def publish(
 ) -> None:
     """Copy table and figure, and write beside them what they are from.
 
-    Of an experiment that adds to what was published rows of more seeds stay there, so
-    that seeds can be added where the cells of the others are not.
+    Of an experiment whose figure needs its table alone, published rows of more seeds
+    are kept, so that a part can be computed where the cells of the others are not.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
-    about, table, kept = done["about"], page.with_suffix(".csv"), 0
-    if experiment.draw and table.exists():
-        rows, kept = joined(read_csv(table), done["summary"], experiment.settings)
-    if experiment.draw and kept:
+    table, drawing, record = (
+        page.with_name(f"{page.name}.{ending}") for ending in ("csv", "png", "json")
+    )
+    about = done["about"]
+    before: list[Row] = []
+    if experiment.draw and table.exists() and record.exists():
+        before = read_csv(table)
+        found = json.loads(record.read_text(encoding="utf-8"))
+    rows, places = joined(before, done["summary"], experiment.settings)
+    if experiment.draw and any(place is not None for place in places):
+        about = {**about, **origins(found, places)}
         write_csv(table, rows)
-        experiment.draw(rows, page.with_suffix(".png"))
-        about = {**about, "rows kept": kept, "of": _earlier(page, about)}
+        experiment.draw(rows, drawing)
     else:
-        for ending in ("csv", "png"):
-            copyfile(f"{written}.{ending}", f"{page}.{ending}")
-    page.with_suffix(".json").write_text(dumps(about, indent=1), encoding="utf-8")
+        copyfile(f"{written}.csv", table)
+        copyfile(f"{written}.png", drawing)
+    record.write_text(dumps(about, indent=1), encoding="utf-8")
 
 
 def joined(
     before: list[Row], now: list[Row], settings: tuple[str, ...]
-) -> tuple[list[Row], int]:
-    """Rows of both, and how many of the former are left.
+) -> tuple[list[Row], list[int | None]]:
+    """Rows of both tables, and the place of each in the former, if it is from there.
 
-    Of two with the same settings the latter counts, unless it has fewer seeds.
+    Of two rows with the same settings the latter counts, unless it is of fewer seeds;
+    their seeds are not added up.
     """
-    rows = {_values(row, settings): row for row in before}
-    replaced = 0
+    rows: list[Row] = list(before)
+    places: list[int | None] = list(range(len(before)))
+    known = {_values(row, settings): place for place, row in enumerate(before)}
     for row in now:
-        name = _values(row, settings)
-        known = rows.get(name)
-        if known is None or all(row[count] >= known[count] for count in COUNTS):
-            rows[name] = row
-            replaced += known is not None
-    return list(rows.values()), len(before) - replaced
+        place = known.get(_values(row, settings)) if settings else None
+        if place is None:
+            rows.append(row)
+            places.append(None)
+        elif all(row[count] >= before[place][count] for count in COUNTS):
+            rows[place], places[place] = row, None
+    return rows, places
 
 
 def _values(row: Row, names: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
-def _earlier(page: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What rows that were kept are from: of what this run published before, its own."""
-    record = page.with_suffix(".json")
-    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    known = [_facts(at) for at in about["circumstances"]]
-    is_same = all(_facts(at) in known for at in found["circumstances"])
-    earlier: dict[str, Any] = found["of"] if is_same and "of" in found else found
-    return earlier
+def origins(found: About, places: list[int | None]) -> About:
+    """Say from which run every row of a joined table is.
 
+    Parameters
+    ----------
+    found : dict
+        What was written of the former table.
+    places : list of int or None
+        Of every row, its place in that table.
 
-def _facts(at: dict[str, Any]) -> dict[str, Any]:
-    """Circumstances without the number of cells."""
-    return {name: value for name, value in at.items() if name != "cells"}
+    Returns
+    -------
+    dict
+        "runs of rows": of every row 0, for the present run, or k for the k-th of
+        "earlier runs": what was written of these. A run of which nothing is left is
+        forgotten.
+    """
+    earlier = [found, *found.pop("earlier runs", [])]
+    owners = found.pop("runs of rows", None)
+    runs = [None if p is None else owners[p] if owners else 0 for p in places]
+    left = sorted({run for run in runs if run is not None})
+    return {
+        "runs of rows": [0 if run is None else 1 + left.index(run) for run in runs],
+        "earlier runs": [earlier[run] for run in left],
+    }

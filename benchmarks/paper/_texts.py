@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from functools import cache
 from importlib import import_module
 
@@ -26,9 +27,16 @@ MODULES = (
 LEAST_WORDS = 10
 
 
+# One or two, before the text of a compiled function; numpydoc's heading of a section;
+# and what names a module, which is to be told by the rest.
+SIGNATURE = re.compile(r"\A(?:[\w.]+\((?:[^()]|\([^()]*\))*\)\s*\n)+")
+SECTION = re.compile(r"^[ \t]*[A-Z][A-Za-z ]+\n[ \t]*-{3,}", re.MULTILINE)
+OWN_NAMES = re.compile(r"\bscipy(?:\.\w+)*")
+
+
 @cache
 def docstrings() -> tuple[np.ndarray, np.ndarray]:
-    """What docstrings say before they list parameters, and the modules as numbers.
+    """What docstrings say before their first section, and the modules as numbers.
 
     A text that several functions share counts once, for the first module.
     """
@@ -36,18 +44,16 @@ def docstrings() -> tuple[np.ndarray, np.ndarray]:
     for module in MODULES:
         found = import_module(f"scipy.{module}")
         for name in sorted(found.__all__):
-            text = _opening(getattr(found, name, None))
+            thing = getattr(found, name, None)
+            doc = None if inspect.ismodule(thing) else inspect.getdoc(thing)
+            text = opening(doc or "")
             if len(text.split()) >= LEAST_WORDS:
                 modules.setdefault(text, module)
     _, classes = np.unique(list(modules.values()), return_inverse=True)
     return np.array(list(modules), dtype=object), classes
 
 
-def _opening(thing: object) -> str:
-    """The docstring of a function or a class up to its parameters, if it has one."""
-    if thing is None or inspect.ismodule(thing):
-        return ""
-    text = (inspect.getdoc(thing) or "").split("\nParameters\n")[0]
-    # Those of compiled functions begin with their signature.
-    first, _, rest = text.partition("\n")
-    return rest if first.endswith(")") and "(" in first else text
+def opening(doc: str) -> str:
+    """A docstring without its signature, its sections and the names of modules."""
+    text = SECTION.split(SIGNATURE.sub("", doc), maxsplit=1)[0]
+    return OWN_NAMES.sub("", text).strip()
