@@ -1,4 +1,4 @@
-"""What a user may give a training of its own: optimizers and callbacks."""
+"""Optimizers and callbacks that the user gives, and what is refused of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_training_tools(
     optimizer : str or callable
         A key of `OPTIMIZERS`, or what makes a torch optimizer.
     weight_decay : float
-        That it is given.
+        What the optimizer is to be made with.
     callbacks : list or None
         skorch callbacks, or pairs of a name and one.
     held_out : bool

@@ -52,7 +52,7 @@ class Lowered:
         self._low: torch.Tensor | None = None
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        """Of this weight; what was returned for an earlier one may be written over."""
+        """What is returned is this weight's only until the next call."""
         dtype = _LOWER[weight.dtype]
         if weight.is_inference():
             return weight.to(dtype)

@@ -32,8 +32,8 @@ def high_dimensional_equivalent(
     Parameters
     ----------
     X : array-like of shape (n, p)
-        Samples of a mixture with well-behaved features; strongly correlated raw data
-        is outside the theory: use the exact kernel there.
+        Samples of a mixture with well-behaved features, of nearly the same norm. Where
+        norms differ, or features are few or strongly correlated, use the exact kernel.
     moments : EquilibriumMoments
         The DEQ, with ``tau0`` that of the data.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
