@@ -109,6 +109,15 @@ def test_seeds_are_added_to_what_was_published(tmp_path):
     assert second["circumstances"][0]["commit"] == "second"
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("depth", "depth is computed on the CPU alone"), ("accuracy", "no CUDA device")],
+)
+def test_devices_that_cannot_be_had_are_refused(name, said, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert said in refused(capsys, name, "--quick", "--device", "cuda")
+
+
 def test_quick_results_are_not_published(tmp_path, capsys):
     said = refused(capsys, "depth", "--quick", "--publish", str(tmp_path / "page"))
     assert "give --full" in said

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -329,6 +330,34 @@ def test_norms_alone_differ_between_sets_with_and_without_them(name, monkeypatch
     assert_allclose(np.mean(X**2, axis=1), 1.0)
     ratio = np.linalg.norm(before, axis=1) / np.sqrt(before.shape[1])
     assert_allclose(X * ratio[:, None], before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("trainable", ["readout", "all"])
+@pytest.mark.parametrize("model", ["deq", "paper", "hermite"])
+def test_networks_are_as_accurate_on_another_device(model, trainable):
+    from benchmarks.paper.accuracy import cells, compute
+
+    settings = {"model": model, "trainable": trainable, "width": 64, "variance": 0.2}
+    cell = next(c for c in cells(quick=True) if settings.items() <= c.items())
+    found, wanted = (compute(cell, None, each) for each in ("cuda", "cpu"))
+    # The same weights and order of rows; rounding may move a few of 360 test images
+    # after many updates.
+    assert abs(found["accuracy"] - wanted["accuracy"]) < 0.02
+
+
+def test_a_device_is_handed_to_what_can_use_it(roots, tmp_path):
+    given = []
+
+    def compute(cell, source, *device):
+        given.append(device)
+        return {"root": 1.0}
+
+    for devices in (False, True):
+        experiment = replace(roots, compute=compute, devices=devices)
+        run(experiment, tmp_path / str(devices), device="cpu")
+    assert given == [(), (), ("cpu",), ("cpu",)]
 
 
 def test_work_is_timed_on_one_thread():

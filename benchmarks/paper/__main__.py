@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+import torch
+
 from benchmarks.paper._experiment import Experiment, Settings, has, run
 from benchmarks.paper._publish import publish
 from benchmarks.paper._sources import (
@@ -93,6 +95,12 @@ def arguments() -> argparse.ArgumentParser:
         help="folder for table and figure, such as docs/paper, with --full",
     )
     parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the networks of accuracy are (%(default)s)",
+    )
+    parser.add_argument(
         "--jobs",
         type=_positive,
         default=os.cpu_count() or 1,
@@ -146,6 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         if wrong := _without(name, options.quick, only):
             parser.error(f"--only: {wrong}")
+        if options.device != "cpu" and not experiment(name).devices:
+            parser.error(f"--device: {name} is computed on the CPU alone")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: torch finds no CUDA device here")
     source = options.openml or options.data_home
     if options.patches:
         if source is None:
@@ -192,6 +204,7 @@ def one(name: str, source: Source, only: Settings, options: argparse.Namespace) 
         options.jobs,
         only_report=options.report,
         only=only,
+        device=options.device,
     )
     if done is None:
         print(f"{name}: nothing is there; without --report it is computed")

@@ -51,7 +51,8 @@ class Experiment:
     cells : callable
         ``cells(quick)``: settings of every cell, plain values.
     compute : callable
-        ``compute(cell, source)``: what one cell gives, plain values.
+        ``compute(cell, source)``: what one cell gives, plain values; with `devices`
+        ``compute(cell, source, device)``.
     report : callable
         ``report(rows, figure_path)``: draws the figure, and returns the rows of the
         summary.
@@ -59,6 +60,8 @@ class Experiment:
         Whether cells may run side by side; not if they are timed.
     images : bool
         Whether it is on images, so that other images give other results.
+    devices : bool
+        Whether it can be computed on another device than the CPU.
     settings : tuple of str
         Columns of the summary that say what a row is of.
     draw : callable or None
@@ -69,10 +72,11 @@ class Experiment:
     name: str
     question: str
     cells: Callable[[bool], list[Cell]]
-    compute: Callable[[Cell, Source], Row]
+    compute: Callable[..., Row]
     report: Callable[[list[Row], Path], list[Row]]
     parallel: bool = True
     images: bool = False
+    devices: bool = False
     settings: tuple[str, ...] = ()
     draw: Callable[[list[Row], Path], None] | None = None
 
@@ -96,6 +100,7 @@ def run(
     *,
     only_report: bool = False,
     only: Settings | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any] | None:
     """Compute what is missing unless told not to; write the tables and the figure.
 
@@ -114,7 +119,7 @@ def run(
     else:
         folder.mkdir(parents=True, exist_ok=True)
         known = len(cells) - len(missing)
-        for entry in _computed(experiment, wanted, known, source, jobs):
+        for entry in _computed(experiment, wanted, known, source, jobs, device):
             # On a line of its own, whatever a run that was stopped left behind.
             with kept.open("a", encoding="utf-8") as file:
                 file.write("\n" + entry.line())
@@ -147,15 +152,20 @@ def _about(
 
 
 def _computed(
-    experiment: Experiment, cells: list[Cell], known: int, source: Source, jobs: int
+    experiment: Experiment,
+    cells: list[Cell],
+    known: int,
+    source: Source,
+    jobs: int,
+    device: str,
 ) -> Iterator[Entry]:
     """What the cells give, each as soon as it is there, with a bar of progress."""
     with (
         one_thread(),
         tqdm(total=known + len(cells), initial=known, desc=experiment.name) as bar,
     ):
-        at = here()
-        for cell, row, warned in _results(experiment, cells, source, jobs):
+        at = here(device)
+        for cell, row, warned in _results(experiment, cells, source, jobs, device):
             yield Entry(cell, row, at, warned)
             bar.update()
 
@@ -164,23 +174,26 @@ Result = tuple[Cell, Row, dict[str, int]]
 
 
 def _results(
-    experiment: Experiment, cells: list[Cell], source: Source, jobs: int
+    experiment: Experiment, cells: list[Cell], source: Source, jobs: int, device: str
 ) -> Iterator[Result]:
+    more = (device,) if experiment.devices else ()
     if not experiment.parallel or jobs == 1:
         for cell in cells:
-            yield _compute_alone(experiment, cell, source)
+            yield _compute_alone(experiment, cell, source, *more)
         return
     with Parallel(n_jobs=jobs, return_as="generator_unordered") as parallel:
         yield from parallel(
-            delayed(_compute_alone)(experiment, cell, source) for cell in cells
+            delayed(_compute_alone)(experiment, cell, source, *more) for cell in cells
         )
 
 
-def _compute_alone(experiment: Experiment, cell: Cell, source: Source) -> Result:
+def _compute_alone(
+    experiment: Experiment, cell: Cell, source: Source, *more: str
+) -> Result:
     """One thread, since there is a worker for every core; warnings are counted."""
     with one_thread(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        row = experiment.compute(cell, source)
+        row = experiment.compute(cell, source, *more)
     return cell, row, dict(Counter(one.category.__name__ for one in caught))
 
 

@@ -46,10 +46,11 @@ def build(
     seed: int,
     *,
     trainable: str = "all",
+    device: str = "cpu",
 ) -> nn.Module:
     """One of the models; its NTK is matched if all weights are trained, else its CK."""
     generator = torch.Generator().manual_seed(seed)
-    settings = {"trainable": trainable, "generator": generator}
+    settings = {"trainable": trainable, "generator": generator, "device": device}
     if model == "deq":
         return EquilibriumLayer(
             X.shape[1],
@@ -88,9 +89,14 @@ def build(
 
 def features(body: nn.Module, X: np.ndarray) -> np.ndarray:
     """Outputs of the hidden layers, in blocks."""
+    rows = torch.from_numpy(X).to(_device(body), torch.float32)
     with torch.inference_mode():
-        parts = [body(block) for block in torch.from_numpy(X).float().split(1000)]
+        parts = [body(block).cpu() for block in rows.split(1000)]
     return torch.cat(parts).numpy()
+
+
+def _device(body: nn.Module) -> torch.device:
+    return next(body.parameters()).device
 
 
 def finite_width_kernel(
@@ -165,15 +171,19 @@ def train(
     Dropout acts on the features. With patience a tenth of the training rows is set
     aside, and training ends when their loss has not fallen for so many epochs. Test
     rows are predicted after every epoch or, which saves a wide DEQ's time, at the end.
+    All is on the body's device; the order of the rows is the same on any.
     """
-    X, y, X_test, y_test = (torch.from_numpy(np.ascontiguousarray(a)) for a in data)
+    device = _device(body)
+    X, y, X_test, y_test = (
+        torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in data
+    )
     X, X_test = X.float(), X_test.float()
     n_valid = len(X) // 10 if patience else 0
     X_valid, y_valid, X, y = X[:n_valid], y[:n_valid], X[n_valid:], y[n_valid:]
     n_outputs = int(max(y.max(), y_test.max())) + 1
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    readout = torch.zeros(n_outputs, _width(body), requires_grad=True)
+    readout = torch.zeros(n_outputs, _width(body), device=device, requires_grad=True)
     weights = [p for p in body.parameters() if p.requires_grad]
     kind = {
         "adam": functools.partial(torch.optim.Adam, fused=True),
@@ -187,7 +197,8 @@ def train(
     for _ in range(epochs):
         body.train()
         total = 0.0
-        for rows in torch.randperm(len(X), generator=generator).split(batch):
+        order = torch.randperm(len(X), generator=generator).to(device)
+        for rows in order.split(batch):
             z = nn.functional.dropout(body(X[rows]), dropout)
             loss = loss_of(z @ readout.T, y[rows])
             stepper.zero_grad()

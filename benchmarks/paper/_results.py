@@ -86,9 +86,9 @@ def _entries(path: Path) -> Iterator[Entry]:
             continue
 
 
-def here() -> dict[str, Any]:
+def here(device: str = "cpu") -> dict[str, Any]:
     """The circumstances that count for a cell: the load and the seed are not."""
-    facts = circumstances() | {"commit": _first_commit()}
+    facts = circumstances(device) | {"commit": _first_commit()}
     return {name: facts[name] for name in facts if name not in ("load_average", "seed")}
 
 

@@ -70,7 +70,7 @@ def cells(quick: bool) -> list[Cell]:
     return limits + networks
 
 
-def compute(cell: Cell, source: Source) -> Row:
+def compute(cell: Cell, source: Source, device: str = "cpu") -> Row:
     """Accuracy on all test images."""
     data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
     X, y, X_test, y_test = data
@@ -95,6 +95,7 @@ def compute(cell: Cell, source: Source) -> Row:
         cell["width"],
         cell["seed"],
         trainable=cell["trainable"],
+        device=device,
     )
     if cell["trainable"] == "all":
         curves = train(
@@ -194,6 +195,7 @@ EXPERIMENT = Experiment(
     compute,
     report,
     images=True,
+    devices=True,
     settings=("activation", "σ_a²", "trainable", "model", "width"),
     draw=draw,
 )
