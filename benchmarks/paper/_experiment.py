@@ -174,7 +174,11 @@ Result = tuple[Cell, Row, dict[str, int]]
 
 
 def _results(
-    experiment: Experiment, cells: list[Cell], source: Source, jobs: int, device: str
+    experiment: Experiment,
+    cells: list[Cell],
+    source: Source,
+    jobs: int,
+    device: str = "cpu",
 ) -> Iterator[Result]:
     more = (device,) if experiment.devices else ()
     if not experiment.parallel or jobs == 1:
