@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn import EquilibriumLayer
-from sklearn_deq.nn._mixed import full_sums, lower_pays
+from sklearn_deq.nn._mixed import Lowered, full_sums, lower_pays
 from sklearn_deq.theory import ACTIVATIONS, equilibrium_moments
 
 WIDTH = 128
@@ -147,6 +147,22 @@ def test_a_converted_layer_takes_its_weights_in_the_precision_below():
         # The weights that were kept are bfloat16's; float64 iterates in float32.
         found, wanted = layer(x.double()), other(x.double())
     assert torch.equal(found, wanted)
+
+
+def test_weights_in_the_precision_below_share_memory_with_their_own_alone():
+    lowered = Lowered()
+    weights = [torch.randn(5, 5, generator=_generator(i)) for i in range(3)]
+    with torch.inference_mode():
+        first = lowered(weights[0])
+    assert lowered(weights[0]) is first
+    weights[0].mul_(2.0)
+    assert lowered(weights[0]) is first
+    assert torch.equal(first, weights[0].bfloat16())
+    # Another may be in work meanwhile: of a second derivative, or in another thread.
+    before = first.clone()
+    for other in (weights[1], weights[2], weights[0].T):
+        assert torch.equal(lowered(other), other.bfloat16())
+    assert torch.equal(first, before)
 
 
 def test_inference_before_training_and_weights_made_in_it():

@@ -48,26 +48,28 @@ class Lowered:
     """
 
     def __init__(self) -> None:
-        self._of: tuple[weakref.ref[torch.Tensor], int] | None = None
-        self._low: torch.Tensor | None = None
+        # In one piece, as threads may predict side by side.
+        self._last: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        """What is returned is this weight's only until the next call."""
+        """What is returned is written over when the same weight has changed."""
         dtype = _LOWER[weight.dtype]
         if weight.is_inference():
             return weight.to(dtype)
-        low = self._low
-        kind = dtype, weight.device, weight.shape
-        if low is None or (low.dtype, low.device, low.shape) != kind:
-            # New memory for every update would cost as much as two products; what is
-            # made in inference mode could not be written on outside of it.
-            with torch.inference_mode(False):
-                low = torch.empty_like(weight, dtype=dtype, requires_grad=False)
-            self._low, self._of = low, None
-        known, version = self._of or (None, -1)
-        if known is None or known() is not weight or version != weight._version:
-            low.copy_(weight.detach())
-            self._of = weakref.ref(weight), weight._version
+        version = weight._version
+        if self._last is not None:
+            known, of, low = self._last
+            kind = low.dtype, low.device, low.shape
+            if known() is weight and kind == (dtype, weight.device, weight.shape):
+                if of != version:
+                    # New memory for every update would cost as much as two products.
+                    low.copy_(weight.detach())
+                    self._last = known, version, low
+                return low
+        # What is made in inference mode could not be written over outside of it.
+        with torch.inference_mode(False):
+            low = weight.detach().to(dtype)
+        self._last = weakref.ref(weight), version, low
         return low
 
     def __reduce__(self) -> tuple[type[Lowered], tuple[()]]:
