@@ -350,14 +350,14 @@ def test_networks_are_as_accurate_on_another_device(model, trainable):
 def test_a_device_is_handed_to_what_can_use_it(roots, tmp_path):
     given = []
 
-    def compute(cell, source, *device):
-        given.append(device)
+    def compute(cell, source, **more):
+        given.append(more)
         return {"root": 1.0}
 
     for devices in (False, True):
         experiment = replace(roots, compute=compute, devices=devices)
         run(experiment, tmp_path / str(devices), device="cpu")
-    assert given == [(), (), ("cpu",), ("cpu",)]
+    assert given == [{}, {}, {"device": "cpu"}, {"device": "cpu"}]
 
 
 def test_work_is_timed_on_one_thread():

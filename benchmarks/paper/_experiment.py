@@ -6,11 +6,12 @@ on where it was. Cells are spread over the cores, one thread each.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Experiment:
         ``cells(quick)``: settings of every cell, plain values.
     compute : callable
         ``compute(cell, source)``: what one cell gives, plain values; with `devices`
-        ``compute(cell, source, device)``.
+        it takes ``device="cpu"`` as well.
     report : callable
         ``report(rows, figure_path)``: draws the figure, and returns the rows of the
         summary.
@@ -108,6 +109,9 @@ def run(
     JSON says of the results, and the summary; None, and nothing is written, if there
     are no results.
     """
+    if experiment.devices:
+        compute = functools.partial(experiment.compute, device=device)
+        experiment = replace(experiment, compute=compute)
     stem = experiment.stem(quick, source)
     kept = folder / f"{stem}.jsonl"
     cells = experiment.cells(quick)
@@ -157,7 +161,7 @@ def _computed(
     known: int,
     source: Source,
     jobs: int,
-    device: str,
+    device: str = "cpu",
 ) -> Iterator[Entry]:
     """What the cells give, each as soon as it is there, with a bar of progress."""
     with (
@@ -165,7 +169,7 @@ def _computed(
         tqdm(total=known + len(cells), initial=known, desc=experiment.name) as bar,
     ):
         at = here(device)
-        for cell, row, warned in _results(experiment, cells, source, jobs, device):
+        for cell, row, warned in _results(experiment, cells, source, jobs):
             yield Entry(cell, row, at, warned)
             bar.update()
 
@@ -174,30 +178,23 @@ Result = tuple[Cell, Row, dict[str, int]]
 
 
 def _results(
-    experiment: Experiment,
-    cells: list[Cell],
-    source: Source,
-    jobs: int,
-    device: str = "cpu",
+    experiment: Experiment, cells: list[Cell], source: Source, jobs: int
 ) -> Iterator[Result]:
-    more = (device,) if experiment.devices else ()
     if not experiment.parallel or jobs == 1:
         for cell in cells:
-            yield _compute_alone(experiment, cell, source, *more)
+            yield _compute_alone(experiment, cell, source)
         return
     with Parallel(n_jobs=jobs, return_as="generator_unordered") as parallel:
         yield from parallel(
-            delayed(_compute_alone)(experiment, cell, source, *more) for cell in cells
+            delayed(_compute_alone)(experiment, cell, source) for cell in cells
         )
 
 
-def _compute_alone(
-    experiment: Experiment, cell: Cell, source: Source, *more: str
-) -> Result:
+def _compute_alone(experiment: Experiment, cell: Cell, source: Source) -> Result:
     """One thread, since there is a worker for every core; warnings are counted."""
     with one_thread(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        row = experiment.compute(cell, source, *more)
+        row = experiment.compute(cell, source)
     return cell, row, dict(Counter(one.category.__name__ for one in caught))
 
 
