@@ -29,7 +29,7 @@ NUMBERS = {
     "regularisation": [
         f"MODEL {what}" for what in ("accuracy", "gap", "alignment", "epochs")
     ],
-    "sequence": ["score"],
+    "sequence": ["score", "chosen"],
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from sklearn.metrics import accuracy_score, r2_score
 
 TABLES = Path(__file__).parents[1] / "docs" / "paper"
 
@@ -185,10 +186,50 @@ def test_accuracy_at_the_end_is_the_last_one_of_the_curve(model, digits):
         every: train(each, digits, epochs=3, lr=0.05, seed=0, every_epoch=every)
         for every, each in bodies.items()
     }
-    assert len(curves[True].accuracy) == 3
-    assert curves[False].accuracy == curves[True].accuracy[-1:]
+    assert len(curves[True].scores) == 3
+    assert curves[False].scores == curves[True].scores[-1:]
     assert curves[False].loss == curves[True].loss
     assert torch.equal(curves[False].readout, curves[True].readout)
+
+
+def test_numbers_are_fitted_by_least_squares(digits):
+    from benchmarks.paper._networks import build, features, moments_of, train
+
+    X, _, X_test, _ = digits
+    Y, Y_test = (np.tanh(rows[:, :2] + rows[:, 1:3]) for rows in (X, X_test))
+    body = build("single", moments_of(X, "relu", 0.2), X, 64, seed=0)
+    curves = train(body, (X, Y, X_test, Y_test), epochs=40, lr=0.03, seed=0)
+    outputs = features(body, X_test) @ curves.readout.numpy().T
+    expected = r2_score(Y_test, outputs, multioutput="variance_weighted")
+    assert_allclose(curves.scores[-1], expected, atol=1e-5)
+    assert curves.loss[-1] < 0.1 * curves.loss[0]
+
+
+def test_scores_are_those_of_scikit_learn():
+    from benchmarks.paper._networks import score
+
+    rng = np.random.default_rng(0)
+    y, outputs = rng.integers(0, 3, 50), rng.standard_normal((50, 3))
+    assert score(outputs, y) == accuracy_score(y, outputs.argmax(axis=1))
+    Y = rng.standard_normal((50, 3)) * [1.0, 2.0, 3.0] + 5.0
+    expected = r2_score(Y, Y + outputs, multioutput="variance_weighted")
+    assert_allclose(score(Y + outputs, Y), expected, rtol=1e-12)
+
+
+def test_what_is_chosen_has_not_seen_the_test_rows():
+    from benchmarks.paper.sequence import _chosen
+
+    seen = []
+
+    def fit(data, value):
+        seen.append((value, len(data[0]), data[2].tolist()))
+        return -abs(value - 2.0)
+
+    rows = np.arange(20.0)
+    found = _chosen((1.0, 2.0, 3.0), fit, (rows, rows, rows[:5] + 100, rows[:5]))
+    assert found == {"score": 0.0, "chosen": 2.0}
+    assert seen[:-1] == [(value, 18, [18.0, 19.0]) for value in (1.0, 2.0, 3.0)]
+    assert seen[-1] == (2.0, 20, (rows[:5] + 100).tolist())
 
 
 def test_costs_are_medians_over_seeds(tmp_path):

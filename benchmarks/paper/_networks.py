@@ -140,14 +140,15 @@ class Curves:
     ----------
     loss : list of float
         Training loss.
-    accuracy : list of float
-        Accuracy on the test rows; that at the end alone unless more was asked for.
+    scores : list of float
+        Accuracy, or R² of numbers, on the test rows; that at the end alone unless more
+        was asked for.
     readout : tensor of shape (n_outputs, m)
         The readout's weights.
     """
 
     loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     readout: torch.Tensor | None = None
 
 
@@ -168,19 +169,18 @@ def train(
 ) -> Curves:
     """Train body and readout with a cosine decay, by Adam (as the estimators) or SGD.
 
-    Dropout acts on the features. With patience a tenth of the training rows is set
+    Labels are classes, told apart by cross-entropy; columns of floats are fitted by
+    least squares, without an intercept. Label smoothing is of classes, dropout
+    acts on the features. With patience a tenth of the training rows is set
     aside, and training ends when their loss has not fallen for so many epochs. Test
     rows are predicted after every epoch or, which saves a wide DEQ's time, at the end.
     All is on the body's device; the order of the rows is the same on any.
     """
     device = _device(body)
-    X, y, X_test, y_test = (
-        torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in data
-    )
-    X, X_test = X.float(), X_test.float()
+    X, y, X_test, y_test = (_tensor(values).to(device) for values in data)
+    n_outputs, loss_of = _objective(y, y_test, label_smoothing)
     n_valid = len(X) // 10 if patience else 0
     X_valid, y_valid, X, y = X[:n_valid], y[:n_valid], X[n_valid:], y[n_valid:]
-    n_outputs = int(max(y.max(), y_test.max())) + 1
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     readout = torch.zeros(n_outputs, _width(body), device=device, requires_grad=True)
@@ -192,7 +192,6 @@ def train(
     stepper = kind([*weights, readout], lr=lr, weight_decay=weight_decay)
     steps = epochs * -(-len(X) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, steps)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     curves, best, waited = Curves(), np.inf, 0
     for _ in range(epochs):
         body.train()
@@ -211,7 +210,7 @@ def train(
         body.eval()
         curves.loss.append(total / len(X))
         if every_epoch:
-            curves.accuracy.append(_accuracy(body, readout, X_test, y_test))
+            curves.scores.append(_score(body, readout, X_test, y_test))
         if patience:
             with torch.inference_mode():
                 held_out = float(loss_of(body(X_valid) @ readout.T, y_valid))
@@ -219,9 +218,25 @@ def train(
             if waited >= patience:
                 break
     if not every_epoch:
-        curves.accuracy.append(_accuracy(body, readout, X_test, y_test))
+        curves.scores.append(_score(body, readout, X_test, y_test))
     curves.readout = readout.detach()
     return curves
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """Numbers in float32, classes as they are."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _objective(
+    y: torch.Tensor, y_test: torch.Tensor, label_smoothing: float
+) -> tuple[int, nn.Module]:
+    """How many outputs targets need, and their loss."""
+    if y.is_floating_point():
+        return y.shape[1], nn.MSELoss()
+    n_classes = int(max(y.max(), y_test.max())) + 1
+    return n_classes, nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
 
 def _width(body: Any) -> int:
@@ -230,12 +245,21 @@ def _width(body: Any) -> int:
     return int(body.weights[-1].shape[0])
 
 
-def _accuracy(
+def _score(
     body: nn.Module, readout: torch.Tensor, X: torch.Tensor, y: torch.Tensor
 ) -> float:
     with torch.inference_mode():
-        found = [(body(rows) @ readout.T).argmax(dim=1) for rows in X.split(1000)]
-    return float((torch.cat(found) == y).double().mean())
+        outputs = torch.cat([body(rows) @ readout.T for rows in X.split(1000)])
+    return score(outputs.cpu().numpy(), y.cpu().numpy())
+
+
+def score(outputs: np.ndarray, y: np.ndarray) -> float:
+    """Accuracy of the largest output where y has classes, R² where it has numbers."""
+    if y.ndim == 1:
+        return float(np.mean(outputs.argmax(axis=1) == y))
+    # Of several columns together, not their mean.
+    rest = np.sum((outputs - y) ** 2, dtype=np.float64)
+    return float(1.0 - rest / np.sum((y - y.mean(axis=0)) ** 2, dtype=np.float64))
 
 
 def alignment(K: np.ndarray, L: np.ndarray) -> float:

@@ -101,7 +101,7 @@ def compute(cell: Cell, source: Source, device: str = "cpu") -> Row:
         curves = train(
             body, data, epochs=10, lr=0.05, seed=cell["seed"], every_epoch=False
         )
-        return {"accuracy": curves.accuracy[-1]}
+        return {"accuracy": curves.scores[-1]}
     Z, Z_test = (features(body, rows).astype(np.float64) for rows in (X, X_test))
     coef, intercept = fit_ridge(Z, targets, ALPHA / len(Z))
     scores = Z_test @ coef.T + intercept

@@ -91,7 +91,7 @@ def compute(cell: Cell, source: Source) -> Row:
     K, L = (_tangent_kernel(net, curves.readout, rows) for net in (start, body))
     return {
         "loss": curves.loss,
-        "accuracy": curves.accuracy,
+        "accuracy": curves.scores,
         "NTK drift": float(np.linalg.norm(L - K) / np.linalg.norm(K)),
         "NTK alignment": alignment(K, L),
     }

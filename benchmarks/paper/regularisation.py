@@ -49,9 +49,9 @@ def compute(cell: Cell, source: Source) -> Row:
         )
         Z = features(body, data[2][:500]).astype(float)
         kernels[model] = Z @ Z.T
-        result[f"{model} accuracy"] = curves.accuracy[-1]
+        result[f"{model} accuracy"] = curves.scores[-1]
         result[f"{model} epochs"] = len(curves.loss)
-        result[f"{model} gap"] = curves.accuracy[-1] - result["deq accuracy"]
+        result[f"{model} gap"] = curves.scores[-1] - result["deq accuracy"]
         result[f"{model} alignment"] = alignment(kernels["deq"], kernels[model])
     return result
 
