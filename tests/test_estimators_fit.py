@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -433,3 +434,18 @@ def test_a_fit_that_fails_leaves_nothing_to_predict_with(iris):
         unfitted.fit(X, y)
     with pytest.raises(NotFittedError):
         unfitted.predict(X)
+
+
+def test_predictions_of_several_threads_leave_the_warnings_as_they_were(iris):
+    X, y = iris
+    model = DEQClassifier(width=256, trainable="readout", random_state=0).fit(X, y)
+
+    def state():
+        return list(warnings.filters), warnings._showwarnmsg_impl
+
+    before = state()
+    expected = model.predict(X)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: model.predict(X), range(40)):
+            assert_array_equal(found, expected)
+    assert state() == before

@@ -301,3 +301,19 @@ def test_clustering_with_affinities(iris):
     assert kernel(X).min() >= 0
     model = SpectralClustering(3, affinity=kernel, random_state=0)
     assert adjusted_rand_score(y, model.fit_predict(X)) > 0.5
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients_of_equal_rows_are_those_of_the_diagonal(kernel, rng):
+    """The angle between them is known to √ε only: what it is divided by."""
+    clip = Activation(lambda u: np.clip(u, -1.0, 1.0), kinks=(-1.0, 1.0))
+    X = rng.standard_normal((40, 10)) * rng.uniform(0.5, 2.0, 40)[:, None]
+    _, found = deq_kernel_gradient(
+        np.vstack([X, X]),
+        variances=VARIANCES[:2],
+        kernel=kernel,
+        activation=clip,
+        recurrent_variance=0.4,
+    )
+    same = np.arange(40)
+    assert_allclose(found[same, same + 40], found[same, same], rtol=1e-5)

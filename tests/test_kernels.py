@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_deq import Activation
+from sklearn_deq._solver_warnings import solver_warnings
 from sklearn_deq.kernels import (
     deq_kernel,
     deq_kernel_diag,
@@ -328,3 +329,64 @@ def test_gpu_equals_cpu(activation, rng):
     expected = deq_kernel(X, activation=activation)
     found = deq_kernel(X, activation=activation, device="cuda")
     assert_allclose(found, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+def test_equal_rows_of_a_function_with_kinks(kernel, rng):
+    hard_swish = Activation(lambda u: u * np.clip(u + 3, 0, 6) / 6, kinks=(-3.0, 3.0))
+    X = rng.standard_normal((40, 10)) * rng.uniform(0.5, 2.0, 40)[:, None]
+    settings = {
+        "activation": hard_swish,
+        "recurrent_variance": 0.4,
+        "kernel": kernel,
+    }
+    across = deq_kernel(X, X.copy(), **settings)
+    # NTKs go with √(1 − ρ), which is known to √ε.
+    assert_allclose(np.diag(across), deq_kernel_diag(X, **settings), rtol=1e-6)
+
+
+def test_multipliers_of_explicit_kernels(rng):
+    X = rng.standard_normal((6, 4))
+    moments = equilibrium_moments("gelu", 0.3)
+    for architecture in ("hermite", "rounded"):
+        layers = solve_match(
+            moments, kernel="ntk", architecture=architecture, norms=(0.5, 2.0), tol=1
+        ).layers
+        n = len(layers)
+        settings = {"layers": layers, "kernel": "ntk"}
+        once = explicit_kernel(X, **settings)
+        twice = explicit_kernel(X, multipliers=[2.0] * (n + 1), **settings)
+        assert_allclose(twice, 2.0 * once, rtol=1e-12)
+        several = [0.5] * n + [2.0]
+        found = explicit_kernel(X, multipliers=several, **settings)
+        diagonal = explicit_kernel_diag(X, multipliers=several, **settings)
+        assert_allclose(np.diag(found), diagonal, rtol=1e-12)
+        for bad in ([1.0] * n, [1.0] * (n + 2), [-1.0] * (n + 1), [np.nan] * (n + 1)):
+            with pytest.raises(
+                ValueError, match=f"multipliers must be {n + 1} numbers"
+            ):
+                explicit_kernel(X, multipliers=bad, **settings)
+    with pytest.raises(ValueError, match="at least one layer"):
+        explicit_kernel(X, layers=())
+
+
+def test_a_diagonal_beyond_the_dtype_is_refused():
+    layers = solve_match(equilibrium_moments("relu")).layers
+    X = np.full((2, 3), 1e25)
+    assert np.isfinite(explicit_kernel_diag(X, layers=layers)).all()
+    with pytest.raises(ValueError, match="beyond float32"):
+        explicit_kernel_diag(X, layers=layers, dtype="float32")
+
+
+def test_what_threads_have_to_say_is_heard(rng):
+    """None of it is left for Python's own warnings, which are errors in these tests."""
+    clip = Activation(lambda u: np.clip(u, -1.0, 1.0))
+    X = rng.standard_normal((600, 3))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with solver_warnings() as heard:
+            deq_kernel(X, activation=clip)
+    finally:
+        torch.set_num_threads(before)
+    assert any("is tabulated to a relative error" in message for message in heard)

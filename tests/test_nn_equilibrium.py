@@ -691,3 +691,9 @@ def test_numbers_that_are_no_use_are_named(value):
 def test_what_makes_no_layer_is_refused_in_words(arguments, match):
     with pytest.raises(ValueError, match=match):
         EquilibriumLayer(3, **{"width": 4, **arguments})
+
+
+def test_an_empty_batch_leaves_a_layer_that_works():
+    layer = EquilibriumLayer(3, 8)
+    layer(torch.ones(0, 3)).sum().backward()
+    assert math.isfinite(float(layer.chi))

@@ -138,3 +138,9 @@ def test_multipliers_under_adam_act_as_their_roots():
         moved.append((network.matrices()[0] - before).detach())
     # Rounding of weights of unit size, in float32, against steps of 1e-3.
     assert_allclose(moved[1], 2.0 * moved[0], atol=1e-6)
+
+
+def test_widths_may_be_numbers_of_numpy():
+    layers = solve_match(equilibrium_moments("relu")).layers
+    network = ExplicitNetwork(4, np.int64(8), layers)
+    assert network(torch.ones(2, 4)).shape == (2, 8)

@@ -281,3 +281,8 @@ def test_numbers_below_the_smallest_normal_one_are_at_rest(solver):
     )
     assert result.converged.all()
     assert float(result.residual.max()) <= 1e-5
+
+
+def test_states_of_no_unit_are_refused():
+    with pytest.raises(ValueError, match="with m ≥ 1"):
+        fixed_point(lambda z, rows: z, torch.zeros(2, 0))

@@ -402,3 +402,25 @@ def test_a_derivative_of_another_function_is_refused():
     # Kinks in plain sight of the differences do not matter.
     Activation(lambda x: np.clip(x, -0.5, 1), lambda x: 1.0 * ((x > -0.5) & (x < 1)))
     Activation(np.abs, np.sign, kinks=(0,))
+
+
+@pytest.mark.parametrize("derivative", [False, True])
+@pytest.mark.parametrize(
+    ("function", "kinks"),
+    [
+        (lambda u: u * np.clip(u + 3, 0, 6) / 6, (-3.0, 3.0)),
+        (lambda u: np.where(u > 1, u - 1, np.expm1(np.minimum(u - 1, 0))), (1.0,)),
+        (lambda u: np.maximum(u - 1, 0) ** 2 / 4, (1.0,)),
+    ],
+    ids=["hard swish", "shifted elu", "shifted square"],
+)
+def test_equal_samples_have_the_energy(function, kinks, derivative, rng):
+    """Where kinks meet, ρ = 1: the mean that a kink leaves is 0 but for rounding."""
+    phi = Activation(function, kinks=kinks)
+    q = np.exp(rng.uniform(-2.0, 3.0, 2000))
+    found = dual_activation(phi, q, q, q, derivative=derivative)
+    if derivative:
+        expected = mean_squared_derivative(phi, q)
+    else:
+        expected = spread_moments(phi, q, 0.0).value
+    assert_allclose(found, expected, rtol=2e-7)

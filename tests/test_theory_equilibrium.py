@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from sklearn_deq import Activation
 from sklearn_deq.datasets import make_gaussian_mixture
+from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import (
     ACTIVATIONS,
@@ -15,6 +17,7 @@ from sklearn_deq.theory import (
     equilibrium_variance,
     get_activation,
     high_dimensional_equivalent,
+    lipschitz_constant,
     solve_match,
 )
 
@@ -252,3 +255,46 @@ def test_matched_kernel_is_within_percents_on_digits(activation, bound, digits):
     match = solve_match(equilibrium_moments(activation, tau0=tau0))
     exact = deq_kernel(X, activation=activation, tau0=tau0)
     assert _relative_error(explicit_kernel(X, layers=match.layers), exact) < bound
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda u: np.clip(u, -1, 1),
+        lambda u: np.tanh(20 * (u - 2)),
+        lambda u: np.exp(-200 * (u - 3.7) ** 2),
+        lambda u: np.sin(30 * u),
+    ],
+    ids=["undeclared kinks", "step", "bump", "waves"],
+)
+def test_moments_that_the_rule_misses_are_warned_of(function):
+    with pytest.warns(SolverWarning, match="Moments of <lambda> are only good to"):
+        equilibrium_moments(Activation(function), 1e-4)
+
+
+@pytest.mark.parametrize("s", [[-0.5], [np.nan], [1.0, np.inf]])
+def test_squares_that_are_none_are_refused(s):
+    with pytest.raises(ValueError, match="finite and not negative"):
+        equilibrium_variance(equilibrium_moments("tanh"), s)
+
+
+def test_of_no_sample_there_is_no_variance():
+    assert equilibrium_variance(equilibrium_moments("tanh"), []).shape == (0,)
+
+
+def test_equivalents_of_what_is_not_finite_are_refused():
+    X = np.ones((3, 4))
+    X[1, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        high_dimensional_equivalent(X, equilibrium_moments("relu"))
+
+
+def test_the_steepest_slope_may_lie_far_out():
+    function = Activation(
+        lambda u: np.where(abs(u) < 30, 0.1 * u, u - 27 * np.sign(u)),
+        kinks=(-30.0, 30.0),
+    )
+    assert_allclose(lipschitz_constant(function), 1.0, rtol=1e-9)
+    for growing in (lambda u: u * np.log1p(abs(u)), lambda u: np.abs(u) ** 1.1):
+        with pytest.raises(ValueError, match="faster than linearly"):
+            lipschitz_constant(Activation(growing))

@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sklearn_deq.exceptions import MatchWarning
+from sklearn_deq.kernels import deq_kernel_diag, explicit_kernel_diag
 from sklearn_deq.theory import (
     ACTIVATIONS,
     ARCHITECTURES,
@@ -418,3 +419,18 @@ def test_data_too_large_are_refused():
         solve_match(m, norms="ab")
     with pytest.raises(ValueError, match="tol must be"):
         solve_match(m, tol=True)
+
+
+def test_equations_are_of_data_whose_size_is_between_the_norms():
+    moments = equilibrium_moments("gelu", 0.3)
+    for norms in ((2.0, 2.0), (1.5, 3.0), (0.1, 0.5)):
+        with pytest.raises(ValueError, match="tau0=1, which is between them"):
+            solve_match(moments, architecture="rounded", norms=norms)
+    moments = equilibrium_moments("gelu", 0.3, tau0=2.0)
+    match = solve_match(moments, architecture="rounded", norms=(2.0, 2.0))
+    x = np.full((1, 3), 2.0)
+    assert_allclose(
+        explicit_kernel_diag(x, layers=match.layers),
+        deq_kernel_diag(x, activation="gelu", recurrent_variance=0.3, tau0=2.0),
+        rtol=1e-6,
+    )

@@ -82,3 +82,14 @@ def test_every_number_of_nodes_is_exact(derivative, rng):
         more = [np.append(q1, 1.0), np.append(q2, 1.0), np.append(c, 0.999)]
         expected = dual_activation(phi, *more, derivative=derivative)[:-1]
         assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_ends_of_the_correlation_are_no_quotient_of_roundings(rng):
+    """At ρ = ±1 differences of kinks are 0 or an ulp, over sin θ = 0."""
+    from sklearn_deq.theory._dual_partials import dual_partials
+
+    clip = Activation(lambda u: np.clip(u, -1.0, 1.0), kinks=(-1.0, 1.0))
+    q = np.exp(rng.uniform(-2.0, 2.0, 500))
+    at, near = (dual_partials(clip, q, q, np.full(500, theta)) for theta in (0.0, 1e-9))
+    for name in ("value_log1", "slope_log1", "slope_angle"):
+        assert_allclose(getattr(at, name), getattr(near, name), atol=1e-7)

@@ -21,8 +21,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import Interval, StrOptions
+from sklearn_deq._solver_warnings import solver_warnings
 from sklearn_deq.estimators._norms import matched_norms
-from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.theory import (
     KERNELS,
     Activation,
@@ -203,20 +203,11 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
     @contextmanager
     def _solver_warnings_as_sklearn(self) -> Iterator[None]:
         """Raise the last of the solver's warnings as a ConvergenceWarning."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with solver_warnings() as heard:
             yield
-        message = None
-        for item in caught:
-            if issubclass(item.category, SolverWarning):
-                # The last is that of the final weights.
-                message = str(item.message)
-            else:
-                warnings.warn_explicit(
-                    item.message, item.category, item.filename, item.lineno
-                )
-        if message is not None:
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+        if heard:
+            # The last is that of the final weights.
+            warnings.warn(heard[-1], ConvergenceWarning, stacklevel=4)
 
 
 class FeaturesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

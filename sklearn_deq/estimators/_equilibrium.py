@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
+from sklearn_deq._solver_warnings import solver_warnings
 from sklearn_deq.estimators._monitoring import (
     amend_history,
     solver_history,
@@ -19,7 +20,6 @@ from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._solves import (
     Solves,
     bring_back,
-    without_solver_warnings,
 )
 from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
@@ -96,7 +96,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         return solves.features
 
     def _check_start(self, X: np.ndarray) -> None:
-        with without_solver_warnings():
+        with solver_warnings():
             self._require_stable(X, Solves.of(self._body, X))
 
     def _require_stable(self, X: np.ndarray, solves: Solves) -> None:

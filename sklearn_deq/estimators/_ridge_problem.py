@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from sklearn_deq._solver_warnings import solver_warnings
 from sklearn_deq.estimators._held_out import (
     HeldOutClassifier,
     HeldOutRegressor,
@@ -19,7 +19,6 @@ from sklearn_deq.estimators._ridge_collection import (
     of_kernel,
     scaled,
 )
-from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._memory import array_bytes
 from sklearn_deq.linear import (
@@ -186,9 +185,8 @@ class RidgeProblem:
 
     def evaluate(self, params: dict[str, Any]) -> Outcome:
         """Score all alphas with one kernel."""
-        with warnings.catch_warnings():
-            # What the best kernel has to say is heard when it is fitted.
-            warnings.simplefilter("ignore", SolverWarning)
+        # What the best kernel has to say is heard when it is fitted.
+        with solver_warnings():
             return self._evaluate(params)
 
     def _evaluate(self, params: dict[str, Any]) -> Outcome:

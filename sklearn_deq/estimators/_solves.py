@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sklearn_deq._solver_warnings import solver_warnings
 from sklearn_deq.estimators._monitoring import shrink, solver_status
 from sklearn_deq.estimators._training import BLOCK, in_blocks
-from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.nn import EquilibriumLayer
 
 # Steps of A towards 0 that a trained layer may need: little is left of it then.
@@ -115,7 +112,8 @@ def bring_back(body: EquilibriumLayer, X: np.ndarray) -> tuple[Solves, int, int]
     shrinks = lost = 0
     if body.guard is not None and not body.guard.holds(body.recurrent_weight):
         body.stabilize()
-    with without_solver_warnings():
+    # Rows that do not converge are counted.
+    with solver_warnings():
         solves = Solves.of(body, X)
         while (
             shrinks < _MOST_SHRINKS
@@ -127,11 +125,3 @@ def bring_back(body: EquilibriumLayer, X: np.ndarray) -> tuple[Solves, int, int]
             shrinks += 1
             solves = Solves.of(body, X)
     return solves, shrinks, lost
-
-
-@contextmanager
-def without_solver_warnings() -> Iterator[None]:
-    """Keep silent about rows that do not converge: they are counted."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SolverWarning)
-        yield

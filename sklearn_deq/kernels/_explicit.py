@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sklearn_deq.kernels._gram import gram
-from sklearn_deq.kernels._samples import Samples, check_samples, output_dtype
+from sklearn_deq.kernels._samples import (
+    Samples,
+    check_range,
+    check_samples,
+    output_dtype,
+)
 from sklearn_deq.theory import ExplicitLayer, explicit_pair_kernel
 
 
@@ -57,7 +62,8 @@ def explicit_kernel(
     Raises
     ------
     ValueError
-        For bad input.
+        For bad input, no layers, or multipliers that are not as many as the layers and
+        the readout, or negative.
     MemoryError
         If the result is over the budget.
 
@@ -95,6 +101,7 @@ def explicit_kernel_diag(
     kernel: str = "ck",
     normalize: bool = False,
     dtype: str | np.dtype | None = None,
+    multipliers: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Diagonal K(x, x) of `explicit_kernel` for the rows of X, in O(n p).
 
@@ -102,7 +109,7 @@ def explicit_kernel_diag(
     ----------
     X : array-like of shape (n, p)
         Samples.
-    layers, kernel, normalize, dtype
+    layers, kernel, normalize, dtype, multipliers
         As in `explicit_kernel`.
 
     Returns
@@ -127,5 +134,7 @@ def explicit_kernel_diag(
     X = check_samples(X)
     out_dtype = output_dtype(X, dtype)
     squares = Samples.build(X, normalize).squares
-    diagonal = explicit_pair_kernel(tuple(layers), kernel).diagonal(squares)
+    pair = explicit_pair_kernel(tuple(layers), kernel, multipliers)
+    diagonal = pair.diagonal(squares)
+    check_range(diagonal, out_dtype)
     return diagonal.astype(out_dtype)

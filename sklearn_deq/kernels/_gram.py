@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sklearn_deq._solver_warnings import listen, listener
 from sklearn_deq.kernels._memory import array_bytes, check_memory
 from sklearn_deq.kernels._samples import (
     Samples,
@@ -215,10 +216,14 @@ def _for_each(
         for block in blocks:
             work(block)
         return
+    heard = listener()
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        listen(heard)
+
     try:
-        with ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with ThreadPoolExecutor(n_threads, initializer=begin) as pool:
             for _ in pool.map(work, blocks):
                 pass
     finally:

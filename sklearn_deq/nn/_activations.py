@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from sklearn_deq.exceptions import SolverWarning
+from sklearn_deq._solver_warnings import warn_of_solver
 from sklearn_deq.theory import Activation, get_activation
 
 # Range of the table, outside of which the function is continued linearly.
@@ -181,11 +180,10 @@ class _Table:
             tuple[torch.dtype, torch.device], dict[str, torch.Tensor]
         ] = {}
         if self.error > _POOR:
-            warnings.warn(
+            warn_of_solver(
                 f"The table of {activation} has a relative error of {self.error:.0e}. "
                 "Declare its kinks (Activation(..., kinks=...)) or give a "
                 "torch_function.",
-                SolverWarning,
                 stacklevel=5,
             )
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from sklearn_deq.exceptions import SolverWarning
+from sklearn_deq._solver_warnings import warn_of_solver
 from sklearn_deq.nn._activations import torch_activation
 from sklearn_deq.nn._checks import (
     PRECISIONS,
@@ -428,7 +427,7 @@ class EquilibriumLayer(WellPosed):
         if weight is None:
             weight = self.recurrent_weight
         matrix = weight.detach()
-        self._slopes = torch.zeros_like(pre[:1]).squeeze(0)
+        self._slopes = pre.new_zeros(pre.shape[1])
 
         def make(rows: slice) -> AdjointRecurrence:
             slope = self.activation.derivative(pre[rows])
@@ -548,10 +547,9 @@ def _warn_unconverged(result: FixedPointResult, what: str) -> None:
     )
     if not math.isfinite(residual):
         advice = "Numbers are not finite or too large: scale X, or look for NaN in it."
-    warnings.warn(
+    warn_of_solver(
         f"The {what} of {int(failed.sum())} of {failed.numel()} samples did not "
         f"converge: largest relative residual {residual:.1e} after "
         f"{int(result.n_iter.max())} iterations. {advice}",
-        SolverWarning,
         stacklevel=4,
     )

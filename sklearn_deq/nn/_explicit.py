@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from sklearn_deq.nn._activations import TorchActivation, torch_activation
 from sklearn_deq.nn._hermite import HermiteActivation
 from sklearn_deq.theory import ExplicitLayer
+from sklearn_deq.theory._explicit import check_multipliers
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_mixture import HermiteMixture
 
@@ -114,7 +116,9 @@ class ExplicitNetwork(nn.Module):
             raise ValueError(
                 f"trainable must be 'all' or 'readout', got {trainable!r}."
             )
-        sizes = [widths] * len(layers) if isinstance(widths, int) else list(widths)
+        if isinstance(widths, Integral):
+            widths = [int(widths)] * len(layers)
+        sizes: list[int] = list(widths)  # type: ignore[arg-type]
         if not layers or len(sizes) != len(layers):
             raise ValueError(
                 f"There must be one width for each of the layers, got {len(sizes)} "
@@ -231,15 +235,7 @@ def _relative_rates(
     """Learning rates of the layers in units of the readout's; 0: frozen."""
     if trainable == "readout":
         return [0.0] * n_layers
-    if multipliers is None:
-        return [1.0] * n_layers
-    *rates, readout = (float(value) for value in multipliers)
-    finite = all(0.0 <= rate < math.inf for rate in rates)
-    if len(rates) != n_layers or not finite or not 0.0 < readout < math.inf:
-        raise ValueError(
-            f"multipliers must be {n_layers + 1} numbers, of the layers (at least 0) "
-            f"and of the readout (positive), got {multipliers!r}."
-        )
+    *rates, readout = check_multipliers(multipliers, n_layers, readout=True)
     return [rate / readout for rate in rates]
 
 

@@ -7,7 +7,6 @@ dual is smooth, for kinked φ too. See docs/theory.md, section 2.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from sklearn_deq.exceptions import SolverWarning
+from sklearn_deq._solver_warnings import warn_of_solver
 from sklearn_deq.theory._activations import (
     ACTIVATIONS,
     Activation,
@@ -303,9 +302,7 @@ def dual_table(
         # An activation that cannot be hashed.
         table = _build_table(activation, low, high, derivative)
     if table.error > _WARNED_OF:
-        warnings.warn(
-            _say_poor(activation, derivative, table.error), SolverWarning, stacklevel=2
-        )
+        warn_of_solver(_say_poor(activation, derivative, table.error), stacklevel=2)
     return table
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_deq._solver_warnings import warn_of_solver
 from sklearn_deq.theory._activations import Activation, get_activation
 from sklearn_deq.theory._checks import check_flag, check_nonnegative, did_you_mean
+from sklearn_deq.theory._dual_methods import quadrature_error
 from sklearn_deq.theory._moments import (
     mean_derivatives,
     mean_squared_derivative,
@@ -24,6 +26,8 @@ from sklearn_deq.theory._norms import along_norms
 KERNELS = ("ck", "ntk", "ntk_recurrent")
 
 _MAX_STEPS = 200
+# Error of moments that is warned of.
+_POOR = 1e-7
 # A variance that grows past this multiple of the input's has no fixed point.
 _LARGEST_GROWTH = 1e8
 
@@ -176,6 +180,12 @@ def equilibrium_moments(
         If a variance is negative, or the setting is unstable at τ*: the message names
         the condition that fails and the variances.
 
+    Warns
+    -----
+    SolverWarning
+        If the moments of an activation are not accurate to 1e-7, as of one with kinks
+        that are not declared.
+
     References
     ----------
     .. [1] Ling et al. (2024), "Deep Equilibrium Models are Almost Equivalent to Not-so-
@@ -210,6 +220,8 @@ def equilibrium_moments(
         )
     spread = spread_moments(phi, q, offset)
     squared = mean_squared_derivative(phi, q)
+    if phi.dual is None:
+        _check_quadrature(phi, q)
     _check_stability(
         f"at τ* (tau0={tau0:.4g})",
         recurrent_variance * spread.slope,
@@ -241,6 +253,19 @@ def equilibrium_moments(
         kappa2_all=0.0,
     )
     return _with_coefficients(moments)
+
+
+def _check_quadrature(phi: Activation, q: np.ndarray) -> None:
+    """Warn of moments that the rule misses: of kinks, steps and waves within panels."""
+    error = quadrature_error(phi, q)
+    if error > _POOR:
+        warn_of_solver(
+            f"Moments of {phi} are only good to a relative error of about {error:.0e}, "
+            "those of its derivative to less: if its slope jumps somewhere, declare "
+            "that (Activation(..., kinks=...)); if it is steep or oscillates, scale it "
+            "or the data.",
+            stacklevel=3,
+        )
 
 
 def _offset(activation: Activation, mean: np.ndarray, at_rest: bool) -> float:
@@ -381,8 +406,8 @@ def equilibrium_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarr
     Raises
     ------
     ValueError
-        If the setting is unstable for a sample: the message names the condition and
-        the variances.
+        If s is negative or not finite; or if the setting is unstable for a sample: the
+        message names the condition and the variances.
 
     Notes
     -----
@@ -396,6 +421,10 @@ def equilibrium_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarr
     array([0.4515, 0.874 ])
     """
     s = np.asarray(s, dtype=float)
+    if not np.all((s >= 0.0) & (s < np.inf)):
+        raise ValueError("s must hold squared norms, finite and not negative.")
+    if s.size == 0:
+        return s.copy()
     # Divided by its order for small s, so that the relative error is small there too.
     start = _least_variance(moments, s.ravel())
 

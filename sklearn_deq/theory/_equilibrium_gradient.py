@@ -209,9 +209,11 @@ class _Change:
         drift = 0.5 * covariance * (log1 + log2)
         turn = self.direct(covariance, value) + sa * (fixed - slope * drift)
         turn = turn / (1.0 - sa * slope) - drift
-        # At ρ = ±1 the angle stays.
+        # At ρ = ±1 the angle stays, and near there it changes in proportion to itself;
+        # but it is only known to ε/θ, which would leave ε/θ² of the quotient.
         scale = xp.sqrt(first[0] * second[0]) * xp.sin(angle)
-        turns = scale > 1e-12 * xp.sqrt(first[0] * second[0])
+        least = xp.finfo(scale.dtype).eps ** (1 / 3)
+        turns = scale > least * xp.sqrt(first[0] * second[0])
         d_angle = xp.where(turns, -turn / xp.where(turns, scale, 1.0), 0.0)
         d_slope = partials.slope_log1 * log1 + partials.slope_log2 * log2
         return fixed + slope * turn, d_slope + partials.slope_angle * d_angle

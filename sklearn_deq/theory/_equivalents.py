@@ -71,6 +71,8 @@ def high_dimensional_equivalent(
     X = np.asarray(X, dtype=float)
     if X.ndim != 2:
         raise ValueError(f"X must have two dimensions, got {X.ndim}.")
+    if not np.isfinite(X).all():
+        raise ValueError("X contains NaN or infinity.")
     n, p = X.shape
     gram = X @ X.T / p
     if not moments.equations_hold:

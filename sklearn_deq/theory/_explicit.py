@@ -25,6 +25,7 @@ from sklearn_deq.theory._pairs import (
     Reduction,
     States,
     common_square,
+    scaled,
     sphere_reduction,
 )
 
@@ -130,8 +131,8 @@ def explicit_moments(
     Raises
     ------
     ValueError
-        If a layer is constant, so that nothing reaches the next, or the number of
-        multipliers is not that of the layers plus one.
+        If there is no layer, one is constant, so that nothing reaches the next, or
+        `check_multipliers` refuses the multipliers.
 
     References
     ----------
@@ -145,12 +146,7 @@ def explicit_moments(
     >>> round(moments.alpha[0], 6)
     0.25
     """
-    scales = [1.0] * (len(activations) + 1) if multipliers is None else multipliers
-    if len(scales) != len(activations) + 1:
-        raise ValueError(
-            f"multipliers must have {len(activations) + 1} entries (the layers and "
-            f"the readout), got {len(scales)}."
-        )
+    scales = check_multipliers(multipliers, len(activations))
     layers = []
 
     def centred(activation: Activation, tau: float) -> LayerMoments:
@@ -164,6 +160,46 @@ def explicit_moments(
     found = propagate([partial(centred, each) for each in given], tau0, scales)
     alpha, tau2, beta, kappa2 = found
     return ExplicitMoments(tuple(layers), alpha, tau2, beta, kappa2)
+
+
+def check_multipliers(
+    multipliers: Sequence[float] | None, n_layers: int, *, readout: bool = False
+) -> list[float]:
+    """Learning-rate multipliers of the layers and the readout, all 1 if not given.
+
+    Parameters
+    ----------
+    multipliers : sequence of float or None
+        What to check.
+    n_layers : int
+        Number of hidden layers.
+    readout : bool, default=False
+        Whether the readout must be trained.
+
+    Returns
+    -------
+    list of float
+        Of n_layers + 1 entries.
+
+    Raises
+    ------
+    ValueError
+        Unless these are so many numbers, finite and not negative; or if there is no
+        layer.
+    """
+    if n_layers < 1:
+        raise ValueError("layers must hold at least one layer.")
+    if multipliers is None:
+        return [1.0] * (n_layers + 1)
+    scales = [float(each) for each in multipliers]
+    fine = len(scales) == n_layers + 1 and all(0.0 <= x < math.inf for x in scales)
+    if not fine or (readout and scales[-1] == 0.0):
+        raise ValueError(
+            f"multipliers must be {n_layers + 1} numbers, of the layers (at least 0) "
+            f"and of the readout ({'positive' if readout else 'at least 0'}), got "
+            f"{multipliers!r}."
+        )
+    return scales
 
 
 def propagate(
@@ -229,6 +265,12 @@ def explicit_pair_kernel(
     PairKernel
         The diagonal and the entries.
 
+    Raises
+    ------
+    ValueError
+        For an unknown kernel, no layers, or multipliers that are not as they should
+        be; that of the readout of a Hermite layer must be positive.
+
     Examples
     --------
     >>> import numpy as np
@@ -239,9 +281,12 @@ def explicit_pair_kernel(
     array([0.292624])
     """
     check_kernel(kernel)
-    scales = [1.0] * (len(layers) + 1) if multipliers is None else list(multipliers)
-    if any(isinstance(each.activation.function, _HERMITE) for each in layers):
-        return _hermite_kernel(layers, 0.0 if kernel == "ck" else scales[0] / scales[1])
+    made = any(isinstance(each.activation.function, _HERMITE) for each in layers)
+    scales = check_multipliers(multipliers, len(layers), readout=made)
+    if made:
+        if kernel == "ck":
+            return _hermite_kernel(layers, 0.0)
+        return scaled(_hermite_kernel(layers, scales[0] / scales[1]), scales[-1])
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
         """Variance and mean of every layer's activation: s, mean_1, τ_1², …."""

@@ -18,6 +18,8 @@ _SLOPE_POINTS = np.concatenate(
 # than these shares grows by rounding.
 _STEEPEST, _HALVINGS = 8, 13
 _GROWTH = (1e-6, 0.01)
+# Share by which the slope of a function that grows linearly may still rise far out.
+_LINEAR = 0.01
 
 
 def lipschitz_constant(activation: str | Activation | Callable[..., Any]) -> float:
@@ -58,13 +60,16 @@ def lipschitz_constant(activation: str | Activation | Callable[..., Any]) -> flo
     steepest = float(slopes[inner].max())
     if _GROWTH[0] * steepest < refined - steepest < _GROWTH[1] * steepest:
         steepest = refined
-    outer = slopes[~inner].max()
-    if not np.isfinite(outer) or outer > 2.0 * steepest:
+    outer = float(slopes[~inner].max())
+    # At the far end no steeper than a tenth of the way out, if it grows linearly.
+    far = np.abs(points[1:] + points[:-1]) > 0.2 * _SLOPE_POINTS[-1]
+    grown = slopes[far].max() > (1.0 + _LINEAR) * max(steepest, slopes[~far].max())
+    if grown or not np.isfinite(outer):
         raise ValueError(
             f"{phi} has no largest slope: it grows faster than linearly. Give "
             "recurrent_variance_bounds yourself."
         )
-    return max(steepest, float(outer))
+    return max(steepest, outer)
 
 
 def _refined_slope(phi: Activation, low: np.ndarray, high: np.ndarray) -> float:

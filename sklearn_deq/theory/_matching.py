@@ -78,7 +78,7 @@ def solve_match(
         with a single rate does not have the NTK asked for.
     norms : tuple of 2 floats or None, default=None
         Smallest and largest √s_ii of the data, for which "hermite" is made. Where they
-        are equal up to tol the coefficient of χχᵀ is no equation, as χ = 0. None: norms
+        are τ0 up to tol the coefficient of χχᵀ is no equation, as χ = 0. None: norms
         vary, in a way that is not known, so that "auto" does not take "hermite"; asked
         for, it is made for τ0 alone.
     trainable : {"all", "readout"}, default="all"
@@ -93,7 +93,8 @@ def solve_match(
     Raises
     ------
     ValueError
-        For an unknown kernel or architecture, norms that are none, a DEQ with bias or
+        For an unknown kernel or architecture, norms that are none, or do not have τ0
+        between them (but for "hermite" and "auto"), a DEQ with bias or
         without centring (but by "hermite"), or one that ignores its input (σ_b² = 0).
 
     Warns
@@ -138,7 +139,6 @@ def solve_match(
         raise ValueError(f"trainable must be 'all' or 'readout', got {trainable!r}.")
     check_sees_input(moments)
     norms = _check_norms(norms)
-    spread = norms[1] / norms[0] - 1.0 if norms else np.inf
     alone = not moments.equations_hold or (kernel != "ck" and trainable == "readout")
     # Homogeneous functions serve any norms, and others those that were measured.
     known = norms is not None or is_homogeneous(moments)
@@ -146,7 +146,11 @@ def solve_match(
         result = _match_hermite(moments, kernel, trainable, norms, tol)
     else:
         _check_matchable(moments, kernel, trainable)
-        problem = Problem(moments, kernel, tol, multipliers, equal_norms=spread <= tol)
+        if architecture != "auto":
+            _check_contained(moments.tau0, norms, tol)
+        # χ = s_ii − τ0² is 0 where all norms are τ0.
+        near = np.abs(np.array(norms or np.inf) / moments.tau0 - 1.0).max() <= tol
+        problem = Problem(moments, kernel, tol, multipliers, equal_norms=bool(near))
         if architecture == "auto":
             result = _match_auto(problem, trainable, norms)
         else:
@@ -227,6 +231,19 @@ def _check_norms(norms: tuple[float, float] | None) -> tuple[float, float] | Non
         )
     _check_size("norms", ends[1])
     return float(ends[0]), float(ends[1])
+
+
+def _check_contained(
+    tau0: float, norms: tuple[float, float] | None, tol: float
+) -> None:
+    """The equations are those of data whose root mean square norm is τ0."""
+    if norms is None or norms[0] * (1.0 - tol) <= tau0 <= norms[1] * (1.0 + tol):
+        return
+    raise ValueError(
+        f"norms from {norms[0]:.4g} to {norms[1]:.4g} are not those of data of "
+        f"tau0={tau0:.4g}, which is between them: give equilibrium_moments the tau0 of "
+        "the data, or set architecture='hermite'."
+    )
 
 
 def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> str:

@@ -129,6 +129,25 @@ def _as_outputs(_first: States, _second: States, values: Array) -> Array:
     return values[0] if len(values) == 1 else values
 
 
+def scaled(kernel: PairKernel, factor: float) -> PairKernel:
+    """A kernel times a positive number."""
+    if factor == 1.0:
+        return kernel
+
+    def reduce(s: np.ndarray) -> Reduction | None:
+        found = kernel.reduce(s)
+        if found is None:
+            return None
+        return replace(found, assemble=lambda *of: factor * found.assemble(*of))
+
+    return replace(
+        kernel,
+        diagonal=lambda s: factor * kernel.diagonal(s),
+        entries=lambda *of: factor * kernel.entries(*of),
+        reduce=reduce,
+    )
+
+
 def stack_kernels(kernels: Sequence[PairKernel]) -> PairKernel:
     """Several kernels of one network as the outputs of one, from one matrix product.
 

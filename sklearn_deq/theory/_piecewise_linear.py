@@ -100,7 +100,7 @@ class PiecewiseLinearDual:
             slope = slope + mass * a * steepness
             for other, change in zip(self.kinks, self.jumps, strict=True):
                 b = _ratio(other, root2)
-                part = deviations(a - b * rho, sine)
+                part = deviations(apart(a, b * rho), sine)
                 both = xp.exp(-0.5 * (part * part + b * b))
                 turn = turn - jump * change / (2 * math.pi) * both
         c = root1 * root2 * rho
@@ -111,7 +111,7 @@ class PiecewiseLinearDual:
         mean = self.intercept + self.left_slope * shift + 0.0 * root
         slope = self.left_slope + 0.0 * mean
         for kink, jump in zip(self.kinks, self.jumps, strict=True):
-            rest = kink - shift + 0.0 * root
+            rest = apart(kink + 0.0 * root, shift + 0.0 * root)
             z = deviations(rest, root)
             above = special("ndtr", -z)
             mean = mean + jump * (root * density(z) - rest * above)
@@ -186,6 +186,13 @@ def deviations(rest: Array, root: Array) -> Array:
     size = xp.abs(rest)
     least = xp.where(size > 0, 1e-6 * size, xp.ones_like(size))
     return rest / xp.maximum(root, least)
+
+
+def apart(x: Array, y: Array) -> Array:
+    """x − y, and 0 where that is their rounding: it may be divided by sin θ = 0."""
+    xp = array_namespace(x, y)
+    rest, size = x - y, xp.maximum(xp.abs(x), xp.abs(y))
+    return xp.where(xp.abs(rest) <= 8 * xp.finfo(rest.dtype).eps * size, 0.0, rest)
 
 
 def orthant(a: Array, b: Array, rho: Array) -> Array:

@@ -18,7 +18,7 @@ from array_api_compat import array_namespace
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._closed_forms import correlation, special
 from sklearn_deq.theory._jumps import MOST_ORDERS, kink_jumps
-from sklearn_deq.theory._piecewise_linear import density, deviations, orthant
+from sklearn_deq.theory._piecewise_linear import apart, density, deviations, orthant
 
 Array = Any
 
@@ -165,8 +165,8 @@ class _Moments:
     def _conditional(self, side: int) -> tuple[Array, Array]:
         """Mean of v − b and standard deviation of v where u is a."""
         root = self.roots[1 - side]
-        mean = self.rho * root * self.places[side] - self.kinks[1 - side]
-        return mean, root * self.sine
+        mean = self.rho * root * self.places[side]
+        return apart(mean, self.kinks[1 - side] + 0.0 * mean), root * self.sine
 
     def growth(self, i: int, j: int) -> Array:
         """Derivative of M_ij in log q1 at fixed ρ."""

@@ -90,11 +90,12 @@ def fixed_point(
     (True, 2.0)
     """
     check_solver(solver, tol, max_iter, atol)
-    if not isinstance(z0, torch.Tensor) or z0.ndim != 2 or not z0.is_floating_point():
+    fine = isinstance(z0, torch.Tensor) and z0.is_floating_point()
+    if not fine or z0.ndim != 2 or z0.shape[1] < 1:
         found = (getattr(z0, "dtype", type(z0)), tuple(getattr(z0, "shape", ())))
         raise ValueError(
             "z0 must be a torch tensor of real floating-point numbers, of shape "
-            f"(n, m), got {found[0]} of shape {found[1]}."
+            f"(n, m) with m ≥ 1, got {found[0]} of shape {found[1]}."
         )
     with torch.no_grad():
         return iterate(SOLVERS[solver](), f, z0, tol, atol, max_iter)
