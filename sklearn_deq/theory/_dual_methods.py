@@ -6,8 +6,9 @@ quadrature everything else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -74,6 +75,16 @@ def dual_on_grid(
 
 def series_length(activation: Activation, q: float) -> int | None:
     """Terms that Mehler's series needs at variance q; None if too many."""
+    # Of a slightly larger one, which tables ask for again and again.
+    q = 2.0 ** (0.5 * math.ceil(2.0 * math.log2(max(q, 1e-200))))
+    try:
+        return _remembered_length(activation, q)
+    except TypeError:
+        # An activation that cannot be hashed.
+        return _find_length(activation, q)
+
+
+def _find_length(activation: Activation, q: float) -> int | None:
     n_terms = _FIRST_TERMS
     while n_terms <= _MOST_TERMS:
         h = hermite_coefficients(activation.function, (), np.array([q]), n_terms)[0]
@@ -82,6 +93,9 @@ def series_length(activation: Activation, q: float) -> int | None:
             return n_terms
         n_terms *= 2
     return None
+
+
+_remembered_length = lru_cache(maxsize=256)(_find_length)
 
 
 def _series(
