@@ -217,3 +217,15 @@ def test_sums_are_of_float32():
     with full_sums(torch.device("cuda")):
         assert settings.allow_bf16_reduced_precision_reduction is False
     assert settings.allow_bf16_reduced_precision_reduction == before
+
+
+def test_solves_that_overlap_leave_the_sums_as_they_were():
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction
+    first, second = (full_sums(torch.device("cuda")) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert settings.allow_bf16_reduced_precision_reduction is False
+    second.__exit__(None, None, None)
+    assert settings.allow_bf16_reduced_precision_reduction == before

@@ -10,6 +10,7 @@ precision.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,12 @@ def bfloat16_units(device: torch.device) -> str:
     return "vector" if has.get("avx512_bf16") else ""
 
 
+# The setting is the process's: the last of the solves of all threads puts back what was
+# there before the first; an entry for each that goes on.
+_SUMS_LOCK = threading.Lock()
+_SUMS_BEFORE: list[bool] = []
+
+
 @contextmanager
 def full_sums(device: torch.device) -> Iterator[None]:
     """Let products in bfloat16 be summed up in float32 alone, on GPUs as on CPUs."""
@@ -110,12 +117,17 @@ def full_sums(device: torch.device) -> Iterator[None]:
         yield
         return
     settings = torch.backends.cuda.matmul
-    before = settings.allow_bf16_reduced_precision_reduction
-    settings.allow_bf16_reduced_precision_reduction = False
+    with _SUMS_LOCK:
+        now = settings.allow_bf16_reduced_precision_reduction
+        _SUMS_BEFORE.append(_SUMS_BEFORE[-1] if _SUMS_BEFORE else now)
+        settings.allow_bf16_reduced_precision_reduction = False
     try:
         yield
     finally:
-        settings.allow_bf16_reduced_precision_reduction = before
+        with _SUMS_LOCK:
+            before = _SUMS_BEFORE.pop()
+            if not _SUMS_BEFORE:
+                settings.allow_bf16_reduced_precision_reduction = before
 
 
 def approach(
