@@ -201,6 +201,17 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         )
 
     @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave all as it was by an error: nothing half fitted, no model lost."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    @contextmanager
     def _solver_warnings_as_sklearn(self) -> Iterator[None]:
         """Raise the last of the solver's warnings as a ConvergenceWarning."""
         with solver_warnings() as heard:

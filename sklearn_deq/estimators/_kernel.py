@@ -233,7 +233,7 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             The fitted transformer.
         """
         resolve_device(self.device)
-        with self._solver_warnings_as_sklearn():
+        with self._all_or_nothing(), self._solver_warnings_as_sklearn():
             n_components = self.n_components
             if n_components is None:
                 self.X_fit_ = self._check_data(X, reset=True)

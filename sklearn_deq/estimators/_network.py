@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -405,17 +403,6 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         if said:
             warnings.warn(said, ConvergenceWarning, stacklevel=5)
 
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Leave all as it was by an error: nothing half trained, no model lost."""
-        before = dict(vars(self))
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
-
     def _follow(self, X: np.ndarray) -> None:
         """Bring the body of a training that goes on up to the parameters."""
 
@@ -482,10 +469,6 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             Equilibrium states of a DEQ, last hidden layer of an explicit network.
         """
         return self._features(X)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """Whether there is a readout: a fit that failed half-way leaves none."""
-        return hasattr(self, "net_") or hasattr(self, "readout_")
 
     def __getstate__(self) -> dict[str, Any]:
         """State in arrays and plain values: no torch object is pickled."""

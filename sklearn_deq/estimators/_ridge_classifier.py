@@ -309,7 +309,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         self : object
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, groups)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, groups)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Log odds of the classes: the ridge regressions' values, calibrated.

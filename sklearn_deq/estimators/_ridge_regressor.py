@@ -277,7 +277,8 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         self : object
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, groups)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, groups)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict targets.

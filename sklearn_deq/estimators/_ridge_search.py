@@ -515,7 +515,3 @@ class KernelRidgeCV(FeatureRidge):
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
         """Use the held-out predictions of the best candidate."""
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """Whether there are coefficients: a fit that failed half-way leaves none."""
-        return hasattr(self, "members_")

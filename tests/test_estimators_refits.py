@@ -1,0 +1,81 @@
+"""Kernel estimators between fits: a refit that fails, parameters set since the fit."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_deq import (
+    DEQKernelRidgeClassifierCV,
+    DEQKernelRidgeCV,
+    DEQKernelTransformer,
+)
+
+UNSTABLE = {"recurrent_variance": 5.0}
+RIDGES = [DEQKernelRidgeCV, DEQKernelRidgeClassifierCV]
+
+
+@pytest.fixture
+def data(rng):
+    """X, and three classes that are numbers, too."""
+    X = rng.standard_normal((30, 4))
+    return X, np.arange(30) % 3
+
+
+def _fails(model, X, y, match):
+    with pytest.raises((ValueError, MemoryError), match=match):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("n_components", [None, 8])
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        (UNSTABLE, "Unstable DEQ"),
+        ({"max_memory": 10.0, "dtype": "float32"}, "max_memory"),
+        ({"scoring": "r2", "cv": 15, "alphas": []}, "empty"),
+    ],
+    ids=["late", "memory", "early"],
+)
+@pytest.mark.parametrize("Ridge", RIDGES)
+def test_a_ridge_fit_that_fails_leaves_the_earlier_model(
+    data, Ridge, changed, match, n_components
+):
+    X, y = data
+    model = Ridge(recurrent_variance=0.2, n_components=n_components, random_state=0)
+    model.fit(X, np.minimum(y, 1))
+    told, before = dict(vars(model)), model.predict(X)
+    params = model.get_params()
+    model.set_params(**changed)
+    _fails(model, X[:, :2], y + 5, match)
+    model.set_params(**params)
+    assert vars(model) == told
+    found = model.predict(X)
+    assert found.dtype == before.dtype
+    assert_array_equal(found, before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"n_components": 5}, {"n_components": 5, "approximation": "random_features"}],
+    ids=["exact", "nystroem", "random_features"],
+)
+def test_a_transformer_fit_that_fails_leaves_the_earlier_one(data, settings):
+    X = data[0]
+    model = DEQKernelTransformer(**settings, random_state=0).fit(X)
+    before = model.transform(X)
+    model.set_params(**UNSTABLE)
+    _fails(model, X[:20, :2], None, "Unstable DEQ")
+    model.set_params(recurrent_variance=0.2)
+    assert_array_equal(model.transform(X), before)
+
+
+@pytest.mark.parametrize("Model", [*RIDGES, DEQKernelTransformer])
+def test_a_first_fit_that_fails_leaves_nothing(data, Model):
+    model = Model(**UNSTABLE)
+    told = dict(vars(model))
+    _fails(model, *data, "Unstable DEQ")
+    assert vars(model) == told
+    with pytest.raises(NotFittedError):
+        check_is_fitted(model)
