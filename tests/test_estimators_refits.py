@@ -7,12 +7,18 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_deq import (
+    DEQClassifier,
     DEQKernelRidgeClassifierCV,
     DEQKernelRidgeCV,
     DEQKernelTransformer,
+    DEQRegressor,
+    ExplicitEquivalentRegressor,
 )
 
 UNSTABLE = {"recurrent_variance": 5.0}
+EXACT = {"n_components": None}
+NYSTROEM = {"n_components": 5, "approximation": "nystroem"}
+RANDOM = {"n_components": 5, "approximation": "random_features"}
 RIDGES = [DEQKernelRidgeCV, DEQKernelRidgeClassifierCV]
 
 
@@ -56,11 +62,7 @@ def test_a_ridge_fit_that_fails_leaves_the_earlier_model(
     assert_array_equal(found, before)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"n_components": 5}, {"n_components": 5, "approximation": "random_features"}],
-    ids=["exact", "nystroem", "random_features"],
-)
+@pytest.mark.parametrize("settings", [EXACT, NYSTROEM, RANDOM])
 def test_a_transformer_fit_that_fails_leaves_the_earlier_one(data, settings):
     X = data[0]
     model = DEQKernelTransformer(**settings, random_state=0).fit(X)
@@ -79,3 +81,40 @@ def test_a_first_fit_that_fails_leaves_nothing(data, Model):
     assert vars(model) == told
     with pytest.raises(NotFittedError):
         check_is_fitted(model)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["array", "dask"])
+@pytest.mark.parametrize("other", [EXACT, NYSTROEM | {"n_components": 7}, RANDOM])
+@pytest.mark.parametrize("settings", [EXACT, NYSTROEM, RANDOM])
+def test_a_transformer_is_what_it_was_fitted_as(data, settings, other, large):
+    X = data[0]
+    if large:
+        X = pytest.importorskip("dask.array").from_array(X, chunks=(10, 4))
+    model = DEQKernelTransformer(**settings, random_state=0).fit(data[0])
+    before = np.asarray(model.transform(X))
+    kernel = {"kernel": "ntk", "activation": "tanh", "recurrent_variance": 0.9}
+    model.set_params(**kernel, **other, normalize=True, center=False, dtype="float32")
+    found = np.asarray(model.transform(X))
+    assert found.dtype == before.dtype
+    assert_array_equal(found, before)
+    # Where it computes is followed.
+    with pytest.raises(ValueError, match="device"):
+        np.asarray(model.set_params(device="nowhere").transform(X))
+    model.set_params(device="cpu").fit(data[0])
+    assert model.transform(data[0]).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "Model",
+    [*RIDGES, DEQRegressor, DEQClassifier, ExplicitEquivalentRegressor],
+)
+def test_others_are_what_they_were_fitted_as(data, Model):
+    X, y = data
+    network = {"width": 8, "max_epochs": 1, "random_state": 0}
+    ridge = {"recurrent_variance": 0.2}
+    model = Model(**(ridge if Model in RIDGES else network)).fit(X, y)
+    values = getattr(model, "decision_function", model.predict)
+    before = values(X)
+    model.set_params(normalize=True, dtype="float32", recurrent_variance=0.5)
+    assert values(X).dtype == before.dtype
+    assert_array_equal(values(X), before)

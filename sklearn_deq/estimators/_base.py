@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import (
@@ -129,6 +129,9 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
     _norms: tuple[float, float] | None
     # √(mean |x|²/p) of the training rows, whatever tau0.
     _size: float
+    # Parameters that a fitted estimator follows; the rest is what it was fitted with.
+    _followed: ClassVar[frozenset[str]] = frozenset({"device", "max_memory"})
+    _made_with: dict[str, Any]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [str, Activation, callable],
@@ -199,6 +202,20 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
             tau0=tau0,
             center=self.center,
         )
+
+    def _structure(self) -> dict[str, Any]:
+        """Parameters that nothing can follow but another fit."""
+        parameters = self.get_params(deep=False)
+        return {k: v for k, v in parameters.items() if k not in self._followed}
+
+    def _as_fitted(self) -> Self:
+        """Return the estimator as it was fitted, whatever `set_params` has set since.
+
+        It shares all arrays with this one.
+        """
+        model: Self = type(self).__new__(type(self))
+        vars(model).update(vars(self) | self._made_with)
+        return model
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

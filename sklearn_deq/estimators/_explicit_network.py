@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from numbers import Integral
 from os import PathLike
@@ -150,10 +149,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
     def _matched_on(self, X: Any) -> tuple[ExplicitNetworkEstimator, np.ndarray]:
         """As it was fitted, or a clone matched for X if it is not; and X as floats."""
         unfitted = not hasattr(self, "match_")
-        model = clone(self) if unfitted else copy.copy(self)
-        if not unfitted:
-            # set_params since then would make it another DEQ.
-            model.__dict__.update(self._made_with)
+        model = clone(self) if unfitted else self._as_fitted()
         X = validate_data(model, X, reset=unfitted, dtype=[np.float64, np.float32])
         if unfitted:
             moments = model._solve_equilibrium(model._prepare_input(X))
@@ -218,7 +214,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             [weight.detach().cpu().numpy() for weight in self._body.matrices()],
             self._readout(),
             preprocessing=preprocessing,
-            normalize=self.normalize,
+            normalize=self._made_with["normalize"],
         )
         save(graph, path, self.n_features_in_, **self._write_outputs(graph, outputs))
 

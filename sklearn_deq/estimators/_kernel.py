@@ -235,6 +235,7 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         resolve_device(self.device)
         with self._all_or_nothing(), self._solver_warnings_as_sklearn():
             n_components = self.n_components
+            self._made_with = self._structure()
             if n_components is None:
                 self.X_fit_ = self._check_data(X, reset=True)
                 self._n_features_out = len(self.X_fit_)
@@ -314,6 +315,9 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             dask array a dask array that is computed when it is asked for.
         """
         check_is_fitted(self)
+        return self._as_fitted()._transform(X)
+
+    def _transform(self, X: Any) -> np.ndarray:
         if is_dask(X):
             check_columns(self, X, reset=False)
             dtype = self._prepare_input(np.ones((1, X.shape[1]), X.dtype)).dtype

@@ -81,7 +81,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
-    # What a training that goes on follows; the rest is what the network is.
+    # A training that goes on follows these, too; the rest is what the network is.
     _followed: ClassVar[frozenset[str]] = frozenset(
         {"optimizer", "lr", "weight_decay", "max_epochs", "batch_size", "callbacks"}
         | {"early_stopping", "validation_fraction", "class_weight", "warm_start"}
@@ -189,10 +189,6 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
                 UserWarning,
                 stacklevel=6,
             )
-
-    def _structure(self) -> dict[str, Any]:
-        parameters = self.get_params(deep=False)
-        return {k: v for k, v in parameters.items() if k not in self._followed}
 
     def _refuse_another_structure(self) -> None:
         """Refuse to go on with parameters that the network was not made with."""
@@ -423,7 +419,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     def _check_input(self, X: Any) -> np.ndarray:
         """Samples for the body, of a fitted estimator."""
         check_is_fitted(self)
-        X = self._check_data(X, reset=False)
+        X = self._as_fitted()._check_data(X, reset=False)
         return X.astype(self._working_dtype(), copy=False)
 
     def _features(self, X: Any) -> np.ndarray:

@@ -128,7 +128,7 @@ class KernelRidgeCV(FeatureRidge):
             sample, groups = self._sample(rows, totals, groups, seed)
         del totals  # A byte a row.
         problem = self._problem(sample, coding, groups, alphas)
-        self._dtype = problem.X.dtype.name
+        self._dtype, self._made_with = problem.X.dtype.name, {"dtype": self.dtype}
         searched = self._searched(problem)
         if self._is_collection():
             kernels = applicable(kernels, searched.scaling("levels"))
@@ -460,7 +460,8 @@ class KernelRidgeCV(FeatureRidge):
     def _values(self, X: Any) -> np.ndarray:
         """Values of the ridge regression at new samples: the mean of its members'."""
         check_is_fitted(self)
-        rows: Any = rows_of(self, X, partial(cast, dtype=self.dtype), reset=False)
+        prepare = partial(cast, dtype=self._made_with["dtype"])
+        rows: Any = rows_of(self, X, prepare, reset=False)
         values = np.empty((len(rows), *self._output_shape()), self._dtype)
         # An exact kernel has blocks of its own, for each of which X_fit_ is scaled.
         exact = "dual_coef" in self.members_[0]
