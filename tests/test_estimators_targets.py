@@ -172,3 +172,28 @@ def test_labels_of_parts_are_those_of_all(rng, dtype, weighted):
     kept = np.ones(400, bool) if weight is None else weight > 0
     assert_array_equal(found.labels[found.codes[kept]], y[kept])
     assert (found.codes[~kept] == -1).all()
+
+
+@pytest.mark.parametrize("Regressor", REGRESSORS)
+def test_the_scale_of_y_is_open_until_rows_differ(rng, Regressor):
+    """What comes first may be one row, or rows with one target: nothing is lost."""
+    X = rng.standard_normal((90, 5))
+    Y = 5000 + 1000 * np.column_stack([X[:, 0] + X[:, 1], X[:, 0] * X[:, 2]])
+    Y[:20, 0] = 0.1  # Its mean is rounded.
+    Y[:10, 1] = Y[9, 1]
+    model = Regressor(width=64, random_state=0)
+    model.partial_fit(X[:1], Y[:1]).partial_fit(X[1:10], Y[1:10])
+    assert_array_equal(model.predict(X), np.broadcast_to(Y[0], Y.shape))
+    model.partial_fit(X[10:20], Y[10:20])
+    assert_allclose(model._y_mean, [0.1, Y[:20, 1].mean()])
+    assert_allclose(model._y_scale, [1.0, Y[:20, 1].std()])
+    model.partial_fit(X[20:30], Y[20:30])
+    assert_allclose(model._y_mean, [Y[:30, 0].mean(), Y[:20, 1].mean()])
+    assert_allclose(model._y_scale, [Y[:30, 0].std(), Y[:20, 1].std()])
+    for _ in range(30):
+        model.partial_fit(X[30:], Y[30:])
+    assert model.score(X[30:], Y[30:]) > 0.7
+    # A fit that goes on does so, too.
+    once_more = Regressor(width=64, max_epochs=60, random_state=0, warm_start=True)
+    once_more.fit(X, np.full_like(Y, 5e3)).fit(X[30:], Y[30:])
+    assert once_more.score(X[30:], Y[30:]) > 0.7

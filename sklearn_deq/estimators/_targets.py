@@ -322,20 +322,35 @@ class NetworkRegressorMixin:
         """Targets around 0 with deviation 1, one column each."""
         y = np.asarray(y.toarray() if issparse(y) else y, dtype=np.float64)
         columns = y.reshape(len(y), -1)
-        # Powers of two: only what would overflow or vanish is changed by them.
-        unit = np.ldexp(1.0, np.frexp(np.abs(columns).max(axis=0))[1] - 1)
         if not going_on:
-            shares = columns / unit
-            self._y_mean = shares.mean(axis=0) * unit
-            scale = shares.std(axis=0) * unit
-            self._y_scale = np.where(scale > 0, scale, 1.0)
             self._y_is_1d = y.ndim == 1
+            self._y_mean, self._y_scale = columns[0], np.ones(columns.shape[1])
+            self._y_open, self._y_rows = np.ones(columns.shape[1], dtype=bool), 0
         elif columns.shape[1] != len(self._y_mean):
             raise ValueError(
                 f"y has {columns.shape[1]} targets, but {len(self._y_mean)} before."
             )
+        # Powers of two: only what would overflow or vanish is changed by them.
+        largest = np.maximum(np.abs(columns).max(axis=0), np.abs(self._y_mean))
+        unit = np.ldexp(1.0, np.frexp(largest)[1] - 1)
+        self._fix_scale(columns / unit, unit)
         with np.errstate(over="ignore"):
             return (columns / unit - self._y_mean / unit) / (self._y_scale / unit)
+
+    def _fix_scale(self, shares: np.ndarray, unit: np.ndarray) -> None:
+        """Centre and scale targets by all rows so far, once these are not all equal.
+
+        Until then a target is 0 in every row, and so is what the readout makes of it.
+        """
+        n, known, mean = len(shares), self._y_mean / unit, shares.mean(axis=0)
+        earlier = self._y_rows / (self._y_rows + n)
+        variance = shares.var(axis=0) + earlier * (mean - known) ** 2
+        scale = np.sqrt((1.0 - earlier) * variance) * unit
+        mean = (earlier * known + (1.0 - earlier) * mean) * unit
+        fixes = self._y_open & (shares != known).any(axis=0) & (scale > 0)
+        self._y_mean = np.where(fixes, mean, self._y_mean)
+        self._y_scale = np.where(fixes, scale, self._y_scale)
+        self._y_open, self._y_rows = self._y_open & ~fixes, self._y_rows + n
 
     def _n_outputs(self) -> int:
         return len(self._y_mean)
@@ -384,9 +399,11 @@ class NetworkRegressorMixin:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples; those of the first call fix ``tau0_`` and the scale of y.
+            Samples; those of the first call fix ``tau0_``.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
+            Targets. Their mean and scale inside are those of the first call, whose
+            samples should stand for all; of a target that is the same in all of these,
+            those of all samples up to the call that brings others.
 
         Returns
         -------
