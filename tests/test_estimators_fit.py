@@ -388,6 +388,28 @@ def test_balanced_class_weights_are_those_of_repeated_rows(iris):
     )
 
 
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("Network", [DEQClassifier, ExplicitEquivalentClassifier])
+def test_class_weights_are_relative(iris, Network, trainable):
+    X, y = iris
+    params = {**SMALL, "trainable": trainable, "weight_decay": 0.1}
+    plain = Network(**params).fit(X, y).predict_proba(X)
+    for factor in (1e-3, 1e3):
+        model = Network(**params, class_weight=dict.fromkeys(range(3), factor))
+        assert_allclose(model.fit(X, y).predict_proba(X), plain, rtol=1e-6)
+
+
+def test_integer_class_weights_are_numbers_of_copies(iris):
+    X, y = iris[0][:100], iris[1][:100]
+    params = {**SMALL, "trainable": "readout", "weight_decay": 0.1, "tau0": 1.0}
+    weighted = DEQClassifier(**params, class_weight={0: 3, 1: 1}).fit(X, y)
+    more = np.repeat(np.arange(100), np.where(y == 0, 3, 1))
+    repeated = DEQClassifier(**params).fit(X[more], y[more])
+    assert_allclose(
+        weighted.predict_proba(X), repeated.predict_proba(X), rtol=0, atol=1e-3
+    )
+
+
 def test_labels_of_any_kind(iris):
     X, y = iris
     names = np.array(["setosa", "versicolor", "virginica"], dtype=object)[y]

@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import compute_class_weight, compute_sample_weight
+from sklearn.utils import compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
@@ -188,9 +188,9 @@ class NetworkClassifierMixin:
         self, features: np.ndarray, targets: np.ndarray, decay: float
     ) -> tuple[LinearReadout, bool]:
         """Logistic regression; whether it was interrupted."""
-        weight = None
-        if self.class_weight is not None:
-            weight = compute_sample_weight(self._class_weight_by_code(), targets)
+        self._weigh(targets)
+        factors = self._class_factors
+        weight = None if factors is None else factors[targets]
         if not self._multilabel and len(self.classes_) == 2:
             # One output, as scikit-learn has it.
             targets = targets[:, None].astype(features.dtype)
