@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.decomposition import PCA
@@ -139,6 +139,35 @@ def test_features_that_float32_does_not_resolve(tmp_path):
     # What the warning says to do; and a mean that float32 bears.
     assert export(X - [0, 0, 1.7e9, 0]) <= 1e-5
     assert export(X - [0, 0, 1.7e9, 150]) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_a_single_class(tmp_path, dtype):
+    X, y = load_iris(return_X_y=True)
+    model = ExplicitEquivalentClassifier(**SMALL, dtype=dtype).fit(X, 0 * y + 3)
+    model.export_onnx(tmp_path / "model.onnx")
+    found = run(tmp_path / "model.onnx", X)
+    assert_array_equal(found, model.predict_proba(X))
+    assert found.shape == (150, 1)
+
+
+@pytest.mark.parametrize("labels", [["no", "yes"], [False, True], [-1, 7], [0.0, 2.0]])
+def test_labels_of_the_file(tmp_path, labels):
+    X, y = load_iris(return_X_y=True)
+    model = ExplicitEquivalentClassifier(**SMALL).fit(X, np.array(labels)[y % 2])
+    model.export_onnx(tmp_path / "model.onnx")
+    properties = onnx.load(tmp_path / "model.onnx").metadata_props
+    assert json.loads(properties[0].value) == labels
+
+
+@pytest.mark.parametrize("dtype", ["datetime64[s]", "datetime64[ns]"])
+def test_labels_that_no_file_holds(tmp_path, dtype):
+    X, y = load_iris(return_X_y=True)
+    labels = np.array(["2020-01-01", "2021-01-01", "2022-01-01"]).astype(dtype)[y]
+    model = ExplicitEquivalentClassifier(**SMALL).fit(X, labels)
+    with pytest.raises(ValueError, match=r"classes_ has datetime64\[.*astype\(str\)"):
+        model.export_onnx(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_messages(tmp_path):

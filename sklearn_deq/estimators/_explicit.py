@@ -9,7 +9,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._explicit_network import ExplicitNetworkEstimator
-from sklearn_deq.estimators._onnx import probabilities
+from sklearn_deq.estimators._onnx import label_values, probabilities
 from sklearn_deq.estimators._targets import (
     NetworkClassifierMixin,
     NetworkRegressorMixin,
@@ -221,11 +221,12 @@ class ExplicitEquivalentClassifier(
         if self._multilabel:
             graph.apply("Sigmoid", outputs, name="probabilities")
         else:
-            probabilities(graph, outputs, len(self._readout()[0]))
+            n_outputs = len(self._readout()[0])
+            probabilities(graph, outputs, log_odds=n_outputs < len(self.classes_))
         return {
             "output": "probabilities",
             "shape": ["n", len(self.classes_)],
-            "metadata": {"classes": self.classes_.tolist()},
+            "metadata": {"classes": label_values(self.classes_)},
         }
 
 

@@ -181,7 +181,8 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         ImportError
             Without onnx: ``pip install "sklearn-deq[onnx]"``.
         ValueError
-            If the preprocessing is something else.
+            If the preprocessing is something else, or class labels are neither text
+            nor numbers nor truth values.
 
         Notes
         -----

@@ -313,9 +313,41 @@ def build_network(
     return graph, graph.apply("Add", x, graph.constant(np.atleast_1d(intercept)))
 
 
-def probabilities(graph: _Graph, outputs: str, n_outputs: int) -> None:
-    """Turn outputs into "probabilities": one column is the second class's."""
-    if n_outputs == 1:
+def label_values(classes: np.ndarray) -> list[Any]:
+    """Class labels as JSON has them: text, numbers or truth values.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        The labels.
+
+    Returns
+    -------
+    list
+        The labels as Python's own values.
+
+    Raises
+    ------
+    ValueError
+        If a label is of another type.
+    """
+    labels = classes.tolist()
+    # Dates may be lists of integers, of units that nobody would know.
+    names = {type(v).__name__ for v in labels if not isinstance(v, str | int | float)}
+    if classes.dtype.kind in "mM":
+        names = {classes.dtype.name}
+    if names:
+        raise ValueError(
+            f"An ONNX file holds labels that are text, numbers or truth values, but "
+            f"classes_ has {', '.join(sorted(names))}: fit to such labels, for example "
+            "to y.astype(str), or to integer codes."
+        )
+    return labels
+
+
+def probabilities(graph: _Graph, outputs: str, *, log_odds: bool) -> None:
+    """Turn outputs into "probabilities"; log odds are those of the second class."""
+    if log_odds:
         nothing = graph.scaled(0.0, outputs)
         outputs = graph.apply("Concat", nothing, outputs, axis=1)
     graph.apply("Softmax", outputs, name="probabilities", axis=1)
