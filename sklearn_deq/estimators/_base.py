@@ -36,6 +36,8 @@ from sklearn_deq.theory._equilibrium import normalize_rows
 
 # Squares of the data, and of states that are as large, must stay far from overflow.
 _HEADROOM = 1e-8
+# Of the largest number: what targets may reach, with room for predictions beyond.
+TARGET_HEADROOM = 1e-3
 
 
 def final_step(estimator: Any) -> tuple[Any, list[Any]]:
@@ -68,6 +70,16 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
                 estimator = getattr(estimator, "best_estimator_", estimator.estimator)
         else:
             return estimator, steps
+
+
+def check_target_size(y: np.ndarray, dtype: np.dtype, limit: float) -> None:
+    """Refuse targets beyond a limit, where predictions have this dtype."""
+    largest = float(np.abs(y).max())
+    if not largest <= limit:
+        remedy = "Scale y" if dtype == np.float64 else "Scale y, or use float64"
+        raise ValueError(
+            f"y is too large for {dtype.name}: it reaches {largest:.1e}. {remedy}."
+        )
 
 
 def mean_squares(X: np.ndarray) -> np.ndarray:

@@ -19,7 +19,12 @@ from skorch.dataset import Dataset
 from torch import nn
 
 from sklearn_deq._compat import Interval, StrOptions
-from sklearn_deq.estimators._base import DEQParameters, FeaturesMixin
+from sklearn_deq.estimators._base import (
+    TARGET_HEADROOM,
+    DEQParameters,
+    FeaturesMixin,
+    check_target_size,
+)
 from sklearn_deq.estimators._persistence import (
     device_at_hand,
     restore_generator,
@@ -47,8 +52,6 @@ _LEAST_DECAY = 1e-6
 _LARGEST_BATCH = 128
 # Stable for targets and data of unit size.
 _SGD_LR = 1.0
-# Of the largest number: what targets may reach, with room for predictions beyond.
-_HEADROOM = 1e-3
 # Root mean square of the features below which networks learn slowly or not at all.
 _SMALL = 0.01
 # What a file holds in another form: rebuilt from the arrays in `_saved`.
@@ -222,12 +225,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Encoded labels, or targets in the dtype of X."""
         if self._numeric_targets and y.dtype.kind not in "fiub":
             raise ValueError(f"y must be real numbers, got dtype {y.dtype}.")
-        limit = _HEADROOM * float(np.finfo(X.dtype).max)
-        if self._numeric_targets and not np.abs(y).max() <= limit:
-            raise ValueError(
-                f"y is too large for {X.dtype.name}, which predictions come in: it "
-                f"reaches {np.abs(y).max():.1e}. Scale y, or use float64."
-            )
+        limit = TARGET_HEADROOM * float(np.finfo(X.dtype).max)
+        if self._numeric_targets:
+            check_target_size(y, X.dtype, limit)
         targets = self._set_targets(y, **options)
         if targets.dtype.kind != "f":
             return targets

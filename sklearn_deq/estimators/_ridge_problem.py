@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_deq._solver_warnings import solver_warnings
 from sklearn_deq.estimators._held_out import (
@@ -56,12 +58,15 @@ class Outcome:
         Their losses.
     unstable : str or None
         Why the kernel does not exist on these data.
+    undefined : tuple of str
+        What the scorer says of scores that are not defined.
     """
 
     scores: np.ndarray
     held_out: np.ndarray
     losses: np.ndarray
     unstable: str | None = None
+    undefined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,9 +190,20 @@ class RidgeProblem:
 
     def evaluate(self, params: dict[str, Any]) -> Outcome:
         """Score all alphas with one kernel."""
-        # What the best kernel has to say is heard when it is fitted.
-        with solver_warnings():
-            return self._evaluate(params)
+        # What the best kernel has to say is heard when it is fitted; of every score what
+        # is not defined is collected, to be said once.
+        with solver_warnings(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default", UndefinedMetricWarning)
+            outcome = self._evaluate(params)
+        undefined = []
+        for item in caught:
+            if issubclass(item.category, UndefinedMetricWarning):
+                undefined.append(str(item.message))
+            else:
+                warnings.warn_explicit(
+                    item.message, item.category, item.filename, item.lineno
+                )
+        return replace(outcome, undefined=tuple(undefined))
 
     def _evaluate(self, params: dict[str, Any]) -> Outcome:
         X = self.scaled(params)

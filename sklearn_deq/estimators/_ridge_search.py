@@ -13,7 +13,7 @@ import numpy as np
 from joblib import effective_n_jobs
 from scipy.stats import rankdata
 from sklearn.base import is_classifier
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
@@ -27,6 +27,7 @@ from sklearn_deq._compat import (
     takes_sample_weight,
     validate_parameter_constraints,
 )
+from sklearn_deq.estimators._base import TARGET_HEADROOM, check_target_size
 from sklearn_deq.estimators._blocks import (
     BLOCK_ROWS,
     Block,
@@ -220,6 +221,9 @@ class KernelRidgeCV(FeatureRidge):
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
         targets = coding.targets(y)
+        # The search squares differences of losses, which are squares, in float64.
+        largest = min(np.finfo(X.dtype).max, np.finfo(np.float64).max ** 0.25)
+        check_target_size(targets, X.dtype, TARGET_HEADROOM * float(largest))
         full_weight = coding.weight(y, weight)
         return RidgeProblem(
             X=X,
@@ -375,8 +379,7 @@ class KernelRidgeCV(FeatureRidge):
         mean = scores.mean(axis=0)
         self.best_index_ = best_index(mean, np.tile(alphas, len(kernels)))
         self.best_score_ = float(mean[self.best_index_])
-        if not np.isfinite(self.best_score_):
-            raise ValueError("scoring gives no finite score for any candidate.")
+        self._speak_of_scores(outcomes)
         self.best_params_ = candidates[self.best_index_]
         self.alpha_ = self.best_params_["alpha"]
         worst = np.where(np.isnan(mean), np.inf, -mean)
@@ -393,6 +396,19 @@ class KernelRidgeCV(FeatureRidge):
             self.cv_results_["std_test_score"] = scores.std(axis=0)
             for i, row in enumerate(scores):
                 self.cv_results_[f"split{i}_test_score"] = row
+
+    def _speak_of_scores(self, outcomes: Sequence[Outcome]) -> None:
+        """Say once what is not defined; refuse to choose where nothing is."""
+        said = dict.fromkeys(each for outcome in outcomes for each in outcome.undefined)
+        if not np.isfinite(self.best_score_):
+            scoring = self.scoring or self._default_scoring
+            folds = "" if self.cv is None else ", or a cv with larger test folds"
+            raise ValueError(
+                f"scoring={scoring!r} gives no finite score for any candidate. "
+                f"{''.join(f'{each} ' for each in said)}Choose another scoring{folds}."
+            )
+        for each in said:
+            warnings.warn(each, UndefinedMetricWarning, stacklevel=6)
 
     def _best_of(self, kernel: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """Candidate of the best alpha of a kernel."""

@@ -1,0 +1,53 @@
+"""Kernel ridge: data and scores of which nothing can be learned are spoken of."""
+
+import numpy as np
+import pytest
+from sklearn.exceptions import UndefinedMetricWarning
+
+from sklearn_deq import DEQKernelRidgeClassifierCV, DEQKernelRidgeCV
+
+ONE = {"recurrent_variance": 0.2}
+TWO = {"recurrent_variance": [0.2, 0.3]}
+
+
+@pytest.fixture
+def data(rng):
+    """X, and numbers whose signs are classes."""
+    X = rng.standard_normal((40, 5))
+    return X, X[:, 0] * X[:, 1]
+
+
+@pytest.mark.parametrize("settings", [{}, ONE, {"n_components": 10}])
+@pytest.mark.parametrize(("dtype", "size"), [("float64", 1e200), ("float32", 1e37)])
+def test_targets_that_are_too_large(data, settings, dtype, size):
+    X, y = data
+    model = DEQKernelRidgeCV(**settings, dtype=dtype, random_state=0)
+    with pytest.raises(ValueError, match=f"y is too large for {dtype}.*Scale y"):
+        model.fit(X, size * y)
+    scale = size ** (1 / 3)
+    found = model.fit(X, scale * y).predict(X)
+    expected = scale * model.fit(X, y).predict(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_scores_that_are_not_defined_are_explained(data, n_jobs):
+    X, y = data
+    model = DEQKernelRidgeCV(**TWO, scoring="r2", cv=len(X), n_jobs=n_jobs)
+    with pytest.raises(ValueError, match=r"scoring='r2' .* less than two .* folds\."):
+        model.fit(X, y)
+    no_score = DEQKernelRidgeCV(**ONE, scoring=lambda *_: np.nan)
+    with pytest.raises(ValueError, match=r"candidate\. Choose another scoring\."):
+        no_score.fit(X, y)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_scores_that_are_ill_defined_are_spoken_of_once(data, n_jobs):
+    X, y = data
+    model = DEQKernelRidgeClassifierCV(
+        **TWO, alphas=(1e4, 1e5), scoring="precision", n_jobs=n_jobs
+    )
+    with pytest.warns(UndefinedMetricWarning, match="no predicted samples") as caught:
+        model.fit(X, y > 1)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
