@@ -1,5 +1,7 @@
 """Kernel ridge: data and scores of which nothing can be learned are spoken of."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.exceptions import UndefinedMetricWarning
@@ -51,3 +53,19 @@ def test_scores_that_are_ill_defined_are_spoken_of_once(data, n_jobs):
         model.fit(X, y > 1)
     assert len(caught) == 1
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_components": 10, "random_state": 0}])
+@pytest.mark.parametrize("Ridge", [DEQKernelRidgeCV, DEQKernelRidgeClassifierCV])
+def test_small_features_are_spoken_of(data, Ridge, settings):
+    X, y = data
+    with pytest.warns(UserWarning, match="square of X is 9.6e-09") as caught:
+        Ridge(**ONE, **settings).fit(1e-8 * X, y > 0)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in ({"scale": "standard"}, {"normalize": True}, {"bias_variance": 1}):
+            Ridge(**ONE, **other, **settings).fit(1e-8 * X, y > 0)
+        Ridge(**settings).fit(1e-8 * X, y > 0)
+        Ridge(**ONE, **settings).fit(X, y > 0)

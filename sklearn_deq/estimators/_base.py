@@ -38,6 +38,8 @@ from sklearn_deq.theory._equilibrium import normalize_rows
 _HEADROOM = 1e-8
 # Of the largest number: what targets may reach, with room for predictions beyond.
 TARGET_HEADROOM = 1e-3
+# Root mean square of the features below which little or nothing is learned.
+_SMALL = 0.01
 
 
 def final_step(estimator: Any) -> tuple[Any, list[Any]]:
@@ -203,6 +205,17 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         self.tau_star_ = moments.tau_star
         self.offset_ = moments.offset
         return moments
+
+    def _warn_of_small_features(self, stacklevel: int) -> None:
+        """Say that weights and penalties are not made for a drive close to zero."""
+        if 0.0 < self._size < _SMALL and self.bias_variance == 0.0:
+            warnings.warn(
+                f"The root mean square of X is {self._size:.1e}: weights and penalties "
+                "are those for features near 1, and little may be learned. Put a "
+                "StandardScaler before, or set normalize=True.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
 
     def _moments(self, tau0: float) -> EquilibriumMoments:
         """The wide DEQ of these parameters, for data of this size."""

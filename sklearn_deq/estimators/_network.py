@@ -52,8 +52,6 @@ _LEAST_DECAY = 1e-6
 _LARGEST_BATCH = 128
 # Stable for targets and data of unit size.
 _SGD_LR = 1.0
-# Root mean square of the features below which networks learn slowly or not at all.
-_SMALL = 0.01
 # What a file holds in another form: rebuilt from the arrays in `_saved`.
 _LIVE = ("_body", "_generator", "net_")
 
@@ -176,22 +174,11 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self._generator = restore_generator(self._generator.get_state().numpy())
         else:
             moments = self._solve_equilibrium(X)
-            self._warn_of_small_features()
+            self._warn_of_small_features(stacklevel=6)
             if in_batches:
                 self._forget_norms(moments)
             self._start(X, moments, device)
         return X, targets
-
-    def _warn_of_small_features(self) -> None:
-        """Say that a network whose drive is close to zero has little to learn from."""
-        if 0.0 < self._size < _SMALL and self.bias_variance == 0.0:
-            warnings.warn(
-                f"The root mean square of X is {self._size:.1e}: weights are drawn and "
-                "trained as for features near 1, and may learn little. Put a "
-                "StandardScaler before, or set normalize=True.",
-                UserWarning,
-                stacklevel=6,
-            )
 
     def _refuse_another_structure(self) -> None:
         """Refuse to go on with parameters that the network was not made with."""

@@ -142,7 +142,7 @@ class RidgeProblem:
 
     def scaled(self, params: dict[str, Any]) -> np.ndarray:
         """Features of all samples as the candidate scales them."""
-        return scaled(self.scaling(params["scale"]), self.X)
+        return scaled(self.scaling(params.get("scale")), self.X)
 
     def equilibrium(
         self, params: dict[str, Any], X: np.ndarray

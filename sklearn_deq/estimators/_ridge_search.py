@@ -139,6 +139,7 @@ class KernelRidgeCV(FeatureRidge):
         chosen = self._members(searched, outcomes)
         candidates = [self._best_of(i, outcomes) for i in chosen]
         with self._solver_warnings_as_sklearn():
+            self._judge_size(searched, candidates[0])
             if self.n_components is None:
                 self._fit_members(problem, candidates)
             else:
@@ -409,6 +410,12 @@ class KernelRidgeCV(FeatureRidge):
             )
         for each in said:
             warnings.warn(each, UndefinedMetricWarning, stacklevel=6)
+
+    def _judge_size(self, problem: RidgeProblem, params: dict[str, Any]) -> None:
+        """Warn of features beside whose kernel the usual penalties are too large."""
+        if not self._is_collection():
+            model = problem.equilibrium(params, problem.scaled(params))
+            model._warn_of_small_features(stacklevel=6)
 
     def _best_of(self, kernel: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """Candidate of the best alpha of a kernel."""
