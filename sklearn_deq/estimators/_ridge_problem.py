@@ -190,8 +190,8 @@ class RidgeProblem:
 
     def evaluate(self, params: dict[str, Any]) -> Outcome:
         """Score all alphas with one kernel."""
-        # What the best kernel has to say is heard when it is fitted; of every score what
-        # is not defined is collected, to be said once.
+        # What the best kernel has to say is heard when it is fitted; what scorers say
+        # is collected, to be said once.
         with solver_warnings(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default", UndefinedMetricWarning)
             outcome = self._evaluate(params)
