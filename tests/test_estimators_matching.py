@@ -381,13 +381,17 @@ def test_a_tau0_that_is_not_the_size_of_the_data():
     X *= 2.0 / np.sqrt(np.mean(X**2, axis=1, keepdims=True))
     deq = DEQClassifier(activation="tanh")
     model = match_deq(deq, tau0=1.0, architecture="hard_tanh")
-    with pytest.warns(MatchWarning, match=r"tau0=1, but .* is 2: .*tau0=None"):
+    with pytest.warns(MatchWarning, match=r"tau0=1, but .* 2 to 2: .*tau0=None"):
         report = model.match_report(X)
     assert report.infinite.operator > 0.02
     for tau0 in (1.95, None):
         match_deq(deq, tau0=tau0, architecture="hard_tanh").match_report(X)
     report = match_deq(deq, tau0=1.0).match_report(X)
     assert report.infinite.operator < 1e-6
+    # Of norms on either side of tau0 it is their mean that counts.
+    X[0] *= 0.1
+    with pytest.warns(MatchWarning, match=r"tau0=1, but .* is 1.95: .*tau0=None"):
+        model.match_report(X)
 
 
 def test_match_report_is_of_what_was_fitted(iris):

@@ -13,16 +13,28 @@ PACKAGE = Path(__file__).parents[1] / "sklearn_deq"
 ROOMS = {
     "__init__": ({"estimators", "theory"}, set()),
     "exceptions": (set(), set()),
+    "_solver_warnings": ({"exceptions"}, set()),
     "_compat": (set(), {"sklearn"}),
-    "theory": ({"exceptions"}, {"numpy", "scipy", "array_api_compat"}),
+    "theory": (
+        {"_solver_warnings", "exceptions"},
+        {"numpy", "scipy", "array_api_compat"},
+    ),
     "kernels": (
-        {"exceptions", "theory"},
+        {"_solver_warnings", "exceptions", "theory"},
         {"numpy", "scipy", "torch", "array_api_compat"},
     ),
-    "nn": ({"exceptions", "theory"}, {"numpy", "torch"}),
+    "nn": ({"_solver_warnings", "exceptions", "theory"}, {"numpy", "torch"}),
     "linear": ({"exceptions"}, {"numpy", "scipy", "threadpoolctl"}),
     "estimators": (
-        {"_compat", "exceptions", "theory", "kernels", "nn", "linear"},
+        {
+            "_compat",
+            "_solver_warnings",
+            "exceptions",
+            "theory",
+            "kernels",
+            "nn",
+            "linear",
+        },
         {
             "dask",
             "joblib",

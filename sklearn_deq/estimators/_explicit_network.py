@@ -32,6 +32,7 @@ from sklearn_deq.theory import (
     MatchResult,
     solve_match,
 )
+from sklearn_deq.theory._matching import off_size
 
 # Share by which mean squares may differ from the tau0² of the equations.
 _OTHER_SIZE = 0.1
@@ -87,6 +88,9 @@ class ExplicitNetworkEstimator(NetworkEstimator):
 
     def _check_size(self, tau0: float) -> None:
         """Warn where equations are solved for data of another size."""
+        if self._norms is not None and off_size(tau0, *self._norms):
+            # Which `solve_match` has warned of.
+            return
         if abs(self._size**2 - tau0**2) > _OTHER_SIZE * tau0**2:
             warnings.warn(
                 f"The four equations are solved for data of size tau0={tau0:.3g}, but "

@@ -26,6 +26,8 @@ from sklearn_deq.theory._match_result import MatchResult
 
 # Norms that differ by a smaller share count as one in what is printed.
 _NEARLY_EQUAL = 0.02
+# Share of τ0 by which norms may be off it before that is warned of.
+OFF_SIZE = 0.05
 # Where "auto" takes a "hermite" layer, as nothing is closer, this residual is no news.
 _CLOSE = 1e-3
 # Where the error of nearly parallel samples is worth a warning: above that of the NTK
@@ -93,8 +95,7 @@ def solve_match(
     Raises
     ------
     ValueError
-        For an unknown kernel or architecture, norms that are none, or do not have τ0
-        between them (but for "hermite" and "auto"), a DEQ with bias or
+        For an unknown kernel or architecture, norms that are none, a DEQ with bias or
         without centring (but by "hermite"), or one that ignores its input (σ_b² = 0).
 
     Warns
@@ -102,7 +103,8 @@ def solve_match(
     MatchWarning
         If the residual is over tol; the message says which architecture does better.
         Where "auto" takes "hermite", as nothing is closer: if that is over 1e-3. Of
-        any "hermite" layer if `MatchResult.residual_parallel` is over 0.03.
+        any "hermite" layer if `MatchResult.residual_parallel` is over 0.03. Of others
+        if norms are given, and τ0 is no size of data between them.
 
     Notes
     -----
@@ -146,8 +148,6 @@ def solve_match(
         result = _match_hermite(moments, kernel, trainable, norms, tol)
     else:
         _check_matchable(moments, kernel, trainable)
-        if architecture != "auto":
-            _check_contained(moments.tau0, norms, tol)
         # χ = s_ii − τ0² is 0 where all norms are τ0.
         near = np.abs(np.array(norms or np.inf) / moments.tau0 - 1.0).max() <= tol
         problem = Problem(moments, kernel, tol, multipliers, equal_norms=bool(near))
@@ -158,6 +158,8 @@ def solve_match(
         if result.architecture != "hermite":
             if not result.converged:
                 _warn(problem, architecture, result)
+            if norms is not None:
+                _warn_of_size(moments.tau0, norms)
             return result
     bound = max(tol, _CLOSE) if architecture == "auto" else tol
     if result.residual > bound or result.residual_parallel > _APART:
@@ -233,17 +235,23 @@ def _check_norms(norms: tuple[float, float] | None) -> tuple[float, float] | Non
     return float(ends[0]), float(ends[1])
 
 
-def _check_contained(
-    tau0: float, norms: tuple[float, float] | None, tol: float
-) -> None:
-    """The equations are those of data whose root mean square norm is τ0."""
-    if norms is None or norms[0] * (1.0 - tol) <= tau0 <= norms[1] * (1.0 + tol):
-        return
-    raise ValueError(
-        f"norms from {norms[0]:.4g} to {norms[1]:.4g} are not those of data of "
-        f"tau0={tau0:.4g}, which is between them: give equilibrium_moments the tau0 of "
-        "the data, or set architecture='hermite'."
-    )
+def off_size(tau0: float, low: float, high: float) -> bool:
+    """Whether τ0 is no size of data between these."""
+    return bool(tau0 * (1.0 + OFF_SIZE) < low or tau0 > high * (1.0 + OFF_SIZE))
+
+
+def _warn_of_size(tau0: float, norms: tuple[float, float]) -> None:
+    if off_size(tau0, *norms):
+        warnings.warn(
+            f"The four equations are solved for data of size tau0={tau0:.3g}, but "
+            f"norms are from {norms[0]:.3g} to {norms[1]:.3g}: the network's kernel on "
+            "such rows may be far from the DEQ's, whatever the residual. Scale the "
+            "rows to tau0, or match a DEQ for data of their size (tau0=None in an "
+            "estimator, else tau0= of equilibrium_moments), or set "
+            "architecture='hermite', which is made for their norms.",
+            MatchWarning,
+            stacklevel=3,
+        )
 
 
 def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> str:
