@@ -181,6 +181,8 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 "model": model,
                 "score": round(mean, 4),
                 "standard error": round(error, 4),
+                # Of a training that fails once in ten the mean says little.
+                "median": round(float(np.median([row["score"] for row in group])), 4),
                 "less DEQ": round(less, 4),
                 "its standard error": round(less_error, 4),
                 "kind": _kind(task),
