@@ -53,6 +53,22 @@ def listener() -> list[str] | None:
     return _LISTENER.get()
 
 
+@contextmanager
+def heard_by(heard: list[str] | None) -> Iterator[None]:
+    """Send messages to a list for a while; None: where they go now.
+
+    For backward passes, which autograd may run on a thread of its own.
+    """
+    if heard is None:
+        yield
+        return
+    token = _LISTENER.set(heard)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
 def listen(heard: list[str] | None) -> None:
     """Send this thread's messages to a list from now on; None: warn."""
     _LISTENER.set(heard)

@@ -19,6 +19,7 @@ from skorch.callbacks import Callback, EarlyStopping
 
 from sklearn_deq import (
     DEQClassifier,
+    DEQKernelRidgeCV,
     DEQRegressor,
     ExplicitEquivalentClassifier,
     ExplicitEquivalentRegressor,
@@ -471,3 +472,16 @@ def test_predictions_of_several_threads_leave_the_warnings_as_they_were(iris):
         for found in pool.map(lambda _: model.predict(X), range(40)):
             assert_array_equal(found, expected)
     assert state() == before
+
+
+def test_fits_of_several_threads_leave_the_warnings_as_they_were(iris):
+    X, y = iris
+
+    def fit(k):
+        DEQKernelRidgeCV(recurrent_variance=0.2).fit(X[: 40 + k], X[: 40 + k, 0])
+        DEQClassifier(width=16, max_epochs=2, random_state=0).fit(X, y)
+
+    before = list(warnings.filters), warnings._showwarnmsg_impl
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fit, range(8)))
+    assert (list(warnings.filters), warnings._showwarnmsg_impl) == before

@@ -67,3 +67,12 @@ def test_dtype(iris, dtype):
 def test_memory_budget(iris):
     with pytest.raises(MemoryError):
         DEQKernelTransformer(max_memory=1e3).fit_transform(iris[0])
+
+
+def test_warnings_of_transform_name_the_line_of_the_user(iris):
+    X, _ = iris
+    model = DEQKernelTransformer(n_components=8, approximation="random_features")
+    model.set_params(tau0=0.3, random_state=0).fit(X)
+    with pytest.warns(UserWarning, match="norms") as caught:
+        model.transform(100.0 * X)
+    assert {each.filename for each in caught} == {__file__}

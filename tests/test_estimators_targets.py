@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from scipy.special import expit, softmax
-from sklearn.datasets import load_digits, make_multilabel_classification
+from sklearn.datasets import load_digits, load_iris, make_multilabel_classification
 from sklearn.exceptions import DataConversionWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import scale
@@ -21,6 +21,12 @@ from sklearn_deq.estimators._ridge_targets import LabelTotals
 CLASSIFIERS = [DEQClassifier, ExplicitEquivalentClassifier]
 REGRESSORS = [DEQRegressor, ExplicitEquivalentRegressor]
 SMALL = {"width": 32, "max_epochs": 10, "random_state": 0}
+
+
+@pytest.fixture
+def iris():
+    X, y = load_iris(return_X_y=True)
+    return scale(X), y
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +203,27 @@ def test_the_scale_of_y_is_open_until_rows_differ(rng, Regressor):
     once_more = Regressor(width=64, max_epochs=60, random_state=0, warm_start=True)
     once_more.fit(X, np.full_like(Y, 5e3)).fit(X[30:], Y[30:])
     assert once_more.score(X[30:], Y[30:]) > 0.7
+
+
+def test_batches_may_lack_classes_that_have_weights(iris):
+    X, y = iris
+    for weight in ({2: 5.0}, {0: 0.0, 1: 1.0, 2: 1.0}):
+        model = DEQClassifier(width=16, class_weight=weight, random_state=0)
+        model.partial_fit(X, y, classes=[0, 1, 2]).partial_fit(X[y == 0], y[y == 0])
+        assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_common_factors_of_class_weights_may_be_huge(iris):
+    model = DEQClassifier(width=16, trainable="readout", random_state=0)
+    expected = model.fit(*iris).predict_proba(iris[0])
+    model.set_params(class_weight=dict.fromkeys(range(3), 1e308))
+    assert_allclose(model.fit(*iris).predict_proba(iris[0]), expected, rtol=1e-6)
+
+
+def test_targets_that_are_equal_but_for_rounding_fix_no_scale(iris):
+    X, _ = iris
+    model = DEQRegressor(width=32, random_state=0)
+    model.partial_fit(X[:3], [0.1 + 0.2, 0.3, 0.3])
+    for _ in range(30):
+        model.partial_fit(X, 100.0 * X[:, 0] + 50.0)
+    assert model.score(X, 100.0 * X[:, 0] + 50.0) > 0.9

@@ -434,3 +434,16 @@ def test_equations_for_data_of_another_size_are_warned_of():
         deq_kernel_diag(x, activation="gelu", recurrent_variance=0.3, tau0=2.0),
         rtol=1e-6,
     )
+
+
+def test_homogeneous_networks_serve_data_of_any_size():
+    """Nothing is warned of, which in these tests is an error."""
+    match = solve_match(
+        equilibrium_moments("relu"), architecture="leaky_relu", norms=(3.0, 3.0)
+    )
+    x = np.full((1, 3), 3.0)
+    assert_allclose(
+        explicit_kernel_diag(x, layers=match.layers),
+        deq_kernel_diag(x, activation="relu"),
+        rtol=2e-3,
+    )

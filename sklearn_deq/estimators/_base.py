@@ -254,13 +254,13 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
             raise
 
     @contextmanager
-    def _solver_warnings_as_sklearn(self) -> Iterator[None]:
+    def _solver_warnings_as_sklearn(self, stacklevel: int = 4) -> Iterator[None]:
         """Raise the last of the solver's warnings as a ConvergenceWarning."""
         with solver_warnings() as heard:
             yield
         if heard:
             # The last is that of the final weights.
-            warnings.warn(heard[-1], ConvergenceWarning, stacklevel=4)
+            warnings.warn(heard[-1], ConvergenceWarning, stacklevel=stacklevel)
 
 
 class FeaturesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

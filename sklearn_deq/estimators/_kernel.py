@@ -315,17 +315,15 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             dask array a dask array that is computed when it is asked for.
         """
         check_is_fitted(self)
-        return self._as_fitted()._transform(X)
-
-    def _transform(self, X: Any) -> np.ndarray:
+        model = self._as_fitted()
         if is_dask(X):
-            check_columns(self, X, reset=False)
-            dtype = self._prepare_input(np.ones((1, X.shape[1]), X.dtype)).dtype
-            return lazy_rows(self, "transform", X, self._n_features_out, dtype)
+            check_columns(model, X, reset=False)
+            dtype = model._prepare_input(np.ones((1, X.shape[1]), X.dtype)).dtype
+            return lazy_rows(model, "transform", X, self._n_features_out, dtype)
         with self._solver_warnings_as_sklearn():
-            if self.n_components is None:
-                return self._kernel(self._check_data(X, reset=False), self.X_fit_)
-            return self._features(self._rows(X, reset=False))
+            if model.n_components is None:
+                return model._kernel(model._check_data(X, reset=False), self.X_fit_)
+            return model._features(model._rows(X, reset=False))
 
     def _features(self, rows: Any) -> np.ndarray:
         """Low-rank features, block by block."""

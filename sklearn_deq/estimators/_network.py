@@ -173,7 +173,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             # Of its own, lest a failure leave the earlier model with another.
             self._generator = restore_generator(self._generator.get_state().numpy())
         else:
-            moments = self._solve_equilibrium(X)
+            with self._solver_warnings_as_sklearn(stacklevel=7):
+                moments = self._solve_equilibrium(X)
             self._warn_of_small_features(stacklevel=6)
             if in_batches:
                 self._forget_norms(moments)

@@ -331,7 +331,7 @@ def label_values(classes: np.ndarray) -> list[Any]:
     ValueError
         If a label is of another type.
     """
-    labels = classes.tolist()
+    labels = [v.item() if isinstance(v, np.generic) else v for v in classes.tolist()]
     # Dates may be lists of integers, of units that nobody would know.
     names = {type(v).__name__ for v in labels if not isinstance(v, str | int | float)}
     if classes.dtype.kind in "mM":

@@ -190,11 +190,14 @@ class RidgeProblem:
 
     def evaluate(self, params: dict[str, Any]) -> Outcome:
         """Score all alphas with one kernel."""
-        # What the best kernel has to say is heard when it is fitted; what scorers say
-        # is collected, to be said once.
-        with solver_warnings(), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default", UndefinedMetricWarning)
-            outcome = self._evaluate(params)
+        # What the best kernel has to say is heard when it is fitted.
+        with solver_warnings():
+            if self.scorer is None:
+                return self._evaluate(params)
+            # What scorers say is collected, to be said once.
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("default", UndefinedMetricWarning)
+                outcome = self._evaluate(params)
         undefined = []
         for item in caught:
             if issubclass(item.category, UndefinedMetricWarning):

@@ -68,6 +68,8 @@ from sklearn_deq.theory import get_activation
 OneOrMore = Any  # a value, or a list, tuple or array of values
 _SEQUENCES = (list, tuple, np.ndarray)
 _POSITIVE = Interval(Real, 0, None, closed="neither")
+# Share of the scores by which all penalties may differ and count as equally good.
+_FLAT = 1e-6
 # Mean weight below which weights were hardly meant as numbers of copies.
 _LEAST_WEIGHT = 0.1
 _SCALE = [None, StrOptions(set(SCALINGS))]
@@ -139,7 +141,8 @@ class KernelRidgeCV(FeatureRidge):
         chosen = self._members(searched, outcomes)
         candidates = [self._best_of(i, outcomes) for i in chosen]
         with self._solver_warnings_as_sklearn():
-            self._judge_size(searched, candidates[0])
+            if not self._is_collection():
+                _judge_size(searched, candidates[0], outcomes[chosen[0]])
             if self.n_components is None:
                 self._fit_members(problem, candidates)
             else:
@@ -411,12 +414,6 @@ class KernelRidgeCV(FeatureRidge):
         for each in said:
             warnings.warn(each, UndefinedMetricWarning, stacklevel=6)
 
-    def _judge_size(self, problem: RidgeProblem, params: dict[str, Any]) -> None:
-        """Warn of features beside whose kernel the usual penalties are too large."""
-        if not self._is_collection():
-            model = problem.equilibrium(params, problem.scaled(params))
-            model._warn_of_small_features(stacklevel=6)
-
     def _best_of(self, kernel: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """Candidate of the best alpha of a kernel."""
         alphas = outcomes[kernel].scores.shape[1]
@@ -539,3 +536,14 @@ class KernelRidgeCV(FeatureRidge):
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
         """Use the held-out predictions of the best candidate."""
+
+
+def _judge_size(
+    problem: RidgeProblem, params: dict[str, Any], outcome: Outcome
+) -> None:
+    """Warn of features that are so small that every penalty is too large."""
+    scores = outcome.scores.mean(axis=0)
+    flat = bool(np.ptp(scores) <= _FLAT * np.abs(scores).max())
+    if flat or params["alpha"] == problem.alphas.min():
+        model = problem.equilibrium(params, problem.scaled(params))
+        model._warn_of_small_features(stacklevel=6)

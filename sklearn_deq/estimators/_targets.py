@@ -131,12 +131,18 @@ class NetworkClassifierMixin:
         """Set the weights of the classes in the loss, whose mean over y is one."""
         self._class_factors: np.ndarray | None = None
         if self.class_weight is not None:
-            present = np.unique(targets)
+            by_code = self._class_weight_by_code()
             factors = np.ones(len(self.classes_))
-            factors[present] = compute_class_weight(
-                self._class_weight_by_code(), classes=present, y=targets
-            )
-            self._class_factors = factors / factors[targets].mean()
+            if isinstance(by_code, dict):
+                factors[list(by_code)] = list(by_code.values())
+            else:
+                present = np.unique(targets)
+                factors[present] = compute_class_weight(
+                    by_code, classes=present, y=targets
+                )
+            factors /= factors.max()
+            # A batch may have nothing but classes of weight 0.
+            self._class_factors = factors / (factors[targets].mean() or 1.0)
 
     def _criterion(self, dtype: torch.dtype) -> nn.Module:
         if self._multilabel:
@@ -166,13 +172,14 @@ class NetworkClassifierMixin:
             )
         by_code = self._class_weight_by_code()
         if isinstance(by_code, dict):
-            values = np.array([by_code.get(c, 1.0) for c in np.unique(targets)])
+            codes = range(len(self.classes_))
+            values = np.array([by_code.get(code, 1.0) for code in codes])
             if values.dtype.kind not in "fiub" or not (
                 np.isfinite(values).all() and values.min() >= 0 < values.max()
             ):
                 raise ValueError(
                     "class_weight must be finite, not negative, and positive for one "
-                    f"of the classes in y at least, got {self.class_weight!r}."
+                    f"of the classes at least, got {self.class_weight!r}."
                 )
 
     def _class_weight_by_code(self) -> Any:
@@ -347,7 +354,9 @@ class NetworkRegressorMixin:
         variance = shares.var(axis=0) + earlier * (mean - known) ** 2
         scale = np.sqrt((1.0 - earlier) * variance) * unit
         mean = (earlier * known + (1.0 - earlier) * mean) * unit
-        fixes = self._y_open & (shares != known).any(axis=0) & (scale > 0)
+        # Not by roundings of one number.
+        least = 8 * np.finfo(float).eps * np.abs(self._y_mean)
+        fixes = self._y_open & (shares != known).any(axis=0) & (scale > least)
         self._y_mean = np.where(fixes, mean, self._y_mean)
         self._y_scale = np.where(fixes, scale, self._y_scale)
         self._y_open, self._y_rows = self._y_open & ~fixes, self._y_rows + n

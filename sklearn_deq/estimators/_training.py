@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
+from sklearn_deq._solver_warnings import solver_warnings
 from sklearn_deq.estimators._monitoring import (
     PATIENCE,
     Annealing,
@@ -32,7 +32,6 @@ from sklearn_deq.estimators._monitoring import (
     UpdateGuard,
 )
 from sklearn_deq.estimators._training_tools import as_callback, optimizer_options
-from sklearn_deq.exceptions import SolverWarning
 
 # Rows evaluated at once outside of training.
 BLOCK = 1024
@@ -384,10 +383,9 @@ def train(
     with (
         bar,
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        warnings.catch_warnings(),
-    ):
         # The guard counts what these would say of every batch.
-        warnings.simplefilter("ignore", SolverWarning)
+        solver_warnings(),
+    ):
         seed = net.iterator_train__generator.initial_seed()
         # Not torch.manual_seed, which seeds every device.
         torch.default_generator.manual_seed(seed)

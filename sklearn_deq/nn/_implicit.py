@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sklearn_deq._solver_warnings import heard_by, listener
+
 if TYPE_CHECKING:
     from sklearn_deq.nn._equilibrium import EquilibriumLayer
 
@@ -24,11 +26,14 @@ def full_precision(like: torch.Tensor) -> torch.autocast:
 
 
 def _in_full_precision(pass_: Callable[..., Any]) -> Callable[..., Any]:
-    """A pass of an autograd function, which autocast must not change."""
+    """A pass of an autograd function, which autocast must not change.
+
+    What its solver says goes where that of the forward pass went.
+    """
 
     @wraps(pass_)
     def wrapped(ctx: Any, first: torch.Tensor, *others: Any) -> Any:
-        with full_precision(first):
+        with full_precision(first), heard_by(getattr(ctx, "heard", None)):
             return pass_(ctx, first, *others)
 
     return wrapped
@@ -50,7 +55,7 @@ class Equilibrium(torch.autograd.Function):
         """Solve; of the states, and what went into φ, nothing else is kept."""
         u = layer.drive(x, input_weight, bias)
         z, pre = layer.equilibrium(u, weight, start)
-        ctx.layer = layer
+        ctx.layer, ctx.heard = layer, listener()
         # With A: backward uses the one of this pass, and refuses one changed in place.
         ctx.save_for_backward(x, weight, input_weight, bias, z, pre)
         return z
@@ -120,7 +125,7 @@ class Adjoint(torch.autograd.Function):
     ) -> torch.Tensor:
         """Solve."""
         v = layer.solve_adjoint(source, slope, weight)
-        ctx.layer = layer
+        ctx.layer, ctx.heard = layer, listener()
         ctx.save_for_backward(slope, weight, v)
         return v
 

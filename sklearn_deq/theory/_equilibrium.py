@@ -27,7 +27,7 @@ KERNELS = ("ck", "ntk", "ntk_recurrent")
 
 _MAX_STEPS = 200
 # Error of moments that is warned of.
-_POOR = 1e-7
+_POOR = 1e-6
 # A variance that grows past this multiple of the input's has no fixed point.
 _LARGEST_GROWTH = 1e8
 
@@ -183,7 +183,7 @@ def equilibrium_moments(
     Warns
     -----
     SolverWarning
-        If the moments of an activation are not accurate to 1e-7, as of one with kinks
+        If the moments of an activation are not accurate to 1e-6, as of one with kinks
         that are not declared.
 
     References
@@ -261,9 +261,9 @@ def _check_quadrature(phi: Activation, q: np.ndarray) -> None:
     if error > _POOR:
         warn_of_solver(
             f"Moments of {phi} are only good to a relative error of about {error:.0e}, "
-            "those of its derivative to less: if its slope jumps somewhere, declare "
-            "that (Activation(..., kinks=...)); if it is steep or oscillates, scale it "
-            "or the data.",
+            "those of its derivative to less: if its slope or curvature jumps "
+            "somewhere, declare that (Activation(..., kinks=...)); if it is steep or "
+            "oscillates, scale it or the data.",
             stacklevel=3,
         )
 

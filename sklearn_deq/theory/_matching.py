@@ -22,6 +22,7 @@ from sklearn_deq.theory._hermite_match import (
     kernel_error,
     match_hermite,
 )
+from sklearn_deq.theory._homogeneous import homogeneous_slopes
 from sklearn_deq.theory._match_result import MatchResult
 
 # Norms that differ by a smaller share count as one in what is printed.
@@ -158,7 +159,11 @@ def solve_match(
         if result.architecture != "hermite":
             if not result.converged:
                 _warn(problem, architecture, result)
-            if norms is not None:
+            # Kernels of two networks that are homogeneous but for offsets grow alike.
+            alike = result.architecture == "leaky_relu" and (
+                homogeneous_slopes(moments.activation) is not None
+            )
+            if norms is not None and not alike:
                 _warn_of_size(moments.tau0, norms)
             return result
     bound = max(tol, _CLOSE) if architecture == "auto" else tol
