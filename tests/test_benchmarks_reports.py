@@ -89,6 +89,14 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
     assert said[what] == "+4.00 to +6.00 points"
 
 
+def test_nothing_is_claimed_of_a_single_seed(tmp_path):
+    from benchmarks.paper.claims import Tables
+
+    rows = ["width,less DEQ,pairs", "32,0.1,1", "64,0.2,2"]
+    (tmp_path / "made.csv").write_text("\n".join(rows), encoding="utf-8")
+    assert Tables(tmp_path).numbers("made", "less DEQ") == [0.2]
+
+
 def test_claims_of_costs_are_those_of_a_table_made_by_hand(tmp_path):
     from benchmarks.paper.claims import Tables, costs
     from benchmarks.paper.cost import RESOURCES, TIMES

@@ -47,10 +47,15 @@ class Tables:
         self._read: dict[str, list[Line]] = {}
 
     def lines(self, name: str, **where: object) -> list[Line]:
-        """Rows of a table with the given values, or one of them, in some columns."""
+        """Rows of a table with the given values, or one of them, in some columns.
+
+        Without those of a single pair of seeds: of a difference that has no error
+        nothing is claimed.
+        """
         if name not in self._read:
             with (self._folder / f"{name}.csv").open(encoding="utf-8") as file:
-                self._read[name] = list(csv.DictReader(file))
+                rows = csv.DictReader(file)
+                self._read[name] = [row for row in rows if row.get("pairs") != "1"]
         wanted = {
             column: {str(each) for each in _several(value)}
             for column, value in where.items()
