@@ -95,6 +95,8 @@ class RidgeProblem:
         Whether there is an intercept.
     scorer : callable or None
         scikit-learn's scorer; None: the negative mean of the losses.
+    scorer_given : bool
+        Whether it is the user's: scores of others are always defined.
     tau0, device
         Parameters of the estimator.
     """
@@ -110,6 +112,7 @@ class RidgeProblem:
     alphas: np.ndarray
     fit_intercept: bool
     scorer: Callable[..., float] | None
+    scorer_given: bool
     tau0: float | None
     device: str
 
@@ -192,7 +195,7 @@ class RidgeProblem:
         """Score all alphas with one kernel."""
         # What the best kernel has to say is heard when it is fitted.
         with solver_warnings():
-            if self.scorer is None:
+            if not self.scorer_given:
                 return self._evaluate(params)
             # What scorers say is collected, to be said once.
             with warnings.catch_warnings(record=True) as caught:

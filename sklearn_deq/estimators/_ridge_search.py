@@ -241,6 +241,7 @@ class KernelRidgeCV(FeatureRidge):
             alphas=alphas,
             fit_intercept=bool(self.fit_intercept),
             scorer=self._scorer(weighted=full_weight is not None),
+            scorer_given=self.scoring is not None,
             tau0=self.tau0,
             device=self.device,
         )
