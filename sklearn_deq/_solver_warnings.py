@@ -34,31 +34,14 @@ def warn_of_solver(message: str, *, stacklevel: int) -> None:
         heard.append(message)
 
 
-@contextmanager
-def solver_warnings() -> Iterator[list[str]]:
-    """Collect the messages of solvers, and keep them from being warned of.
-
-    Of this thread, and of threads that `listen` to the list.
-    """
-    heard: list[str] = []
-    token = _LISTENER.set(heard)
-    try:
-        yield heard
-    finally:
-        _LISTENER.reset(token)
-
-
 def listener() -> list[str] | None:
-    """Return the list that this thread's messages go to, for `listen` in another."""
+    """Return the list that this thread's messages go to, for `heard_by` in another."""
     return _LISTENER.get()
 
 
 @contextmanager
 def heard_by(heard: list[str] | None) -> Iterator[None]:
-    """Send messages to a list for a while; None: where they go now.
-
-    For backward passes, which autograd may run on a thread of its own.
-    """
+    """Send this thread's messages to a list for a while; None: where they go now."""
     if heard is None:
         yield
         return
@@ -69,6 +52,13 @@ def heard_by(heard: list[str] | None) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def listen(heard: list[str] | None) -> None:
-    """Send this thread's messages to a list from now on; None: warn."""
-    _LISTENER.set(heard)
+@contextmanager
+def solver_warnings() -> Iterator[list[str]]:
+    """Collect the messages of solvers, and keep them from being warned of.
+
+    Those of other threads where these work under `heard_by`: backward passes, which
+    autograd may run on a thread of its own, and blocks of Gram matrices.
+    """
+    heard: list[str] = []
+    with heard_by(heard):
+        yield heard

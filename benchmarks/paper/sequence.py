@@ -67,17 +67,17 @@ def compute(cell: Cell, source: Source) -> Row:
     split = len(X) * 3 // 4
     mean, scale = X[:split].mean(axis=0), X[:split].std() + 1e-12
     X = (X - mean) / scale
+    values: Sequence[float] = PENALTIES
+    fit: Fit = _ridge
     if cell["trainable"] == "all":
+        values, fit = RATES, _trained(cell)
         if Y.ndim > 1:
             # Readouts begin at zero and have no intercept; one scale keeps R².
             Y = Y - Y[:split].mean(axis=0)
             Y /= Y[:split].std()
-        return _chosen(
-            RATES, _trained(cell), (X[:split], Y[:split], X[split:], Y[split:])
-        )
-    Z = X if cell["model"] == "linear" else features(_body(cell, X[:split]), X)
-    Z = Z.astype(np.float64)
-    return _chosen(PENALTIES, _ridge, (Z[:split], Y[:split], Z[split:], Y[split:]))
+    elif cell["model"] != "linear":
+        X = features(_body(cell, X[:split]), X).astype(np.float64)
+    return _chosen(values, fit, (X[:split], Y[:split], X[split:], Y[split:]))
 
 
 def _chosen(values: Sequence[float], fit: Fit, data: Split) -> Row:

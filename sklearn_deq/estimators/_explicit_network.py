@@ -34,9 +34,6 @@ from sklearn_deq.theory import (
 )
 from sklearn_deq.theory._matching import off_size
 
-# Share by which mean squares may differ from the tau0² of the equations.
-_OTHER_SIZE = 0.1
-
 
 class ExplicitNetworkEstimator(NetworkEstimator):
     """Network estimator whose body is the explicit equivalent of a DEQ."""
@@ -91,7 +88,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
         if self._norms is not None and off_size(tau0, *self._norms):
             # Which `solve_match` has warned of.
             return
-        if abs(self._size**2 - tau0**2) > _OTHER_SIZE * tau0**2:
+        if off_size(tau0, self._size, self._size):
             warnings.warn(
                 f"The four equations are solved for data of size tau0={tau0:.3g}, but "
                 f"√(mean |x|²/p) of these rows is {self._size:.3g}: the network's "

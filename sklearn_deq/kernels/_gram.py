@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sklearn_deq._solver_warnings import listen, listener
+from sklearn_deq._solver_warnings import heard_by, listener
 from sklearn_deq.kernels._memory import array_bytes, check_memory
 from sklearn_deq.kernels._samples import (
     Samples,
@@ -218,13 +218,15 @@ def _for_each(
         return
     heard = listener()
 
-    def begin() -> None:
-        torch.set_num_threads(1)
-        listen(heard)
+    def heard_work(block: Block) -> None:
+        with heard_by(heard):
+            work(block)
 
     try:
-        with ThreadPoolExecutor(n_threads, initializer=begin) as pool:
-            for _ in pool.map(work, blocks):
+        with ThreadPoolExecutor(
+            n_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            for _ in pool.map(heard_work, blocks):
                 pass
     finally:
         # The workers' setting holds for threads to come: put it back.

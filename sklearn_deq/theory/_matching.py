@@ -27,8 +27,8 @@ from sklearn_deq.theory._match_result import MatchResult
 
 # Norms that differ by a smaller share count as one in what is printed.
 _NEARLY_EQUAL = 0.02
-# Share of τ0 by which norms may be off it before that is warned of.
-OFF_SIZE = 0.05
+# Share by which norms may be off τ0 before that is warned of.
+_OFF_SIZE = 0.05
 # Where "auto" takes a "hermite" layer, as nothing is closer, this residual is no news.
 _CLOSE = 1e-3
 # Where the error of nearly parallel samples is worth a warning: above that of the NTK
@@ -242,7 +242,7 @@ def _check_norms(norms: tuple[float, float] | None) -> tuple[float, float] | Non
 
 def off_size(tau0: float, low: float, high: float) -> bool:
     """Whether τ0 is no size of data between these."""
-    return bool(tau0 * (1.0 + OFF_SIZE) < low or tau0 > high * (1.0 + OFF_SIZE))
+    return bool(tau0 * (1.0 + _OFF_SIZE) < low or tau0 > high * (1.0 + _OFF_SIZE))
 
 
 def _warn_of_size(tau0: float, norms: tuple[float, float]) -> None:
