@@ -105,11 +105,13 @@ def _series(
     angles: np.ndarray,
     n_terms: int,
 ) -> np.ndarray:
-    """Mehler's series Σ h_k(q1) h_k(q2) ρᵏ as one product of matrices."""
-    first = hermite_coefficients(function, (), q1, n_terms)
-    second = hermite_coefficients(function, (), q2, n_terms)
+    """Mehler's series Σ h_k(q1) h_k(q2) ρᵏ as products of matrices."""
+    first = second = hermite_coefficients(function, (), q1, n_terms)
+    if q2 is not q1:
+        second = hermite_coefficients(function, (), q2, n_terms)
     powers = np.cos(angles) ** np.arange(n_terms)[:, None]
-    return np.einsum("ik,jk,ka->ija", first, second, powers, optimize=True)
+    # Row by row: all products of two coefficients at once would be large.
+    return np.stack([(row * second) @ powers for row in first])
 
 
 def quadrature_error(activation: Activation, q: np.ndarray) -> float:
