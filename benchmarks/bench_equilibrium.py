@@ -284,7 +284,8 @@ def epoch_row(sizes: Sizes, folder: Path | None) -> Iterator[dict[str, Any]]:
 
     def ours() -> float:
         width = sizes.epoch_width
-        model = DEQClassifier(width=width, tol=TOL, random_state=SEED, lr=0.05)
+        settings = {"tol": TOL, "backward_tol": TOL, "lr": 0.05}
+        model = DEQClassifier(width=width, random_state=SEED, **settings)
         model.partial_fit(X, y)
         return float(model.net_.history[-1, "dur"])
 

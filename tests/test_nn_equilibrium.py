@@ -106,6 +106,9 @@ def test_bad_row_harms_itself_alone(activation):
         ("precision", "double"),
         ("solver", "newton"),
         ("tol", 0.0),
+        ("backward_tol", -1e-3),
+        ("backward_tol", float("nan")),
+        ("backward_tol", "loose"),
         ("solver_max_iter", 0),
         ("width", 0),
         ("n_features", 0),
@@ -265,6 +268,37 @@ def test_every_solver_serves_both_passes(solver):
         found.append([z.detach(), layer.recurrent_weight.grad])
     for plain, other in zip(*found, strict=True):
         assert_allclose(other, plain, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_tolerance_of_the_adjoint(solver, activation):
+    """It may be looser than that of the states, and errors are of its size."""
+    x, found = _inputs(), []
+    for backward_tol in (0.0, 1e-3):
+        layer = _layer(
+            width=60,
+            tol=1e-9,
+            backward_tol=backward_tol,
+            solver=solver,
+            activation=activation,
+        )
+        layer(x).square().sum().backward()
+        assert float(layer.last_result.residual.max()) <= 1e-9
+        assert layer.last_backward_residual <= max(backward_tol, 1e-9)
+        found.append([p.grad for p in layer.parameters()])
+    for exact, loose in zip(*found, strict=True):
+        # A residual of the adjoint over 1 − ‖J‖, ‖J‖ < 0.9 in the limit.
+        assert 0 < (loose - exact).norm() <= 1e-2 * exact.norm()
+
+
+def test_adjoint_is_solved_no_tighter_than_the_states():
+    layer = _layer(width=60, tol=1e-4, backward_tol=1e-9)
+    layer(_inputs()).square().sum().backward()
+    assert 1e-7 < layer.last_backward_residual <= 1e-4
+    layer.configure("picard", 1e-9, 200, None, "implicit")
+    layer(_inputs()).square().sum().backward()
+    assert layer.last_backward_residual <= 1e-9
 
 
 def test_start_saves_iterations_and_changes_nothing():

@@ -64,6 +64,9 @@ class DEQClassifier(
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
+    backward_tol : float, default=1e-3
+        Relative residual per sample at which the adjoint of exact gradients is solved,
+        if larger than ``tol``: those of mini-batches are noisier than that.
     optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
         Of the mini-batch training: a name, a torch optimizer class, or a function of
         parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
@@ -182,6 +185,7 @@ class DEQClassifier(
         solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
+        backward_tol: float = 1e-3,
         optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
@@ -211,6 +215,7 @@ class DEQClassifier(
         self.solver_max_iter = solver_max_iter
         self.stability = stability
         self.backward = backward
+        self.backward_tol = backward_tol
         self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay
@@ -291,6 +296,9 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
+    backward_tol : float, default=1e-3
+        Relative residual per sample at which the adjoint of exact gradients is solved,
+        if larger than ``tol``: those of mini-batches are noisier than that.
     optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
         Of the mini-batch training: a name, a torch optimizer class, or a function of
         parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
@@ -399,6 +407,7 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         solver_max_iter: int = 1000,
         stability: str | None = "project",
         backward: str = "implicit",
+        backward_tol: float = 1e-3,
         optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
@@ -427,6 +436,7 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         self.solver_max_iter = solver_max_iter
         self.stability = stability
         self.backward = backward
+        self.backward_tol = backward_tol
         self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay

@@ -35,9 +35,17 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
         "solver_max_iter": [Interval(Integral, 1, None, closed="left")],
         "stability": [StrOptions({s for s in STABILITIES if s is not None}), None],
         "backward": [StrOptions(set(BACKWARDS))],
+        "backward_tol": [Interval(Real, 0, None, closed="left")],
     }
     _followed = NetworkEstimator._followed.union(
-        ("solver", "tol", "solver_max_iter", "stability", "backward")
+        (
+            "solver",
+            "tol",
+            "solver_max_iter",
+            "stability",
+            "backward",
+            "backward_tol",
+        )
     )
     _body_class = EquilibriumLayer
 
@@ -63,6 +71,7 @@ class EquilibriumNetworkEstimator(NetworkEstimator):
             "solver_max_iter": self.solver_max_iter,
             "stability": self.stability,
             "backward": self.backward,
+            "backward_tol": self.backward_tol,
         }
 
     def _follow(self, X: np.ndarray) -> None:

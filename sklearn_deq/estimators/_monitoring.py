@@ -256,7 +256,8 @@ class UpdateGuard(Callback):
     unreached_ : int
         The same where it is not.
     doubtful_ : int
-        Of these, with a row whose adjoint has a relative residual above 1e-2.
+        Of these, with a row whose adjoint has a relative residual above 1e-2, and above
+        what it was solved to.
     lost_at_once_ : int
         How many of the last ones were lost, without one between them that was not.
     """
@@ -298,7 +299,8 @@ class UpdateGuard(Callback):
         self.not_finite_ += not finite
         self.lost_ += lost
         self.unreached_ += unreached and not lost
-        self.doubtful_ += status.get("backward_residual", 0.0) > _DOUBTFUL
+        doubtful = max(_DOUBTFUL, getattr(net.module_.body, "backward_tol", 0.0))
+        self.doubtful_ += status.get("backward_residual", 0.0) > doubtful
         if lost:
             shrink(net.module_.body, self.lost_at_once_)
         self.lost_at_once_ = self.lost_at_once_ + 1 if lost else 0

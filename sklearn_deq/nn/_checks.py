@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 
@@ -22,12 +22,21 @@ def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
 
 
 def check_settings(
-    solver: str, tol: float, max_iter: int, stability: str | None, backward: str
+    solver: str,
+    tol: float,
+    max_iter: int,
+    stability: str | None,
+    backward: str,
+    backward_tol: float,
 ) -> None:
     """Refuse settings of solves and training that are not among those known."""
     check_choice("backward", backward, BACKWARDS)
     check_choice("stability", stability, STABILITIES)
     check_solver(solver, tol, max_iter)
+    if not (isinstance(backward_tol, Real) and 0 <= backward_tol < math.inf):
+        raise ValueError(
+            f"backward_tol must be nonnegative and finite, got {backward_tol!r}."
+        )
 
 
 def check_weights(n_features: int, width: int, dtype: torch.dtype) -> None:

@@ -58,7 +58,8 @@ class EquilibriumLayer(WellPosed):
         Of both passes, a key of `SOLVERS`; backward="unrolled" takes the plain
         iteration.
     tol : float, default=1e-5
-        Relative residual per sample, forward and backward.
+        Relative residual per sample, forward and, unless ``backward_tol`` is larger,
+        backward.
     solver_max_iter : int, default=200
         Evaluations at most, forward and backward, in the weights' precision.
     stability : {"project", "jacobian"} or None, default="project"
@@ -69,6 +70,9 @@ class EquilibriumLayer(WellPosed):
         The exact adjoint, solved as a fixed point itself; five of its steps, damped by
         a half [2]_; its first term alone; or autograd through as many iterations as
         the forward pass took.
+    backward_tol : float, default=0.0
+        Relative residual per sample of the implicit gradient's adjoint, if larger than
+        ``tol``.
     generator : torch.Generator, default=None
         Of the initial weights; None: the global one.
     dtype, device
@@ -146,6 +150,7 @@ class EquilibriumLayer(WellPosed):
         solver_max_iter: int = 200,
         stability: str | None = "project",
         backward: str = "implicit",
+        backward_tol: float = 0.0,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -154,7 +159,7 @@ class EquilibriumLayer(WellPosed):
         super().__init__()
         check_choice("trainable", trainable, TRAINABLE)
         check_choice("precision", precision, PRECISIONS)
-        check_settings(solver, tol, solver_max_iter, stability, backward)
+        check_settings(solver, tol, solver_max_iter, stability, backward, backward_tol)
         check_weights(n_features, width, dtype)
         check_numbers((recurrent_variance, input_variance, bias_variance), offset)
         self.activation = torch_activation(activation)
@@ -177,7 +182,7 @@ class EquilibriumLayer(WellPosed):
         if bias_variance > 0:
             self.bias = draw(width, train=trainable == "all")
         self.guard = None
-        self.configure(solver, tol, solver_max_iter, stability, backward)
+        self.configure(solver, tol, solver_max_iter, stability, backward, backward_tol)
         self.last_result: FixedPointResult | None = None
         self.last_backward_residual = math.nan
         # Mean φ'² of every unit, and states with their samples, of the last pass.
@@ -193,6 +198,7 @@ class EquilibriumLayer(WellPosed):
         solver_max_iter: int,
         stability: str | None,
         backward: str,
+        backward_tol: float = 0.0,
     ) -> None:
         """Change how the layer is solved and trained, not what it computes.
 
@@ -200,10 +206,13 @@ class EquilibriumLayer(WellPosed):
         ----------
         solver, tol, solver_max_iter, stability, backward : as in the constructor
             All of them. Projection that begins here holds the norm that A has now.
+        backward_tol : float, default=0.0
+            As in the constructor.
         """
-        check_settings(solver, tol, solver_max_iter, stability, backward)
+        check_settings(solver, tol, solver_max_iter, stability, backward, backward_tol)
         self.solver, self.tol, self.solver_max_iter = solver, tol, solver_max_iter
-        self.stability, self.backward_mode = stability, backward
+        self.stability = stability
+        self.backward_mode, self.backward_tol = backward, max(tol, backward_tol)
         if stability != "project" or not self.recurrent_weight.requires_grad:
             self.guard = None
         elif self.guard is None:
@@ -396,7 +405,7 @@ class EquilibriumLayer(WellPosed):
             )
 
         low = self._lowered(weight)
-        result, pre = self._settle(make, u, None if low is None else low.T)
+        result, pre = self._settle(make, u, None if low is None else low.T, self.tol)
         result.z.mul_(self.output_scale)
         self.last_result = result
         _warn_unconverged(result, "equilibrium")
@@ -474,7 +483,8 @@ class EquilibriumLayer(WellPosed):
         like: torch.Tensor,
         weight: torch.Tensor,
     ) -> torch.Tensor:
-        result, _ = self._settle(make, like, self._lowered(weight))
+        low = self._lowered(weight)
+        result, _ = self._settle(make, like, low, self.backward_tol)
         self.last_backward_residual = max(result.residual.tolist(), default=0.0)
         _warn_unconverged(result, "adjoint")
         return result.z
@@ -484,12 +494,13 @@ class EquilibriumLayer(WellPosed):
         make: Callable[[slice], Recurrence],
         like: torch.Tensor,
         low: torch.Tensor | None,
+        tol: float,
     ) -> tuple[FixedPointResult, torch.Tensor]:
         return settle(
             make,
             like,
             solver="picard" if self.backward_mode == "unrolled" else self.solver,
-            tol=self.tol,
+            tol=tol,
             max_iter=self.solver_max_iter,
             low=low,
         )
