@@ -282,6 +282,19 @@ def test_history_of_the_solves(iris, Network):
     assert len(model.solver_history_["n_iter"]) == 4
 
 
+def test_adjoints_solved_as_loosely_as_asked_are_not_warned_of(iris):
+    X, y = iris
+    model = DEQClassifier(
+        width=64,
+        recurrent_variance=0.8,
+        input_variance=0.2,
+        backward_tol=0.03,
+        max_epochs=2,
+        random_state=0,
+    ).fit(X, y)
+    assert 0.01 < max(model.solver_history_["backward_residual"]) <= 0.03
+
+
 def test_history_of_features_solved_once(iris):
     X, y = iris
     model = DEQClassifier(**SMALL, trainable="readout").fit(X, y)
