@@ -92,6 +92,18 @@ def test_the_circumstances_are_those_of_the_cells(roots, benchmarks, tmp_path):
     assert new["commit"] != "unknown" or not (benchmarks.parent / ".git").exists()
 
 
+def test_lines_that_are_no_cells_are_named(roots, tmp_path, capsys):
+    kept = tmp_path / "roots-quick.jsonl"
+    cell = '{"cell": {"x": 4.0, "seed": 3}, "row": {"root": -2.0}}'
+    # Two in a line, as of files put together, and one cut off by a stop.
+    kept.write_text(f"{cell}\n{cell}{cell}\n{cell[:30]}")
+    assert run(roots, tmp_path)["about"]["cells"] == {"there": 2, "missing": 0}
+    said = capsys.readouterr().err
+    assert "line 2 is no cell, skipped" in said
+    assert "line 3 is no cell, skipped" in said
+    assert "line 1 is" not in said
+
+
 def test_what_is_published_says_what_it_is_from(roots, tmp_path):
     from benchmarks.paper._publish import publish
 

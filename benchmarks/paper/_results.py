@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,12 +79,14 @@ def read(path: Path) -> dict[str, Entry]:
 
 
 def _entries(path: Path) -> Iterator[Entry]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
         try:
-            yield Entry.of_line(line)
+            if line:
+                yield Entry.of_line(line)
         except json.JSONDecodeError:
-            # Empty, or what was being written when a run was stopped.
-            continue
+            # What was being written when a run was stopped, or was put together badly.
+            print(f"{path}: line {number} is no cell, skipped", file=sys.stderr)
 
 
 def here(device: str = "cpu") -> dict[str, Any]:
