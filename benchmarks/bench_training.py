@@ -157,7 +157,7 @@ def rate_rows(sizes: Sizes, split: Split) -> Iterator[dict[str, Any]]:
 
 def tolerance_rows(sizes: Sizes, split: Split) -> Iterator[dict[str, Any]]:
     """A fit whose adjoints are solved to `backward_tol` against one to `tol`."""
-    # A narrow layer with a large variance is no contraction.
+    # A narrow layer at a large variance contracts least.
     for variance, width in (
         (0.2, sizes.width),
         (0.8, sizes.width),

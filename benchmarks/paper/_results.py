@@ -79,10 +79,10 @@ def read(path: Path) -> dict[str, Entry]:
 
 
 def _entries(path: Path) -> Iterator[Entry]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            if line:
+            if line.strip():
                 yield Entry.of_line(line)
         except json.JSONDecodeError:
             # What was being written when a run was stopped, or was put together badly.
