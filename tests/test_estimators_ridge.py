@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_param_validation
 
 from sklearn_deq import Activation, DEQKernelRidgeClassifierCV, DEQKernelRidgeCV
-from sklearn_deq._solver_warnings import warn_of_solver
+from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.kernels import deq_kernel
 
 ONE = {"kernel": "ck", "recurrent_variance": 0.2}
@@ -411,7 +411,7 @@ def test_splits_without_weight_and_single_classes_are_refused(classes):
 
 def test_an_inaccurate_kernel_is_reported_by_fit_and_predict(regression, monkeypatch):
     def rough_kernel(*args, **params):
-        warn_of_solver("tabulated to 1e-5", stacklevel=2)
+        warn_of_solver("tabulated to 1e-5")
         return deq_kernel(*args, **params)
 
     for module in ("_ridge_problem", "_ridge_search"):

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_deq import Activation
-from sklearn_deq._solver_warnings import solver_warnings
+from sklearn_deq._warnings import solver_warnings
 from sklearn_deq.kernels import (
     deq_kernel,
     deq_kernel_diag,

@@ -13,22 +13,22 @@ PACKAGE = Path(__file__).parents[1] / "sklearn_deq"
 ROOMS = {
     "__init__": ({"estimators", "theory"}, set()),
     "exceptions": (set(), set()),
-    "_solver_warnings": ({"exceptions"}, set()),
+    "_warnings": ({"exceptions"}, set()),
     "_compat": (set(), {"sklearn"}),
     "theory": (
-        {"_solver_warnings", "exceptions"},
+        {"_warnings", "exceptions"},
         {"numpy", "scipy", "array_api_compat"},
     ),
     "kernels": (
-        {"_solver_warnings", "exceptions", "theory"},
+        {"_warnings", "exceptions", "theory"},
         {"numpy", "scipy", "torch", "array_api_compat"},
     ),
-    "nn": ({"_solver_warnings", "exceptions", "theory"}, {"numpy", "torch"}),
+    "nn": ({"_warnings", "exceptions", "theory"}, {"numpy", "torch"}),
     "linear": ({"exceptions"}, {"numpy", "scipy", "threadpoolctl"}),
     "estimators": (
         {
             "_compat",
-            "_solver_warnings",
+            "_warnings",
             "exceptions",
             "theory",
             "kernels",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
@@ -21,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import validate_data
 
 from sklearn_deq._compat import Interval, StrOptions
-from sklearn_deq._solver_warnings import solver_warnings
+from sklearn_deq._warnings import solver_warnings, warn
 from sklearn_deq.estimators._norms import matched_norms
 from sklearn_deq.theory import (
     KERNELS,
@@ -206,15 +205,13 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         self.offset_ = moments.offset
         return moments
 
-    def _warn_of_small_features(self, stacklevel: int) -> None:
+    def _warn_of_small_features(self) -> None:
         """Say that weights and penalties are not made for a drive close to zero."""
         if 0.0 < self._size < _SMALL and self.bias_variance == 0.0:
-            warnings.warn(
+            warn(
                 f"The root mean square of X is {self._size:.1e}: weights and penalties "
                 "are those for features near 1, and little may be learned. Put a "
                 "StandardScaler before, or set normalize=True.",
-                UserWarning,
-                stacklevel=stacklevel,
             )
 
     def _moments(self, tau0: float) -> EquilibriumMoments:
@@ -254,13 +251,13 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
             raise
 
     @contextmanager
-    def _solver_warnings_as_sklearn(self, stacklevel: int = 4) -> Iterator[None]:
+    def _solver_warnings_as_sklearn(self) -> Iterator[None]:
         """Raise the last of the solver's warnings as a ConvergenceWarning."""
         with solver_warnings() as heard:
             yield
         if heard:
             # The last is that of the final weights.
-            warnings.warn(heard[-1], ConvergenceWarning, stacklevel=stacklevel)
+            warn(heard[-1], ConvergenceWarning)
 
 
 class FeaturesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

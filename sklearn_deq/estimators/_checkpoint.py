@@ -6,12 +6,12 @@ import hashlib
 import os
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sklearn_deq._warnings import warn
 from sklearn_deq.estimators._features import FeatureSums
 from sklearn_deq.linear import SUMS, NormalEquations
 
@@ -169,7 +169,7 @@ class Checkpoint:
             try:
                 self.save(progress)
             except OSError as error:
-                warnings.warn(self._not_written(error), stacklevel=2)
+                warn(self._not_written(error))
             self._written = time.monotonic()
 
     def save_at_last(self, progress: Progress, reason: BaseException) -> None:

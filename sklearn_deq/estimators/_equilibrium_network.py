@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sklearn_deq._compat import Interval, StrOptions
-from sklearn_deq._solver_warnings import solver_warnings
+from sklearn_deq._warnings import solver_warnings
 from sklearn_deq.estimators._monitoring import (
     amend_history,
     solver_history,

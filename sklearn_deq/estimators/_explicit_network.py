@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -14,6 +13,7 @@ from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_deq._compat import StrOptions
+from sklearn_deq._warnings import warn
 from sklearn_deq.estimators._base import KERNEL_CONSTRAINTS
 from sklearn_deq.estimators._match_report import (
     KernelErrors,
@@ -89,14 +89,13 @@ class ExplicitNetworkEstimator(NetworkEstimator):
             # Which `solve_match` has warned of.
             return
         if off_size(tau0, self._size, self._size):
-            warnings.warn(
+            warn(
                 f"The four equations are solved for data of size tau0={tau0:.3g}, but "
                 f"√(mean |x|²/p) of these rows is {self._size:.3g}: the network's "
                 "kernel on them may be far from the DEQ's, whatever the residual. "
                 "Scale the rows to tau0, or set tau0=None to match a DEQ for data of "
                 "their size, or architecture='hermite', which is made for their norms.",
                 MatchWarning,
-                stacklevel=5,
             )
 
     def match_report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -15,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_deq._compat import Interval, StrOptions, fit_context
+from sklearn_deq._warnings import warn
 from sklearn_deq.estimators._base import (
     KERNEL_CONSTRAINTS,
     DEQParameters,
@@ -260,10 +260,9 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         rng = check_random_state(self.random_state)
         size = min(n_components, len(rows))
         if size < n_components:
-            warnings.warn(
+            warn(
                 f"n_components={n_components} is more than the {len(rows)} "
                 f"samples: {size} features are made.",
-                stacklevel=4,
             )
         self.component_indices_ = rng.permutation(len(rows))[:size]
         order = np.argsort(self.component_indices_)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from skorch.dataset import Dataset
 from torch import nn
 
 from sklearn_deq._compat import Interval, StrOptions
+from sklearn_deq._warnings import warn
 from sklearn_deq.estimators._base import (
     TARGET_HEADROOM,
     DEQParameters,
@@ -173,9 +173,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             # Of its own, lest a failure leave the earlier model with another.
             self._generator = restore_generator(self._generator.get_state().numpy())
         else:
-            with self._solver_warnings_as_sklearn(stacklevel=7):
+            with self._solver_warnings_as_sklearn():
                 moments = self._solve_equilibrium(X)
-            self._warn_of_small_features(stacklevel=6)
+            self._warn_of_small_features()
             if in_batches:
                 self._forget_norms(moments)
             self._start(X, moments, device)
@@ -385,7 +385,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         ]
         said = " ".join(filter(None, messages))
         if said:
-            warnings.warn(said, ConvergenceWarning, stacklevel=5)
+            warn(said, ConvergenceWarning)
 
     def _follow(self, X: np.ndarray) -> None:
         """Bring the body of a training that goes on up to the parameters."""

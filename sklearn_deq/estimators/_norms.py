@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
+from sklearn_deq._warnings import warn
 from sklearn_deq.theory import EquilibriumMoments, MatchResult, equilibrium_variance
 from sklearn_deq.theory._moments import spread_moments
 
@@ -103,11 +102,11 @@ def warn_outside(match: MatchResult, X: np.ndarray, remedy: str) -> None:
     remedy : str
         What else can be done than to fit on such rows or to normalise.
     """
-    warn_of_norms(match, outside_norms(match, X), len(X), remedy, stacklevel=6)
+    warn_of_norms(match, outside_norms(match, X), len(X), remedy)
 
 
 def warn_of_norms(
-    match: MatchResult, norms: np.ndarray, n_rows: int, remedy: str, stacklevel: int = 5
+    match: MatchResult, norms: np.ndarray, n_rows: int, remedy: str
 ) -> None:
     """Do so where the norms outside have been collected.
 
@@ -121,18 +120,14 @@ def warn_of_norms(
         Of how many rows they are.
     remedy : str
         As in `warn_outside`.
-    stacklevel : int, default=5
-        Of the warning.
     """
     if match.norms is None or len(norms) <= _RARE * n_rows:
         return
     low, high = match.norms
-    warnings.warn(
+    warn(
         f"{len(norms)} of {n_rows} samples have norms √(|x|²/p) from {norms.min():.3g} "
         f"to {norms.max():.3g}, outside of those from {low:.3g} to {high:.3g} that the "
         "Hermite layer was made for: it treats them as those at the end of the range, "
         "and its kernel is not the DEQ's. Fit on data with these norms, or set "
         f"normalize=True, or {remedy}.",
-        UserWarning,
-        stacklevel=stacklevel,
     )

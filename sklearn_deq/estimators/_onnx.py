@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_deq._warnings import warn
 from sklearn_deq.theory import ExplicitLayer, RoundedPiece, ThreePiece
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_mixture import HermiteMixture
@@ -244,15 +245,13 @@ def _warn_of_rounding(factor: np.ndarray, mean: np.ndarray) -> None:
     some = ", ".join(str(column) for column in columns[:8])
     if len(columns) > 8:
         some += f" and {len(columns) - 8} more"
-    warnings.warn(
+    warn(
         f'The graph takes "X" in float32, which does not resolve column(s) {some}: '
         f"they vary little beside their means. Rounding loses {lost[worst]:.1e} of the "
         f"scaled column {worst}, whose mean is {mean[0, worst]:.3g}, and predictions "
         "of the file will differ from the estimator's, unless float32 holds the values "
         "exactly, as it does integers below 2**24. Subtract a constant near the mean "
         "in float64, both before the scaler is fitted and before the file is run.",
-        UserWarning,
-        stacklevel=5,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 
+from sklearn_deq._warnings import warn
 from sklearn_deq.kernels._samples import resolve_device
 
 
@@ -94,10 +94,8 @@ def device_at_hand(name: str) -> str:
     try:
         return str(resolve_device(name))
     except ValueError:
-        warnings.warn(
+        warn(
             f"The model was saved on the device {name!r}, which this machine lacks: it "
             "is loaded to the CPU. Set device='cpu' to train it on.",
-            UserWarning,
-            stacklevel=2,
         )
         return "cpu"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from numbers import Integral
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from sklearn.utils import check_consistent_length
 from tqdm import tqdm
 
+from sklearn_deq._warnings import warn
 from sklearn_deq.estimators._base import DEQParameters
 from sklearn_deq.estimators._blocks import BLOCK_ROWS, Block, Rows
 from sklearn_deq.estimators._checkpoint import (
@@ -80,11 +80,9 @@ class FeatureRidge(DEQParameters):
         if totals is not None:
             single = totals.labels[np.bincount(codes[chosen]) < 2].tolist()
             if single:
-                warnings.warn(
+                warn(
                     f"Classes of one sample, which the search cannot learn: {single}. "
                     "Give more samples of them, or leave them out.",
-                    UserWarning,
-                    stacklevel=5,
                 )
         return rows.take(chosen), None if groups is None else groups[chosen]
 
@@ -149,10 +147,9 @@ class FeatureRidge(DEQParameters):
         ]
         made = min(each.transformer._n_features_out for each in maps)
         if made < self.n_components:
-            warnings.warn(
+            warn(
                 f"n_components={self.n_components} is more than the {made} different "
                 f"samples of positive weight: {made} features are made.",
-                stacklevel=5,
             )
         checkpoint = self._checkpoint(rows, problem, coding, maps)
         sums = rows.total(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sklearn_deq._solver_warnings import solver_warnings
+from sklearn_deq._warnings import solver_warnings
 from sklearn_deq.estimators._held_out import (
     HeldOutClassifier,
     HeldOutRegressor,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -27,6 +26,7 @@ from sklearn_deq._compat import (
     takes_sample_weight,
     validate_parameter_constraints,
 )
+from sklearn_deq._warnings import warn
 from sklearn_deq.estimators._base import TARGET_HEADROOM, check_target_size
 from sklearn_deq.estimators._blocks import (
     BLOCK_ROWS,
@@ -332,12 +332,10 @@ class KernelRidgeCV(FeatureRidge):
         if positive < 2:
             raise ValueError("Only 1 sample has a positive sample_weight: give 2.")
         if weight.sum() < _LEAST_WEIGHT * positive:
-            warnings.warn(
+            warn(
                 f"sample_weight sums to {weight.sum():.3g} for {positive} samples. A "
                 "weight is a number of copies: so few of them are smoothed away. "
                 "Multiply the weights, to a mean of 1 if they only tell samples apart.",
-                UserWarning,
-                stacklevel=5,
             )
 
     def _search(
@@ -360,11 +358,10 @@ class KernelRidgeCV(FeatureRidge):
                 ", ".join(f"{k}={v!r}" for k, v in named(params).items())
                 for params in unstable
             )
-            warnings.warn(
+            warn(
                 f"{len(unstable)} of {len(kernels)} kernels are unstable on these "
                 f"data and were left out: {names}.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         return outcomes
 
@@ -413,7 +410,7 @@ class KernelRidgeCV(FeatureRidge):
                 f"{''.join(f'{each} ' for each in said)}Choose another scoring{folds}."
             )
         for each in said:
-            warnings.warn(each, UndefinedMetricWarning, stacklevel=6)
+            warn(each, UndefinedMetricWarning)
 
     def _best_of(self, kernel: int, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """Candidate of the best alpha of a kernel."""
@@ -547,4 +544,4 @@ def _judge_size(
     flat = bool(np.ptp(scores) <= _FLAT * np.abs(scores).max())
     if flat or params["alpha"] == problem.alphas.min():
         model = problem.equilibrium(params, problem.scaled(params))
-        model._warn_of_small_features(stacklevel=6)
+        model._warn_of_small_features()

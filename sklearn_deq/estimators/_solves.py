@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_deq._solver_warnings import solver_warnings
+from sklearn_deq._warnings import solver_warnings
 from sklearn_deq.estimators._monitoring import shrink, solver_status
 from sklearn_deq.estimators._training import BLOCK, in_blocks
 from sklearn_deq.nn import EquilibriumLayer

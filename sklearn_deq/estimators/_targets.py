@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import column_or_1d
 from torch import nn
 
+from sklearn_deq._warnings import warn
 from sklearn_deq.estimators._training import WeightedCrossEntropy
 from sklearn_deq.linear import fit_logistic, fit_ridge
 
@@ -203,11 +203,10 @@ class NetworkClassifierMixin:
             targets = targets[:, None].astype(features.dtype)
         fit = fit_logistic(features, targets, decay, sample_weight=weight)
         if not fit.converged and not fit.interrupted:
-            warnings.warn(
+            warn(
                 f"The readout did not converge in {fit.n_iter} iterations: raise "
                 "weight_decay, or scale X.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         return LinearReadout(fit.coef, fit.intercept, fit.n_iter), fit.interrupted
 

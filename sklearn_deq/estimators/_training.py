@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
-from sklearn_deq._solver_warnings import solver_warnings
+from sklearn_deq._warnings import solver_warnings
 from sklearn_deq.estimators._monitoring import (
     PATIENCE,
     Annealing,

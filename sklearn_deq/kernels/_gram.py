@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sklearn_deq._solver_warnings import heard_by, listener
+from sklearn_deq._warnings import heard_by, listener
 from sklearn_deq.kernels._memory import array_bytes, check_memory
 from sklearn_deq.kernels._samples import (
     Samples,

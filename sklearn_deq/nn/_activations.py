@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sklearn_deq._solver_warnings import warn_of_solver
+from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.theory import Activation, get_activation
 
 # Range of the table, outside of which the function is continued linearly.
@@ -184,7 +184,6 @@ class _Table:
                 f"The table of {activation} has a relative error of {self.error:.0e}. "
                 "Declare its kinks (Activation(..., kinks=...)) or give a "
                 "torch_function.",
-                stacklevel=5,
             )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sklearn_deq._solver_warnings import warn_of_solver
+from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.nn._activations import torch_activation
 from sklearn_deq.nn._checks import (
     PRECISIONS,
@@ -562,5 +562,4 @@ def _warn_unconverged(result: FixedPointResult, what: str) -> None:
         f"The {what} of {int(failed.sum())} of {failed.numel()} samples did not "
         f"converge: largest relative residual {residual:.1e} after "
         f"{int(result.n_iter.max())} iterations. {advice}",
-        stacklevel=4,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sklearn_deq._solver_warnings import heard_by, listener
+from sklearn_deq._warnings import heard_by, listener
 
 if TYPE_CHECKING:
     from sklearn_deq.nn._equilibrium import EquilibriumLayer

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from sklearn_deq._solver_warnings import warn_of_solver
+from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.theory._activations import (
     ACTIVATIONS,
     Activation,
@@ -302,7 +302,7 @@ def dual_table(
         # An activation that cannot be hashed.
         table = _build_table(activation, low, high, derivative)
     if table.error > _WARNED_OF:
-        warn_of_solver(_say_poor(activation, derivative, table.error), stacklevel=2)
+        warn_of_solver(_say_poor(activation, derivative, table.error))
     return table
 
 

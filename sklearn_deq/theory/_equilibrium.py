@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_deq._solver_warnings import warn_of_solver
+from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.theory._activations import Activation, get_activation
 from sklearn_deq.theory._checks import check_flag, check_nonnegative, did_you_mean
 from sklearn_deq.theory._dual_methods import quadrature_error
@@ -264,7 +264,6 @@ def _check_quadrature(phi: Activation, q: np.ndarray) -> None:
             "those of its derivative to less: if its slope or curvature jumps "
             "somewhere, declare that (Activation(..., kinks=...)); if it is steep or "
             "oscillates, scale it or the data.",
-            stacklevel=3,
         )
 
 

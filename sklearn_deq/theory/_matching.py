@@ -7,12 +7,12 @@ solved in `_equations`, Hermite layers made in `_hermite_match`.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 from numbers import Real
 
 import numpy as np
 
+from sklearn_deq._warnings import warn
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._equations import Problem
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, check_kernel
@@ -168,9 +168,7 @@ def solve_match(
             return result
     bound = max(tol, _CLOSE) if architecture == "auto" else tol
     if result.residual > bound or result.residual_parallel > _APART:
-        _warn_of(
-            result, kernel, tol, _hermite_advice(moments, kernel, norms), stacklevel=3
-        )
+        _warn_of(result, kernel, tol, _hermite_advice(moments, kernel, norms))
     return result
 
 
@@ -247,7 +245,7 @@ def off_size(tau0: float, low: float, high: float) -> bool:
 
 def _warn_of_size(tau0: float, norms: tuple[float, float]) -> None:
     if off_size(tau0, *norms):
-        warnings.warn(
+        warn(
             f"The four equations are solved for data of size tau0={tau0:.3g}, but "
             f"norms are from {norms[0]:.3g} to {norms[1]:.3g}: the network's kernel on "
             "such rows may be far from the DEQ's, whatever the residual. Scale the "
@@ -255,7 +253,6 @@ def _warn_of_size(tau0: float, norms: tuple[float, float]) -> None:
             "estimator, else tau0= of equilibrium_moments), or set "
             "architecture='hermite', which is made for their norms.",
             MatchWarning,
-            stacklevel=3,
         )
 
 
@@ -342,7 +339,7 @@ def _warn(problem: Problem, architecture: str, result: MatchResult) -> None:
     )
     if problem.kernel != "ck":
         advice += ", as kernel='ck' does"
-    _warn_of(result, problem.kernel, problem.tol, advice, stacklevel=4)
+    _warn_of(result, problem.kernel, problem.tol, advice)
 
 
 def _hermite_advice(
@@ -365,9 +362,7 @@ def _hermite_advice(
     return f"the series of {which} ends too early{less}"
 
 
-def _warn_of(
-    result: MatchResult, kernel: str, tol: float, advice: str, *, stacklevel: int
-) -> None:
+def _warn_of(result: MatchResult, kernel: str, tol: float, advice: str) -> None:
     bound = ""
     if result.distance:
         bound = f", which cannot be below {result.distance:.1e}"
@@ -376,10 +371,9 @@ def _warn_of(
             f", and to {result.residual_parallel:.1e} for nearly parallel samples of "
             "different norms"
         )
-    warnings.warn(
+    warn(
         f"The explicit network's kernel matches the DEQ's only to a relative residual "
         f"of {result.residual:.1e}{bound} (architecture={result.architecture!r}, "
         f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}.",
         MatchWarning,
-        stacklevel=stacklevel,
     )

@@ -1,4 +1,4 @@
-"""How a warning of a solver reaches whoever called for the solve.
+"""Where a warning points, and how one of a solver reaches who called for the solve.
 
 Not by `warnings.catch_warnings`, which changes the filters of the whole process and,
 when two threads overlap, for good: models are served from several threads.
@@ -6,30 +6,69 @@ when two threads overlap, for good: models are served from several threads.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 
 from sklearn_deq.exceptions import SolverWarning
 
+# Ours, and what calls us for a user: their lines do not say where to look.
+_BETWEEN = frozenset(
+    (
+        "contextlib",
+        "copy",
+        "dask",
+        "distributed",
+        "functools",
+        "joblib",
+        "pickle",
+        "sklearn",
+        "sklearn_deq",
+        "skops",
+        "skorch",
+        "torch",
+    )
+)
 # Of this thread; None: nobody collects, so that Python's own warnings do.
 _LISTENER: ContextVar[list[str] | None] = ContextVar("_LISTENER", default=None)
 
 
-def warn_of_solver(message: str, *, stacklevel: int) -> None:
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the user's line, however many calls of ours and of libraries are between.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, and what to change.
+    category : type of Warning, default=UserWarning
+        Its kind.
+    """
+    # Where no frame is a user's, as in a worker of a pool, the outermost one serves.
+    frame, level = sys._getframe(), 1
+    while _package(frame) in _BETWEEN and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    name: str = frame.f_globals.get("__name__", "")
+    return name.partition(".")[0]
+
+
+def warn_of_solver(message: str) -> None:
     """Tell the innermost `solver_warnings`, else warn with a `SolverWarning`.
 
     Parameters
     ----------
     message : str
         What failed, and what to change.
-    stacklevel : int
-        As in `warnings.warn`.
     """
     heard = _LISTENER.get()
     if heard is None:
-        warnings.warn(message, SolverWarning, stacklevel=stacklevel + 1)
+        warn(message, SolverWarning)
     else:
         heard.append(message)
 
