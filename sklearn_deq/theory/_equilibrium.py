@@ -7,7 +7,7 @@ matrices are in `_equivalents`. The kernels are in `_equilibrium_kernel`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -81,11 +81,16 @@ class EquilibriumMoments:
     E_d2phi: float
     E_d2phisq: float
     E_dphi2: float
-    alpha: tuple[float, float, float, float]
-    beta_recurrent: tuple[float, float, float]
-    kappa2_recurrent: float
-    beta_all: tuple[float, float, float]
-    kappa2_all: float
+    alpha: tuple[float, float, float, float] = field(init=False)
+    beta_recurrent: tuple[float, float, float] = field(init=False)
+    kappa2_recurrent: float = field(init=False)
+    beta_all: tuple[float, float, float] = field(init=False)
+    kappa2_all: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Add the coefficients, which follow from the others."""
+        for name, value in _coefficients(self).items():
+            object.__setattr__(self, name, value)
 
     @property
     def equations_hold(self) -> bool:
@@ -201,37 +206,25 @@ def equilibrium_moments(
     phi = get_activation(activation)
     _check_variances(recurrent_variance, input_variance, bias_variance, tau0)
     check_flag("center", center)
+    where = f"at τ* (tau0={tau0:.4g})"
+    variances = recurrent_variance, input_variance, bias_variance
     drive = np.array([input_variance * tau0**2 + bias_variance])
     offset = None if center else 0.0
-    solved = _solve_variance(phi, recurrent_variance, drive, offset)
-    at_rest = bool(solved[0] == 0.0)
-    # Without any drive a DEQ may be at rest: take the limits of small variances.
-    q = np.maximum(solved, 1e-200)
+    q = _solve_variance(phi, recurrent_variance, drive, offset)
     if not np.isfinite(q[0]):
         _check_finite(phi, np.sqrt(drive[0]))
-        nothing = np.full(1, np.nan)
-        _check_stability(
-            f"at τ* (tau0={tau0:.4g})",
-            nothing,
-            nothing,
-            recurrent_variance,
-            input_variance,
-            bias_variance,
-        )
+        _check_stability(where, np.full(1, np.nan), np.full(1, np.nan), *variances)
+    at_rest = bool(q[0] == 0.0)
+    # Without any drive a DEQ may be at rest: take the limits of small variances.
+    q = np.maximum(q, 1e-200)
     spread = spread_moments(phi, q, offset)
     squared = mean_squared_derivative(phi, q)
     if phi.dual is None:
         _check_quadrature(phi, q)
-    _check_stability(
-        f"at τ* (tau0={tau0:.4g})",
-        recurrent_variance * spread.slope,
-        recurrent_variance * squared,
-        recurrent_variance,
-        input_variance,
-        bias_variance,
-    )
+    chi = recurrent_variance * squared
+    _check_stability(where, recurrent_variance * spread.slope, chi, *variances)
     first, second = mean_derivatives(phi, q)
-    moments = EquilibriumMoments(
+    return EquilibriumMoments(
         activation=phi,
         recurrent_variance=float(recurrent_variance),
         input_variance=float(input_variance),
@@ -241,18 +234,12 @@ def equilibrium_moments(
         tau_star=float(np.sqrt(q[0])),
         offset=_offset(phi, spread.mean, at_rest) if center else 0.0,
         gamma2=0.0 if at_rest and center else float(spread.value[0]),
-        chi=float(recurrent_variance * squared[0]),
+        chi=float(chi[0]),
         E_dphi=float(first[0]),
         E_d2phi=float(second[0]),
         E_d2phisq=float(2.0 * spread.slope[0]),
         E_dphi2=float(squared[0]),
-        alpha=(0.0, 0.0, 0.0, 0.0),
-        beta_recurrent=(0.0, 0.0, 0.0),
-        kappa2_recurrent=0.0,
-        beta_all=(0.0, 0.0, 0.0),
-        kappa2_all=0.0,
     )
-    return _with_coefficients(moments)
 
 
 def _check_quadrature(phi: Activation, q: np.ndarray) -> None:
@@ -272,8 +259,8 @@ def _offset(activation: Activation, mean: np.ndarray, at_rest: bool) -> float:
     return float(activation.function(np.zeros(1))[0] if at_rest else mean[0])
 
 
-def _with_coefficients(m: EquilibriumMoments) -> EquilibriumMoments:
-    """Fill in α, β and κ² [L24, Theorems 1 and 2; docs/theory.md, section 3]."""
+def _coefficients(m: EquilibriumMoments) -> dict[str, Any]:
+    """α, β and κ² by their names [L24, Theorems 1 and 2; docs/theory.md, section 3]."""
     sa, sb, sc = m.recurrent_variance, m.input_variance, m.bias_variance
     g1, g2 = m.E_dphi**2, m.E_d2phi**2
     rest = 1.0 - sa * g1
@@ -285,14 +272,13 @@ def _with_coefficients(m: EquilibriumMoments) -> EquilibriumMoments:
     r1, all1 = a1 / rest, (a1 + sb * g1) / rest
     b2 = a2 / rest
     chain = sa * g2 * link
-    return replace(
-        m,
-        alpha=(a1, a2, a3, a4),
-        beta_recurrent=(r1, b2, (a3 + r1 * chain) / rest),
-        kappa2_recurrent=m.gamma2 / (1.0 - m.chi),
-        beta_all=(all1, b2, (a3 + sb * g2 * link + all1 * chain) / rest),
-        kappa2_all=(m.gamma2 + (sb * m.tau0**2 + sc) * m.E_dphi2) / (1.0 - m.chi),
-    )
+    return {
+        "alpha": (a1, a2, a3, a4),
+        "beta_recurrent": (r1, b2, (a3 + r1 * chain) / rest),
+        "kappa2_recurrent": m.gamma2 / (1.0 - m.chi),
+        "beta_all": (all1, b2, (a3 + sb * g2 * link + all1 * chain) / rest),
+        "kappa2_all": (m.gamma2 + (sb * m.tau0**2 + sc) * m.E_dphi2) / (1.0 - m.chi),
+    }
 
 
 def _solve_variance(

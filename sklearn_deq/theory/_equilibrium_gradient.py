@@ -73,75 +73,115 @@ def equilibrium_gradient(
         kernel, then the derivatives.
     """
     check_kernel(kernel)
-    base = equilibrium_kernel(moments, kernel)
-    changes = [_Change(moments, name) for name in variances]
+    parts = _Parts(moments, kernel, [_Change(moments, name) for name in variances])
+    return PairKernel(
+        parts.states, parts.diagonal, parts.entries, parts.reduce, parts.base.smooth
+    )
 
-    def states(s: np.ndarray) -> States:
+
+class _Parts:
+    """What a `PairKernel` is made of: of a kernel, and of its derivatives behind it.
+
+    Parameters
+    ----------
+    moments : EquilibriumMoments
+        The DEQ.
+    kernel : str
+        Which kernel.
+    changes : list of _Change
+        Those of the variances in which it is differentiated.
+    """
+
+    def __init__(
+        self, moments: EquilibriumMoments, kernel: str, changes: list[_Change]
+    ) -> None:
+        self.moments, self.kernel, self.changes = moments, kernel, changes
+        self.base = equilibrium_kernel(moments, kernel)
+
+    def states(self, s: np.ndarray) -> States:
         """q, its mean, and for each variance the derivatives of log q and the mean."""
-        q = equilibrium_variance(moments, s)
-        found = [q, moment_means(moments, q)]
-        for change in changes:
+        q = equilibrium_variance(self.moments, s)
+        found = [q, moment_means(self.moments, q)]
+        for change in self.changes:
             found += change.of_samples(q)
         return tuple(found)
 
-    def diagonal(s: np.ndarray) -> np.ndarray:
-        q = equilibrium_variance(moments, s)
-        solution = (*diagonal_moments(moments, q), q)
+    def diagonal(self, s: np.ndarray) -> np.ndarray:
+        """Of the samples, from their own q."""
+        q = equilibrium_variance(self.moments, s)
+        solution = (*diagonal_moments(self.moments, q), q)
         rest = [
-            _trained_derivative(
-                moments, change, kernel, solution, *change.of_diagonal(q)
-            )
-            for change in changes
+            self._derivative(change, solution, *change.of_diagonal(q))
+            for change in self.changes
         ]
-        return np.stack([base.diagonal(s), *rest])
+        return np.stack([self.base.diagonal(s), *rest])
 
-    def outputs(first: States, second: States, angle: Array) -> Array:
-        """Kernel and derivatives from the angle of Λ."""
+    def entries(self, first: States, second: States, s12: Array) -> Array:
+        """Of pairs, from s_ij."""
+        (q1, _), (q2, _) = first[:2], second[:2]
+        covariance = solve_entries(self.moments, first[:2], second[:2], s12)
+        xp = array_namespace(s12)
+        return self.outputs(first, second, xp.acos(correlation(q1, q2, covariance)))
+
+    def outputs(self, first: States, second: States, angle: Array) -> Array:
+        """Of pairs, from the angle of Λ."""
+        m = self.moments
         (q1, mean1), (q2, mean2) = first[:2], second[:2]
-        partials = dual_partials(moments.activation, q1, q2, angle)
-        value = partials.value + moments.offset * (moments.offset - mean1 - mean2)
+        partials = dual_partials(m.activation, q1, q2, angle)
+        value = partials.value + m.offset * (m.offset - mean1 - mean2)
         xp = array_namespace(angle)
         covariance = xp.sqrt(q1 * q2) * xp.cos(angle)
         solution = (value, partials.slope, covariance)
-        drive = covariance - moments.recurrent_variance * value
-        found = [trained(moments, kernel, value, partials.slope, drive)]
-        for i, change in enumerate(changes):
-            k = 2 + 2 * i
-            d_value, d_slope = change.of_pairs(
-                first[:2] + first[k : k + 2],
-                second[:2] + second[k : k + 2],
-                angle,
-                partials,
-                solution,
-            )
-            found.append(
-                _trained_derivative(moments, change, kernel, solution, d_value, d_slope)
-            )
+        drive = covariance - m.recurrent_variance * value
+        found = [trained(m, self.kernel, value, partials.slope, drive)]
+        for i, change in enumerate(self.changes):
+            own = slice(2 + 2 * i, 4 + 2 * i)
+            pair = first[:2] + first[own], second[:2] + second[own]
+            moved = change.of_pairs(*pair, angle, partials, solution)
+            found.append(self._derivative(change, solution, *moved))
         return xp.stack(found)
 
-    def entries(first: States, second: States, s12: Array) -> Array:
-        (q1, _), (q2, _) = first[:2], second[:2]
-        covariance = solve_entries(moments, first[:2], second[:2], s12)
-        xp = array_namespace(s12)
-        return outputs(first, second, xp.acos(correlation(q1, q2, covariance)))
-
-    def reduce(s: np.ndarray) -> Reduction | None:
-        slopes = homogeneous_slopes(moments.activation)
+    def reduce(self, s: np.ndarray) -> Reduction | None:
+        """To a function of the angle, for samples of one norm or homogeneous φ."""
+        slopes = homogeneous_slopes(self.moments.activation)
         if slopes is None:
             square = common_square(s)
             if square is None:
                 return None
             # To −s_ii only: beyond, where Λ = −q, derivatives are infinite.
-            return sphere_reduction(states, entries, square)
+            return sphere_reduction(self.states, self.entries, square)
         reduction = homogeneous_reduction(
-            moments,
+            self.moments,
             slopes,
             lambda d, rho: np.arccos(np.clip(rho, -1.0, 1.0))[None],
-            lambda first, second, angles: outputs(first[3:], second[3:], angles[0]),
+            lambda first, second, angles: self.outputs(
+                first[3:], second[3:], angles[0]
+            ),
         )
-        return replace(reduction, states=lambda s: reduction.states(s) + states(s))
+        return replace(reduction, states=lambda s: reduction.states(s) + self.states(s))
 
-    return PairKernel(states, diagonal, entries, reduce, base.smooth)
+    def _derivative(
+        self,
+        change: _Change,
+        solution: tuple[Array, Array, Array],
+        d_value: Array,
+        d_slope: Array,
+    ) -> Array:
+        """Differentiate `trained`: solution is G, Ḋ and Λ."""
+        if self.kernel == "ck":
+            return d_value
+        value, slope, variance = solution
+        sa = self.moments.recurrent_variance
+        drive = variance - sa * value
+        own = change.name == "recurrent_variance"
+        rest = 1.0 - sa * slope
+        d_rest = -sa * (d_slope + slope if own else d_slope)
+        numerator, d_numerator = value, d_value
+        if self.kernel == "ntk":
+            d_drive = 0.0 if own else change.direct(variance, value)
+            numerator = value + drive * slope
+            d_numerator = d_value + d_drive * slope + drive * d_slope
+        return (d_numerator - numerator / rest * d_rest) / rest
 
 
 class _Change:
@@ -232,28 +272,3 @@ class _Change:
 
         growth, shift, squared = along_norms(functions, np.maximum(q, 1e-200))
         return growth * log_q - shift, squared * log_q
-
-
-def _trained_derivative(
-    moments: EquilibriumMoments,
-    change: _Change,
-    kernel: str,
-    solution: tuple[Array, Array, Array],
-    d_value: Array,
-    d_slope: Array,
-) -> Array:
-    """Differentiate `trained`: solution is G, Ḋ and Λ."""
-    if kernel == "ck":
-        return d_value
-    value, slope, variance = solution
-    sa = moments.recurrent_variance
-    drive = variance - sa * value
-    own = change.name == "recurrent_variance"
-    rest = 1.0 - sa * slope
-    d_rest = -sa * (d_slope + slope if own else d_slope)
-    numerator, d_numerator = value, d_value
-    if kernel == "ntk":
-        d_drive = 0.0 if own else change.direct(variance, value)
-        numerator = value + drive * slope
-        d_numerator = d_value + d_drive * slope + drive * d_slope
-    return (d_numerator - numerator / rest * d_rest) / rest
