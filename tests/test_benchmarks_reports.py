@@ -254,14 +254,15 @@ def test_costs_are_medians_over_seeds(tmp_path):
             "seed": seed,
             "fit seconds": seconds,
             "predict microseconds": 4.0 * seconds,
+            "FLOPs per sample": 10.0 + seed,
             "accuracy": accuracy,
         }
 
-    resources = {"FLOPs per sample": 10.0, "MB of a fit": 7.0}
+    memory = {**kind, "measure": "memory", "model": "deq", "MB of a fit": 7.0}
     rows = [
-        {**kind, "measure": "resources", "model": "deq", "width": 32, **resources},
+        {**memory, "width": 32},
         # A width of which there are no times yet.
-        {**kind, "measure": "resources", "model": "deq", "width": 16, **resources},
+        {**memory, "width": 16},
         *(
             {**kind, "measure": "making", "model": m, "width": w, "making seconds": t}
             for m, w, t in (
@@ -278,10 +279,11 @@ def test_costs_are_medians_over_seeds(tmp_path):
         row("plain", 0, 1.0, 0.7),
         row("paper", 0, 1.0, 0.95),
     ]
-    deq, _, wide, single, plain, paper = report(rows, tmp_path / "figure.png")
+    deq, untimed, wide, single, plain, paper = report(rows, tmp_path / "figure.png")
     assert (deq["fit seconds"], deq["fit seconds, range"]) == (2.5, "1.5 to 9.5")
     assert deq["of which making"] == 0.5
-    assert (deq["FLOPs per sample"], deq["MB of a fit"], deq["seeds"]) == (10.0, 7.0, 3)
+    assert (deq["FLOPs per sample"], deq["MB of a fit"], deq["seeds"]) == (11.0, 7.0, 3)
+    assert (untimed["FLOPs per sample"], untimed["MB of a fit"]) == (None, 7.0)
     assert wide["MB of a fit"] is None
     assert_allclose(single["accuracy"], 0.85)
     assert_allclose(single["standard error"], 0.1 / np.sqrt(3), rtol=1e-3)
@@ -311,7 +313,7 @@ def test_operations_are_those_of_the_trained_network():
     from benchmarks.paper import cost
 
     cell = {"model": "deq", "trainable": "all", "width": 16, "seed": 0, "n": 60}
-    cell |= {"activation": "relu", "measure": "resources"}
+    cell |= {"activation": "relu", "measure": "time"}
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((60, 5)), np.arange(60) % 10
     work = cost.work_of(cell, (X, y, X, y), epochs=3)

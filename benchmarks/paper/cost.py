@@ -45,16 +45,22 @@ EPOCHS = 10
 def cells(quick: bool) -> list[Cell]:
     """Every model at every width, with the readout or all trained; and the kernel.
 
-    Operations and memory first: only times ask for a machine that does nothing else.
+    Memory first: only times ask for a machine that does nothing else.
     """
     widths = (32,) if quick else (128, 256, 512, 1024, 2048, 4096)
     activations = ("relu",) if quick else ("relu", "tanh")
-    kinds = [("readout", width) for width in widths]
+    kinds = [("", 0), *(("readout", width) for width in widths)]
     kinds += [("all", width) for width in widths if width <= 1024]
+    # A DEQ of width 4,096 trains for a quarter of an hour: once, and last.
+    widest = [("all", width) for width in widths if width > 1024]
     seeds = range(2 if quick else 3)
-    # What a fit holds, and what making a network takes, hardly depend on the draw.
-    measures = [("resources", seeds[0]), ("making", seeds[0])]
-    measures += [("time", seed) for seed in seeds]
+    measures = [
+        # What a fit holds, and what making a network takes, hardly depend on the draw.
+        ("memory", seeds[0], kinds + widest),
+        ("making", seeds[0], kinds + widest),
+        *(("time", seed, kinds) for seed in seeds),
+        ("time", seeds[0], widest),
+    ]
     return [
         {
             "measure": measure,
@@ -65,9 +71,9 @@ def cells(quick: bool) -> list[Cell]:
             "seed": seed,
             "n": 500 if quick else 8000,
         }
-        for measure, seed in measures
+        for measure, seed, these in measures
         for activation in activations
-        for trainable, width in [*kinds, ("", 0)]
+        for trainable, width in these
         for model in (models_of(activation) if width else ["kernel"])
     ]
 
@@ -177,10 +183,10 @@ def in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
 
 
 def compute(cell: Cell, source: Source) -> Row:
-    """Operations and bytes; seconds of making; or those of use, and accuracy."""
+    """Bytes; seconds of making; or those of use, with operations and accuracy."""
+    if cell["measure"] == "memory":
+        return {"MB of a fit": in_fresh_process(peak_bytes, cell, source) / 1e6}
     data = images(source, cell["n"], cell["n"] // 4, cell["seed"])
-    if cell["measure"] == "resources":
-        return resources(cell, source, data)
     if cell["measure"] == "making":
         # Matching, where there is any, and drawing the weights.
         return {"making seconds": median_seconds(lambda: work_of(cell, data), 3)}
@@ -196,20 +202,10 @@ def compute(cell: Cell, source: Source) -> Row:
     return {
         "fit seconds": fit,
         "predict microseconds": 1e6 * predict / len(X_test),
+        # Of the network as it is now: a DEQ's iterations change as it is trained.
+        "FLOPs per sample": work.flops(),
         "threads": torch.get_num_threads(),
         "accuracy": float(np.mean(found.argmax(axis=1) == y_test)),
-    }
-
-
-def resources(cell: Cell, source: Source, data: Split) -> Row:
-    """What does not depend on how busy the machine is."""
-    work = work_of(cell, data)
-    if cell["trainable"] == "all":
-        # A DEQ's iterations change as it is trained.
-        work.fit()
-    return {
-        "FLOPs per sample": work.flops(),
-        "MB of a fit": in_fresh_process(peak_bytes, cell, source) / 1e6,
     }
 
 
@@ -267,13 +263,16 @@ def _line(group: list[Row]) -> Row:
         line[name] = float(np.median(values))
         line[f"{name}, range"] = f"{min(values):.3g} to {max(values):.3g}"
     line["of which making"] = making
-    others = [row for row in group if row["measure"] == "resources"]
-    for name in RESOURCES:
-        line[name] = others[0][name] if others else float("nan")
-    line["accuracy"], error = (
-        mean_error(timed, "accuracy") if timed else (float("nan"),) * 2
-    )
+    line["FLOPs per sample"], _ = _mean_error(timed, "FLOPs per sample")
+    held = [row for row in group if row["measure"] == "memory"]
+    line["MB of a fit"], _ = _mean_error(held, "MB of a fit")
+    line["accuracy"], error = _mean_error(timed, "accuracy")
     return {**line, "standard error": error, "seeds": len(timed)}
+
+
+def _mean_error(rows: list[Row], name: str) -> tuple[float, float]:
+    """Of what has been measured; else nothing is known of it."""
+    return mean_error(rows, name) if rows else (float("nan"), float("nan"))
 
 
 def _draw(rows: list[Row], path: Path) -> None:
