@@ -14,6 +14,7 @@ from torch import nn
 from sklearn_deq.estimators._norms import matched_norms
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
+from sklearn_deq.nn._gradients import drop_vanishing
 from sklearn_deq.theory import (
     EquilibriumMoments,
     equilibrium_moments,
@@ -199,7 +200,9 @@ def train(
         order = torch.randperm(len(X), generator=generator).to(device)
         for rows in order.split(batch):
             z = nn.functional.dropout(body(X[rows]), dropout)
-            loss = loss_of(z @ readout.T, y[rows])
+            outputs = z @ readout.T
+            drop_vanishing(outputs)
+            loss = loss_of(outputs, y[rows])
             stepper.zero_grad()
             loss.backward()
             stepper.step()

@@ -32,6 +32,7 @@ from sklearn_deq.estimators._monitoring import (
     UpdateGuard,
 )
 from sklearn_deq.estimators._training_tools import as_callback, optimizer_options
+from sklearn_deq.nn._gradients import drop_vanishing
 
 # Rows evaluated at once outside of training.
 BLOCK = 1024
@@ -152,12 +153,16 @@ class InterruptibleNet(NeuralNet):
             # Of an interrupted one as well.
             getattr(self.module_.body, "stabilize", lambda: None)()
 
-    def get_loss(self, *arguments: Any, training: bool = False, **params: Any) -> Any:
+    def get_loss(
+        self, y_pred: Any, *arguments: Any, training: bool = False, **params: Any
+    ) -> Any:
         """Loss; in training its gradient has that of a penalty the body may ask for.
 
         Its value has not, to be comparable with that of held-out rows.
         """
-        loss = super().get_loss(*arguments, training=training, **params)
+        if training:
+            drop_vanishing(y_pred)
+        loss = super().get_loss(y_pred, *arguments, training=training, **params)
         body = self.module_.body
         if training and getattr(body, "stability", None) == "jacobian":
             penalty = body.jacobian_penalty()
