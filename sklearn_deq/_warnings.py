@@ -25,6 +25,7 @@ _BETWEEN = frozenset(
         "functools",
         "joblib",
         "pickle",
+        "scipy",
         "sklearn",
         "sklearn_deq",
         "skops",
@@ -46,7 +47,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     category : type of Warning, default=UserWarning
         Its kind.
     """
-    # Where no frame is a user's, as in a worker of a pool, the outermost one serves.
+    # Where all frames are between, the outermost one serves.
     frame, level = sys._getframe(), 1
     while _package(frame) in _BETWEEN and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
@@ -54,8 +55,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def _package(frame: FrameType) -> str:
-    name: str = frame.f_globals.get("__name__", "")
-    return name.partition(".")[0]
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def warn_of_solver(message: str) -> None:

@@ -35,6 +35,13 @@ def test_outputs_without_gradients_are_left_alone():
     drop_vanishing(torch.zeros(2, 3))
 
 
+def test_half_precision_has_none_to_drop():
+    outputs = torch.zeros(1, 3, dtype=torch.float16, requires_grad=True)
+    drop_vanishing(outputs)
+    (outputs * torch.tensor([1e-7, 1e-3, 1.0]).half()).sum().backward()
+    assert bool((outputs.grad != 0).all())
+
+
 def test_estimators_train_without_them():
     X = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
     model = ExplicitEquivalentClassifier(width=8, max_epochs=1, random_state=0)

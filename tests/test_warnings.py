@@ -10,8 +10,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_deq import DEQClassifier, DEQKernelTransformer, _warnings, match_deq
+from sklearn_deq._warnings import solver_warnings
+from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.nn import EquilibriumLayer
-from sklearn_deq.theory import equilibrium_moments, solve_match
+from sklearn_deq.theory import Activation, _duals, equilibrium_moments, solve_match
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((40, 5))
@@ -60,6 +62,23 @@ def test_warnings_point_at_the_line_that_called(call) -> None:
         call()
     assert caught
     assert {each.filename for each in caught} == {__file__}
+
+
+def test_blocks_on_threads_warn_at_the_line_that_called(monkeypatch) -> None:
+    monkeypatch.setattr(_duals, "_WARNED_OF", -1.0)
+    phi = Activation(np.tanh, derivative=lambda x: 1.0 / np.cosh(x) ** 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            deq_kernel(X, activation=phi)
+        with solver_warnings() as heard:
+            deq_kernel(X, activation=phi)
+    finally:
+        torch.set_num_threads(before)
+    assert {each.filename for each in caught} == {__file__}
+    assert heard == [str(each.message) for each in caught]
 
 
 class Everything:

@@ -272,7 +272,8 @@ def _line(group: list[Row]) -> Row:
 
 def _mean_error(rows: list[Row], name: str) -> tuple[float, float]:
     """Of what has been measured; else nothing is known of it."""
-    return mean_error(rows, name) if rows else (float("nan"), float("nan"))
+    known = [row for row in rows if name in row]
+    return mean_error(known, name) if known else (float("nan"), float("nan"))
 
 
 def _draw(rows: list[Row], path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sklearn_deq._warnings import heard_by, listener
+from sklearn_deq._warnings import heard_by, solver_warnings, warn_of_solver
 from sklearn_deq.kernels._memory import array_bytes, check_memory
 from sklearn_deq.kernels._samples import (
     Samples,
@@ -216,18 +216,21 @@ def _for_each(
         for block in blocks:
             work(block)
         return
-    heard = listener()
+    # Who listens here, or whose line is here, is not known to the threads.
+    with solver_warnings() as said:
 
-    def heard_work(block: Block) -> None:
-        with heard_by(heard):
-            work(block)
+        def heard_work(block: Block) -> None:
+            with heard_by(said):
+                work(block)
 
-    try:
-        with ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            for _ in pool.map(heard_work, blocks):
-                pass
-    finally:
-        # The workers' setting holds for threads to come: put it back.
-        torch.set_num_threads(n_threads)
+        try:
+            with ThreadPoolExecutor(
+                n_threads, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                for _ in pool.map(heard_work, blocks):
+                    pass
+        finally:
+            # The workers' setting holds for threads to come: put it back.
+            torch.set_num_threads(n_threads)
+    for message in dict.fromkeys(said):
+        warn_of_solver(message)
