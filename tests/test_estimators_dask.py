@@ -332,7 +332,8 @@ def _cluster(n_workers, processes=True):
             processes=processes,
             protocol="tcp",
             threads_per_worker=1,
-            dashboard_address=None,
+            # Any free port: two workers of a test run may have a cluster each.
+            dashboard_address=":0",
             host="127.0.0.1",
         ) as cluster,
         distributed.Client(cluster),
