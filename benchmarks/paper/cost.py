@@ -51,7 +51,7 @@ def cells(quick: bool) -> list[Cell]:
     activations = ("relu",) if quick else ("relu", "tanh")
     kinds = [("", 0), *(("readout", width) for width in widths)]
     kinds += [("all", width) for width in widths if width <= 1024]
-    # A DEQ of width 4,096 trains for a quarter of an hour: once, and last.
+    # A DEQ of width 4,096 trains for ten minutes: once, and last.
     widest = [("all", width) for width in widths if width > 1024]
     seeds = range(2 if quick else 3)
     measures = [
