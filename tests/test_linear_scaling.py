@@ -135,6 +135,20 @@ def test_levels_are_of_few_values_that_are_frequent(rng):
     assert_allclose(row / np.linalg.norm(row), -share / np.linalg.norm(share))
 
 
+@pytest.mark.parametrize("fitted, given", [("float64", "float32"), ("float32", "float64")])
+def test_levels_are_found_in_either_dtype(rng, fitted, given):
+    # 0.1 and 0.3 are other numbers in float32 than in float64.
+    X = rng.choice([0.1, 0.2, 0.3], size=(60, 2))
+    scaling = fit_scaling(X.astype(fitted), "levels")
+    expected = apply_scaling(scaling, X.astype(fitted))
+    scaled = apply_scaling(scaling, X.astype(given))
+    assert scaled.dtype == given
+    assert expected.shape[1] == 8
+    # Entries are below 2, their rounding in float32 2^-23; of numbers over their
+    # deviation of 0.08 also that of X.
+    assert_allclose(scaled, expected, rtol=0, atol=1e-5)
+
+
 def test_indicators_are_bounded_in_number(rng):
     X = rng.integers(0, 12, (300, 100)).astype(float)
     X[:, 7] %= 5

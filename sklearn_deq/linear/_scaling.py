@@ -54,8 +54,9 @@ def fit_scaling(
     share the middle of their ranks. A weight k counts as k copies.
 
     Columns have levels if these occur five times on average; there are 1,000 indicators
-    at most, of the columns with the fewest levels. A value that was not seen has none.
-    Indicators and numbers are multiplied by one factor that makes the mean square 1.
+    at most, of the columns with the fewest levels. A value that was not seen has none;
+    0.1 in float32 and in float64 are one value. Indicators and numbers are multiplied
+    by one factor that makes the mean square 1.
 
     Examples
     --------
@@ -78,7 +79,7 @@ def fit_scaling(
         tables = [_normal_scores(column, sample_weight) for column in values.T]
         scaling["knots"], scaling["scores"] = map(list, zip(*tables, strict=True))
     if method == "levels":
-        scaling["levels"] = _levels(values, sample_weight)
+        scaling["levels"] = _levels(values, X.dtype, sample_weight)
     scaling["mean"], scaling["deviation"] = _standard(
         _transform(scaling, values), sample_weight
     )
@@ -112,11 +113,12 @@ def apply_scaling(scaling: dict[str, Any], X: np.ndarray) -> np.ndarray:
     >>> apply_scaling(scaling, np.array([[1.0], [2.0], [1e9]])).ravel().round(3)
     array([-1.225,  0.   ,  1.225])
     """
-    values = X[:, scaling["columns"]].astype(np.float64)
+    columns = X[:, scaling["columns"]]
+    values = columns.astype(np.float64)
     scaled: np.ndarray = _transform(scaling, values)
     scaled = (scaled - scaling["mean"]) / scaling["deviation"]
     if scaling.get("levels"):
-        scaled = _with_indicators(scaled, values, scaling["levels"])
+        scaled = _with_indicators(scaled, columns, scaling["levels"])
     return scaled.astype(X.dtype, copy=False)
 
 
@@ -134,9 +136,9 @@ def _transform(scaling: dict[str, Any], values: np.ndarray) -> np.ndarray:
 
 
 def _levels(
-    values: np.ndarray, sample_weight: np.ndarray | None
+    values: np.ndarray, dtype: np.dtype, sample_weight: np.ndarray | None
 ) -> list[dict[str, Any]]:
-    """Columns of few values, the values, and their shares; the fewest values first."""
+    """Columns of few values, these in X's dtype, and their shares; the fewest first."""
     weight = np.ones(len(values)) if sample_weight is None else sample_weight
     most = min(_MOST_LEVELS, weight.sum() / _LEAST_OFTEN)
     found = []
@@ -147,25 +149,31 @@ def _levels(
         knots, which = np.unique(column, return_inverse=True)
         if _FEWEST_LEVELS <= len(knots) <= most:
             share = np.bincount(which, weights=weight) / weight.sum()
-            found.append({"column": j, "values": knots, "share": share})
+            found.append(
+                {"column": j, "values": knots.astype(dtype), "share": share}
+            )
     found.sort(key=lambda level: len(level["values"]))
     total = np.cumsum([len(level["values"]) for level in found])
     return found[: int((total <= _MOST_INDICATORS).sum())]
 
 
 def _with_indicators(
-    scaled: np.ndarray, values: np.ndarray, levels: list[dict[str, Any]]
+    scaled: np.ndarray, columns: np.ndarray, levels: list[dict[str, Any]]
 ) -> np.ndarray:
     """Numbers, and centred indicators of the levels."""
     parts = [scaled]
     for level in levels:
-        share = level["share"]
-        hits = values[:, level["column"], None] == level["values"]
+        share, knots = level["share"], level["values"]
+        # 0.1 in float32 is 0.1 in float64 in the coarser of both alone.
+        dtype = min(columns.dtype, knots.dtype, key=lambda each: each.itemsize)
+        with np.errstate(over="ignore"):
+            values = columns[:, level["column"], None].astype(dtype)
+        hits = values == knots.astype(dtype)
         parts.append((hits - share) / np.sqrt(np.sum(share * (1.0 - share))))
-    columns = np.hstack(parts)
+    joined = np.hstack(parts)
     # Each column of numbers, and the indicators of each of levels, have variance 1.
-    columns *= np.sqrt(columns.shape[1] / (scaled.shape[1] + len(levels)))
-    return columns
+    joined *= np.sqrt(joined.shape[1] / (scaled.shape[1] + len(levels)))
+    return joined
 
 
 def _standard(
