@@ -9,17 +9,18 @@ from sklearn_deq import Activation, DEQKernel
 from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.kernels._polynomial import Polynomial, series_in, shorter_series
-from sklearn_deq.kernels._tables import fastest
+from sklearn_deq.kernels._tables import _remembered_tables, fastest
 from sklearn_deq.theory import (
     ACTIVATIONS,
     KERNELS,
     ExplicitLayer,
     equilibrium_kernel,
     equilibrium_moments,
+    equilibrium_variance,
     get_activation,
 )
 from sklearn_deq.theory._homogeneous import homogeneous_slopes
-from sklearn_deq.theory._norms import along_norms
+from sklearn_deq.theory._norms import along_norms, norm_range
 
 # Settings of the DEQ: as the theorems assume, and the general case.
 SETTINGS = [
@@ -65,6 +66,36 @@ def test_fast_form_equals_equations(activation, kernel, settings, spread, rng):
     size = np.sqrt(exact.diagonal(squares))
     error = np.abs(block(fast, squares, products) - block(exact, squares, products))
     # θ from ρ within 1e-9 of 1 has an error of 1e-16/√(2e-9), and a kink's Ḋ with it.
+    assert (error / np.outer(size, size)).max() < 1e-11
+
+
+def test_blocks_of_samples_share_a_table(rng):
+    """Their norms have not quite the same range; parameters are those of no other."""
+    made = {"kernel": "ck", "activation": "tanh", "recurrent_variance": 0.2718}
+    X, Y = rng.standard_normal((600, 10)), rng.standard_normal((200, 10))
+    X *= np.sqrt(10 / np.sum(X**2, axis=1, keepdims=True))
+    X[0], X[1] = 2 * X[0], X[1] / 2
+    X[-1], X[-2] = 2.01 * X[-1], X[-2] / 2.01
+    before = _remembered_tables.cache_info().misses
+    for rows in (X[:300], X[300:]):
+        deq_kernel(rows, Y, **made)
+    assert _remembered_tables.cache_info().misses == before + 1
+
+
+def test_a_table_ends_where_the_kernel_does(rng):
+    """A range that is rounded outwards would reach samples that have none."""
+    settings = {"center": False, "tau0": 1.0}
+    moments = equilibrium_moments("erf", 1.5, 0.5, **settings)
+    squares = np.linspace(0.204, 2.0, 12)
+    low = (np.sinh(norm_range(np.sqrt(squares))[0]) / 4) ** 2
+    with pytest.raises(ValueError, match="Unstable"):
+        equilibrium_variance(moments, np.array([low]))
+    exact = equilibrium_kernel(moments, "ntk")
+    fast = fastest(exact, squares, 10**7)
+    assert fast is not exact
+    products = rng.uniform(-1, 1, (12, 12)) * np.sqrt(np.outer(squares, squares))
+    size = np.sqrt(exact.diagonal(squares))
+    error = np.abs(block(fast, squares, products) - block(exact, squares, products))
     assert (error / np.outer(size, size)).max() < 1e-11
 
 

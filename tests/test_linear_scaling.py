@@ -135,7 +135,9 @@ def test_levels_are_of_few_values_that_are_frequent(rng):
     assert_allclose(row / np.linalg.norm(row), -share / np.linalg.norm(share))
 
 
-@pytest.mark.parametrize("fitted, given", [("float64", "float32"), ("float32", "float64")])
+@pytest.mark.parametrize(
+    "fitted, given", [("float64", "float32"), ("float32", "float64")]
+)
 def test_levels_are_found_in_either_dtype(rng, fitted, given):
     # 0.1 and 0.3 are other numbers in float32 than in float64.
     X = rng.choice([0.1, 0.2, 0.3], size=(60, 2))

@@ -9,11 +9,13 @@ both norms and the angle. What has neither is left as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from sklearn_deq._warnings import solver_warnings, warn_of_solver
 from sklearn_deq.kernels._polynomial import (
     Orders,
     Polynomial,
@@ -25,7 +27,12 @@ from sklearn_deq.kernels._polynomial import (
 )
 from sklearn_deq.theory import PairKernel, Reduction
 from sklearn_deq.theory._chebyshev import last_coefficients
-from sklearn_deq.theory._norms import norm_basis, norm_coordinate, norm_nodes
+from sklearn_deq.theory._norms import (
+    norm_basis,
+    norm_coordinate,
+    norm_nodes,
+    norm_range,
+)
 
 _TOLERANCE = 1e-13
 
@@ -134,15 +141,10 @@ def _from_norms(
     kernel: PairKernel, squares: np.ndarray, n_entries: int
 ) -> PairKernel | None:
     """Tabulate a smooth kernel in both norms and the angle; None: does not pay."""
-    low, high = (
-        float(norm_coordinate(np.sqrt(s))) for s in (squares.min(), squares.max())
-    )
-    found = _sample_norms(kernel, low, high, n_entries)
+    found = _find_tables(kernel, squares, n_entries)
     if found is None:
         return None
-    # One table for each output of the kernel.
-    series, angle = found
-    tables = [_compress(series[:, k], low, high, angle) for k in range(series.shape[1])]
+    tables, angle = found
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
         norms = np.sqrt(s)
@@ -162,6 +164,47 @@ def _from_norms(
         return values[0] if len(values) == 1 else torch.stack(values)
 
     return replace(kernel, states=states, entries=entries)
+
+
+def _find_tables(
+    kernel: PairKernel, squares: np.ndarray, n_entries: int
+) -> tuple[list[_NormTable], bool] | None:
+    """One table for each output of the kernel, and whether in the angle.
+
+    Of a range that is rounded outwards, so that blocks of samples share tables; of the
+    samples' own where that reaches norms at which the kernel has none.
+    """
+    norms = np.sqrt(squares)
+    own = tuple(float(norm_coordinate(norm)) for norm in (norms.min(), norms.max()))
+    # So that blocks of about one size share them, too.
+    budget = 2 ** (n_entries.bit_length() - 1)
+    for low, high in (norm_range(norms), own):
+        try:
+            found, said = _remembered_tables(kernel, low, high, budget)
+        except ValueError:
+            # Unstable: for the samples, too, if `_Side` says so.
+            continue
+        if found is not None:
+            for message in said:
+                warn_of_solver(message)
+            return found
+    return None
+
+
+def _make_tables(
+    kernel: PairKernel, low: float, high: float, n_entries: int
+) -> tuple[tuple[list[_NormTable], bool] | None, list[str]]:
+    """Tables for a range of norms, if they pay; and what solvers say on the way."""
+    with solver_warnings() as said:
+        found = _sample_norms(kernel, low, high, n_entries)
+    if found is None:
+        return None, said
+    series, angle = found
+    each = range(series.shape[1])
+    return ([_compress(series[:, k], low, high, angle) for k in each], angle), said
+
+
+_remembered_tables = lru_cache(maxsize=32)(_make_tables)
 
 
 def _sizes(kernel: PairKernel, s: np.ndarray) -> np.ndarray:

@@ -149,9 +149,7 @@ def _levels(
         knots, which = np.unique(column, return_inverse=True)
         if _FEWEST_LEVELS <= len(knots) <= most:
             share = np.bincount(which, weights=weight) / weight.sum()
-            found.append(
-                {"column": j, "values": knots.astype(dtype), "share": share}
-            )
+            found.append({"column": j, "values": knots.astype(dtype), "share": share})
     found.sort(key=lambda level: len(level["values"]))
     total = np.cumsum([len(level["values"]) for level in found])
     return found[: int((total <= _MOST_INDICATORS).sum())]

@@ -22,7 +22,6 @@ from sklearn_deq.theory._duals import (
     closed_dual,
     dual_scale,
     dual_table,
-    norm_range,
     spline_of,
     to_numpy,
 )
@@ -31,7 +30,11 @@ from sklearn_deq.theory._moments import (
     spread_moments,
     squared_derivative_growth,
 )
-from sklearn_deq.theory._norms import along_norms, norm_basis_derivative
+from sklearn_deq.theory._norms import (
+    along_norms,
+    norm_basis_derivative,
+    norm_range,
+)
 
 Array = Any
 

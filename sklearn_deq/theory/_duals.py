@@ -38,8 +38,8 @@ from sklearn_deq.theory._moments import mean_squared_derivative, spread_moments
 from sklearn_deq.theory._norms import (
     along_norms,
     norm_basis,
-    norm_coordinate,
     norm_nodes,
+    norm_range,
 )
 from sklearn_deq.theory._piecewise_linear import piecewise_linear_dual
 from sklearn_deq.theory._spline_dual import SplineDual, spline_dual
@@ -63,9 +63,6 @@ _FEW_TERMS = 512
 _PLANE_FACTOR = 30.0
 _NORM_SIZES = (4, 8, 12, 16, 24, 32, 48, 64)
 _ANGLE_SIZES = (24, 48, 96, 192)
-# Tables are built for ranges of norms rounded outwards to this grid (in
-# `norm_coordinate`), so that nearby data share them.
-_RANGE_GRID = 0.25
 
 
 def dual_activation(
@@ -250,21 +247,6 @@ class DualTable:
         """Functions of the norms (n,), shape (n, rank)."""
         basis = norm_basis(norms, self.low, self.high, self.basis.shape[0])
         return basis @ self.basis
-
-
-def norm_range(norms: np.ndarray, *, widen: bool = False) -> tuple[float, float]:
-    """Range of the norm coordinate to tabulate.
-
-    A point if all norms are equal, unless it should be widened to an interval, for
-    derivatives.
-    """
-    least, most = float(norms.min()), float(norms.max())
-    if most - least <= 1e-14 * most and not widen:
-        point = float(norm_coordinate(np.array(most)))
-        return point, point
-    low = np.floor(norm_coordinate(np.array(least)) / _RANGE_GRID) * _RANGE_GRID
-    high = np.ceil(norm_coordinate(np.array(most)) / _RANGE_GRID) * _RANGE_GRID
-    return float(low), float(max(high, low + _RANGE_GRID))
 
 
 def to_numpy(x: Array) -> np.ndarray:

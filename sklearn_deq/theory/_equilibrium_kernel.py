@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,18 @@ def equilibrium_kernel(
     if not isinstance(kernel, str):
         if not (isinstance(kernel, list | tuple | np.ndarray) and len(kernel)):
             check_kernel(kernel)
+        kernel = tuple(kernel)
+    try:
+        return _remembered_kernel(moments, kernel)
+    except TypeError:
+        # An activation that cannot be hashed.
+        return _build_kernel(moments, kernel)
+
+
+def _build_kernel(
+    moments: EquilibriumMoments, kernel: str | tuple[str, ...]
+) -> PairKernel:
+    if isinstance(kernel, tuple):
         return stack_kernels([equilibrium_kernel(moments, name) for name in kernel])
     check_kernel(kernel)
 
@@ -99,6 +111,10 @@ def equilibrium_kernel(
         reduce,
         smooth=not moments.activation.kinks,
     )
+
+
+# One object for one kernel, so that what is made for it can be remembered by it.
+_remembered_kernel = lru_cache(maxsize=32)(_build_kernel)
 
 
 def diagonal_moments(

@@ -17,11 +17,29 @@ _SIZES = (16, 32, 64)
 _TOLERANCE = 1e-14
 # Rows treated at once where a quadrature rule per row is held in memory.
 _BLOCK = 2048
+# Tables are built for ranges of norms rounded outwards to this grid, so that nearby
+# data share them.
+_RANGE_GRID = 0.25
 
 
 def norm_coordinate(norms: np.ndarray) -> np.ndarray:
     """Linear for small norms, logarithmic for large ones: duals are smooth in it."""
     return np.arcsinh(4.0 * norms)
+
+
+def norm_range(norms: np.ndarray, *, widen: bool = False) -> tuple[float, float]:
+    """Range of the norm coordinate to tabulate.
+
+    A point if all norms are equal, unless it should be widened to an interval, for
+    derivatives.
+    """
+    least, most = float(norms.min()), float(norms.max())
+    if most - least <= 1e-14 * most and not widen:
+        point = float(norm_coordinate(np.array(most)))
+        return point, point
+    low = np.floor(norm_coordinate(np.array(least)) / _RANGE_GRID) * _RANGE_GRID
+    high = np.ceil(norm_coordinate(np.array(most)) / _RANGE_GRID) * _RANGE_GRID
+    return float(low), float(max(high, low + _RANGE_GRID))
 
 
 def norm_nodes(low: float, high: float, size: int) -> np.ndarray:
