@@ -136,7 +136,7 @@ def test_levels_are_of_few_values_that_are_frequent(rng):
 
 
 @pytest.mark.parametrize(
-    "fitted, given", [("float64", "float32"), ("float32", "float64")]
+    ("fitted", "given"), [("float64", "float32"), ("float32", "float64")]
 )
 def test_levels_are_found_in_either_dtype(rng, fitted, given):
     # 0.1 and 0.3 are other numbers in float32 than in float64.

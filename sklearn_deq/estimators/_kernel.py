@@ -128,7 +128,7 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     component_indices_ : ndarray of shape (n_components,)
         Rows of the subset ("nystroem").
     normalization_ : ndarray of shape (n_components, n_components)
-        K(X_fit, X_fit)^(−1/2) ("nystroem").
+        K(X_fit, X_fit)^(−1/2), in float64 ("nystroem").
     weights_ : list of ndarray
         Weights of the explicit network ("random_features").
     match_ : MatchResult
@@ -274,8 +274,9 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         self._check_memory(
             {f"4 matrices of shape ({size}, {size}) in float64": 4 * square}
         )
+        # In float64, as the kernel is: roots of small eigenvalues enlarge rounding.
         K = self._kernel(self.X_fit_, None, dtype="float64")
-        self.normalization_ = nystroem_map(K).astype(X.dtype)
+        self.normalization_ = nystroem_map(K)
         self._n_features_out = size
 
     def _fit_network(
@@ -327,11 +328,11 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     def _features(self, rows: Any) -> np.ndarray:
         """Low-rank features, block by block."""
         shape, dtype = (len(rows), self._n_features_out), rows.take(slice(0, 1)).X.dtype
-        block = array_bytes((min(len(rows), BLOCK_ROWS), shape[1]), dtype)
+        block = array_bytes((min(len(rows), BLOCK_ROWS), shape[1]))
         self._check_memory(
             {
                 f"features of shape {shape} in {dtype}": array_bytes(shape, dtype),
-                "two blocks of them": 2 * block,
+                "two blocks of them in float64": 2 * block,
             },
             "transform fewer rows at a time",
         )
@@ -375,7 +376,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     def _feature_map(self) -> Callable[[np.ndarray], np.ndarray]:
         """What makes the features of a block of rows."""
         if self.approximation == "nystroem":
-            return lambda X: self._kernel(X, self.X_fit_) @ self.normalization_
+            root = self.normalization_
+            return lambda X: self._kernel(X, self.X_fit_, dtype="float64") @ root
         place = resolve_device(self.device)
         weights = [torch.from_numpy(weight).to(place) for weight in self.weights_]
         activations = layer_activations(self.match_.layers)
