@@ -14,7 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.exceptions import DataConversionWarning
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold
 
 from sklearn_deq import (
@@ -261,7 +261,14 @@ def test_what_does_not_fit_is_explained(table, tmp_path):
     classifier = DEQKernelRidgeClassifierCV(**FAST)
     with pytest.raises(ValueError, match="at least 2 classes"):
         classifier.fit(lazy, np.full(N, labels[0]))
-    with pytest.raises(ValueError, match=r"1d array, got an array of shape \(600, 2\)"):
+    with pytest.raises(ValueError, match="zero for all samples"):
+        classifier.fit(lazy, labels, np.zeros(N))
+    for method in ("predict", "predict_proba", "decision_function"):
+        with pytest.raises(NotFittedError):
+            getattr(clone(classifier), method)(lazy)
+    with pytest.raises(NotFittedError):
+        clone(model).predict(lazy)
+    with pytest.raises(ValueError, match="y has 2 columns"):
         classifier.fit(lazy, two.rechunk({1: 2}))
     mixed = np.where(np.arange(N) % 2, 1, labels.astype(object))
     with pytest.raises(ValueError, match=r"labels of several types \(int, str\)"):

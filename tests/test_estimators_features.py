@@ -52,6 +52,21 @@ def test_nystroem_is_exact_with_all_samples(X, kernel):
     assert_array_equal(np.sort(model.component_indices_), np.arange(60))
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_nystroem_of_float32_is_rounded_only_at_the_end(rng, activation):
+    """In two dimensions the map has entries of 1e5: rounding must not meet them."""
+    X = rng.standard_normal((300, 2)).astype("float32")
+    features = {}
+    for dtype in ("float32", "float64"):
+        model = DEQKernelTransformer(
+            n_components=300, activation=activation, dtype=dtype, random_state=0
+        )
+        features[dtype] = model.fit_transform(X)
+        assert features[dtype].dtype == dtype
+    # τ0 is of float64 either way; features are below 2, their roundings 2^-24 of that.
+    assert_allclose(features["float32"], features["float64"], atol=2.0**-23)
+
+
 @pytest.mark.parametrize(
     ("approximation", "sizes", "bounds"),
     [

@@ -34,6 +34,30 @@ def _fails(model, X, y, match):
         model.fit(X, y)
 
 
+@pytest.mark.parametrize("last", [EXACT, NYSTROEM, RANDOM])
+def test_a_refit_leaves_nothing_of_other_modes(data, last):
+    X, _ = data
+    model = DEQKernelTransformer(random_state=0)
+    for settings in (NYSTROEM, RANDOM, EXACT, last):
+        model.set_params(**settings).fit(X)
+    once = DEQKernelTransformer(random_state=0, **last).fit(X)
+    assert vars(model).keys() == vars(once).keys()
+
+
+@pytest.mark.parametrize("n_components", [None, 8])
+@pytest.mark.parametrize("Ridge", RIDGES)
+def test_a_fitted_ridge_follows_device_and_memory(data, Ridge, n_components):
+    X, y = data
+    model = Ridge(recurrent_variance=0.2, n_components=n_components, random_state=0)
+    model.fit(X, np.minimum(y, 1))
+    expected = model.predict(X)
+    # A device that computes nothing.
+    model.set_params(device="meta")
+    with pytest.raises((NotImplementedError, RuntimeError, TypeError)):
+        model.predict(X)
+    assert_array_equal(model.set_params(device="cpu").predict(X), expected)
+
+
 @pytest.mark.parametrize("n_components", [None, 8])
 @pytest.mark.parametrize(
     ("changed", "match"),

@@ -333,6 +333,15 @@ def test_class_weight(rng):
     assert plain.tau0_ == balanced.tau0_
 
 
+def test_weights_of_a_class_that_a_fold_lacks(classes):
+    X, y = classes[0], (classes[1] == "a").astype(int)
+    models = [
+        DEQKernelRidgeClassifierCV(class_weight=weights, **ONE).fit(X, y)
+        for weights in ({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0, 7: 9.0})
+    ]
+    assert_array_equal(*(model.decision_function(X) for model in models))
+
+
 @pytest.mark.parametrize("weights", [{0: 1.0, 7: 2.0}, {0: 0.0}, {1: np.inf}])
 def test_bad_class_weight(weights, classes):
     with pytest.raises(ValueError, match="class_weight"):

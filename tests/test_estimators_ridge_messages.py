@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.exceptions import UndefinedMetricWarning
 
 from sklearn_deq import DEQKernelRidgeClassifierCV, DEQKernelRidgeCV
@@ -17,6 +18,17 @@ def data(rng):
     """X, and numbers whose signs are classes."""
     X = rng.standard_normal((40, 5))
     return X, X[:, 0] * X[:, 1]
+
+
+def test_targets_of_other_forms(data):
+    X, y = data
+    with pytest.raises(ValueError, match=r"y is a sparse matrix: give y\.toarray"):
+        DEQKernelRidgeCV().fit(X, csr_array(y[:, None]))
+    labels = np.column_stack([y > 0, X[:, 2] > 0]).astype(int)
+    with pytest.raises(ValueError, match=r"y has 2 columns.*MultiOutputClassifier"):
+        DEQKernelRidgeClassifierCV().fit(X, labels)
+    with pytest.raises(ValueError, match=r"only one class: 1\.$"):
+        DEQKernelRidgeClassifierCV().fit(X, np.ones(len(X), int))
 
 
 @pytest.mark.parametrize("settings", [{}, ONE, {"n_components": 10}])

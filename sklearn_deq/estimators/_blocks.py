@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 from tqdm import tqdm
@@ -259,6 +260,8 @@ def rows_of(
             ensure_min_samples=2,
             **y_checks,
         )
+    if issparse(y):
+        raise ValueError("y is a sparse matrix: give y.toarray().")
     if weight is not None:
         weight = check_sample_weight(weight, X, dtype=np.float64)
         if weight.min() < 0:

@@ -137,7 +137,10 @@ def solved_member(
 
 
 def member_values(
-    scalings: dict[str, dict[str, Any]], X: np.ndarray, member: dict[str, Any]
+    scalings: dict[str, dict[str, Any]],
+    X: np.ndarray,
+    member: dict[str, Any],
+    **followed: Any,
 ) -> np.ndarray:
     """Values of a member's regression.
 
@@ -149,6 +152,8 @@ def member_values(
         Rows.
     member : dict
         From `solved_member`.
+    **followed : dict
+        Parameters that a fitted estimator follows, as they are now.
 
     Returns
     -------
@@ -156,7 +161,8 @@ def member_values(
         The values.
     """
     scaling = scalings.get(member["params"].get("scale", ""))
-    features = FeatureMap(scaling, member["transformer"])(X)
+    transformer = member["transformer"]._as_fitted().set_params(**followed)
+    features = FeatureMap(scaling, transformer)(X)
     values: np.ndarray = features @ member["coef"] + member["intercept"]
     return values
 

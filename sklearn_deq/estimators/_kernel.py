@@ -37,6 +37,9 @@ from sklearn_deq.linear import nystroem_map
 from sklearn_deq.nn import draw_weights, explicit_features, layer_activations
 from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 
+# What fits of one mode leave and those of another do not overwrite.
+_OF_A_MODE = ("X_fit_", "component_indices_", "normalization_", "weights_", "match_")
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -89,10 +92,11 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
     n_components : int, default=None
         Number of features; None: the exact kernel with the training samples.
     approximation : {"nystroem", "random_features"}, default="nystroem"
-        Features from the kernel with a random subset of the training samples, or from
-        a random explicit network of this width that matches the DEQ: it needs nothing
-        of the data but the sizes of its rows. For tangent kernels that network is exact
-        where all rows have one norm (``normalize=True``).
+        What the ``n_components`` are, if given: features from the kernel with a random
+        subset of the training samples, or from a random explicit network of this width
+        that matches the DEQ: it needs nothing of the data but the sizes of its rows.
+        For tangent kernels that network is exact where all rows have one norm
+        (``normalize=True``).
     kernel : {"ck", "ntk", "ntk_recurrent"}, default="ck"
         The conjugate kernel (of a DEQ whose readout is trained), or the neural tangent
         kernel (all weights, or readout and recurrent weights, trained).
@@ -234,6 +238,8 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
         """
         resolve_device(self.device)
         with self._all_or_nothing(), self._solver_warnings_as_sklearn():
+            for outdated in _OF_A_MODE:
+                vars(self).pop(outdated, None)
             n_components = self.n_components
             self._made_with = self._structure()
             if n_components is None:

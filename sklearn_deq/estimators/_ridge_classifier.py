@@ -8,13 +8,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_deq._compat import StrOptions, fit_context
 from sklearn_deq.estimators._dask import is_dask
 from sklearn_deq.estimators._held_out import decide
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
 from sklearn_deq.estimators._ridge_search import KernelRidgeCV, OneOrMore
-from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals, class_factors
+from sklearn_deq.estimators._ridge_targets import (
+    ALL_WEIGHTS_ZERO,
+    Coding,
+    LabelTotals,
+    class_factors,
+)
 from sklearn_deq.linear import calibrated, class_probabilities, fit_calibration
 from sklearn_deq.theory import Activation
 
@@ -89,15 +95,15 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         Whether all kernels that are as good as the best are fitted, and their
         predictions averaged; None: those of the collection are.
     search_samples : int, default=None
-        Largest number of samples for the search by leave-one-out, evenly spaced among
-        those of each class, of which there are two at least; None: 2000 for the
+        Largest number of samples for the search by leave-one-out, drawn from those of
+        each class, of which there are two at least, always the same; None: 2000 for the
         collection, else all. The fit is to all.
     n_components : int, default=None
         Number of features whose inner products stand for each kernel that is fitted, as
         of `DEQKernelTransformer`: then X may be larger than memory. None: the kernels
         themselves.
     approximation : {"nystroem", "random_features"}, default="nystroem"
-        Kind of the features.
+        Kind of the features, if there are ``n_components``.
     random_state : int, RandomState or None, default=None
         Of the features and of the rows of the search, if there are ``n_components``.
     checkpoint : str or path-like, default=None
@@ -326,6 +332,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
             Of the second class against the first if there are two, else of each class
             but for a number that all share.
         """
+        check_is_fitted(self)
         if is_dask(X):
             shape = self._output_shape()
             return self._lazy("decision_function", X, shape, self._dtype)
@@ -344,6 +351,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         P : ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of ``classes_``.
         """
+        check_is_fitted(self)
         if is_dask(X):
             shape = (len(self.classes_),)
             return self._lazy("predict_proba", X, shape, self._dtype)
@@ -362,6 +370,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         y : ndarray of shape (n_samples,)
             Class labels.
         """
+        check_is_fitted(self)
         if is_dask(X):
             return self._lazy("predict", X, (), self.classes_.dtype)
         codes = decide(self._log_odds(X))
@@ -375,10 +384,13 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
 
     def _coding(self, totals: LabelTotals) -> Coding:
         """Set the classes; they are coded by signs, with weights of their own."""
-        if len(totals.labels) < 2:
+        labels = totals.labels.tolist()
+        if not labels:
+            raise ValueError(ALL_WEIGHTS_ZERO)
+        if len(labels) < 2:
             raise ValueError(
                 "y needs at least 2 classes among the samples of positive "
-                f"sample_weight, but has only one class: {totals.labels[0]!r}."
+                f"sample_weight, but has only one class: {labels[0]!r}."
             )
         self.classes_ = totals.labels
         return Coding(totals.labels, class_factors(self.class_weight, totals))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_deq._compat import fit_context
 from sklearn_deq.estimators._dask import is_dask
@@ -81,13 +82,14 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         predictions averaged; None: those of the collection are.
     search_samples : int, default=None
         Largest number of samples for the search by leave-one-out, evenly spaced among
-        those sorted by y; None: 2000 for the collection, else all. The fit is to all.
+        those sorted by y, of several targets drawn, always the same; None: 2000 for the
+        collection, else all. The fit is to all.
     n_components : int, default=None
         Number of features whose inner products stand for each kernel that is fitted, as
         of `DEQKernelTransformer`: then X may be larger than memory. None: the kernels
         themselves.
     approximation : {"nystroem", "random_features"}, default="nystroem"
-        Kind of the features.
+        Kind of the features, if there are ``n_components``.
     random_state : int, RandomState or None, default=None
         Of the features and of the rows of the search, if there are ``n_components``.
     checkpoint : str or path-like, default=None
@@ -293,6 +295,7 @@ class DEQKernelRidgeCV(RegressorMixin, KernelRidgeCV):
         y : ndarray of shape (n_samples,) or (n_samples, n_targets)
             Predicted targets.
         """
+        check_is_fitted(self)
         if is_dask(X):
             return self._lazy("predict", X, self._output_shape(), self._dtype)
         return self._values(X)

@@ -17,7 +17,6 @@ from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from sklearn_deq._compat import (
@@ -59,7 +58,7 @@ from sklearn_deq.estimators._ridge_problem import (
     best_index,
     ravel_single,
 )
-from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals
+from sklearn_deq.estimators._ridge_targets import ALL_WEIGHTS_ZERO, Coding, LabelTotals
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
 from sklearn_deq.linear import SCALINGS, as_good_as, ridge_fit
@@ -189,6 +188,12 @@ class KernelRidgeCV(FeatureRidge):
 
     def _training_rows(self, X: Any, y: Any, sample_weight: Any) -> Rows | DaskRows:
         """Rows of X in the working dtype; the kernel projects on the sphere."""
+        shape = getattr(y, "shape", ())
+        if is_classifier(self) and len(shape) == 2 and shape[1] > 1:
+            raise ValueError(
+                f"y has {shape[1]} columns, where one label per sample is needed; for "
+                "several there is sklearn.multioutput.MultiOutputClassifier."
+            )
         return rows_of(
             self,
             X,
@@ -327,7 +332,7 @@ class KernelRidgeCV(FeatureRidge):
         if weight is None:
             return
         if not weight.any():
-            raise ValueError("sample_weight must not be zero for all samples.")
+            raise ValueError(ALL_WEIGHTS_ZERO)
         positive = (weight > 0).sum()
         if positive < 2:
             raise ValueError("Only 1 sample has a positive sample_weight: give 2.")
@@ -477,7 +482,6 @@ class KernelRidgeCV(FeatureRidge):
 
     def _values(self, X: Any) -> np.ndarray:
         """Values of the ridge regression at new samples: the mean of its members'."""
-        check_is_fitted(self)
         prepare = partial(cast, dtype=self._made_with["dtype"])
         rows: Any = rows_of(self, X, prepare, reset=False)
         values = np.empty((len(rows), *self._output_shape()), self._dtype)
@@ -496,14 +500,14 @@ class KernelRidgeCV(FeatureRidge):
 
     def _lazy(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         """Apply a method to a dask array, block by block."""
-        check_is_fitted(self)
         check_columns(self, X, reset=False)
         return lazy_rows(self, method, X, shape[0] if shape else None, dtype)
 
     def _member_values(self, X: np.ndarray, member: dict[str, Any]) -> np.ndarray:
         """Values of one kernel's regression, in blocks of rows."""
         if "coef" in member:
-            return member_values(self.scalings_, X, member)
+            followed = {name: getattr(self, name) for name in self._followed}
+            return member_values(self.scalings_, X, member, **followed)
         scaling = self.scalings_.get(member["params"].get("scale", ""))
         X, X_fit = scaled(scaling, X), scaled(scaling, self.X_fit_)
         values = np.empty((len(X), *member["dual_coef"].shape[1:]))
