@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
 
 from sklearn_deq import Activation
 from sklearn_deq.exceptions import SolverWarning
@@ -240,7 +241,14 @@ def test_bad_arguments():
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(math.tanh, "np.tanh, not math.tanh"), (lambda x: 1.0, "returns shape")],
+    [
+        (math.tanh, "np.tanh, not math.tanh"),
+        (torch.tanh, "torch_function of an Activation"),
+        (lambda x: 1.0, "returns shape"),
+        (lambda x: x - x.mean(), "each element by itself"),
+        (softmax, "by itself"),
+        (lambda x: x / np.linalg.norm(x, axis=0), "by itself"),
+    ],
 )
 def test_functions_must_be_elementwise(function, message):
     with pytest.raises(ValueError, match=message):

@@ -12,6 +12,8 @@ from sklearn_deq.exceptions import SolverWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.theory import (
     ACTIVATIONS,
+    _equilibrium_kernel,
+    _power_series,
     equilibrium_kernel,
     equilibrium_moments,
     equilibrium_variance,
@@ -298,3 +300,16 @@ def test_the_steepest_slope_may_lie_far_out():
     for growing in (lambda u: u * np.log1p(abs(u)), lambda u: np.abs(u) ** 1.1):
         with pytest.raises(ValueError, match="faster than linearly"):
             lipschitz_constant(Activation(growing))
+
+
+def test_equations_that_are_not_solved_are_spoken_of(monkeypatch):
+    """No input is known that needs so many steps; with one step none suffices."""
+    kernel = equilibrium_kernel(equilibrium_moments("tanh", 0.5, 0.5))
+    state = kernel.states(np.array([1.0]))
+    monkeypatch.setattr(_equilibrium_kernel, "_MAX_STEPS", 1)
+    with pytest.warns(SolverWarning, match="not solved in 1 steps"):
+        kernel.entries(state, state, np.array([0.3]))
+    monkeypatch.undo()
+    monkeypatch.setattr(_power_series, "_MAX_STEPS", 1)
+    with pytest.warns(SolverWarning, match="not found in 1 steps"):
+        solve_match(equilibrium_moments("erf", 0.4, 0.6), architecture="hermite")

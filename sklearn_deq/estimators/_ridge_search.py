@@ -188,7 +188,7 @@ class KernelRidgeCV(FeatureRidge):
 
     def _training_rows(self, X: Any, y: Any, sample_weight: Any) -> Rows | DaskRows:
         """Rows of X in the working dtype; the kernel projects on the sphere."""
-        shape = getattr(y, "shape", ())
+        shape: tuple[int, ...] = getattr(y, "shape", ())
         if is_classifier(self) and len(shape) == 2 and shape[1] > 1:
             raise ValueError(
                 f"y has {shape[1]} columns, where one label per sample is needed; for "

@@ -98,15 +98,19 @@ class Activation:
 
 
 def _check_elementwise(function: ArrayFunction, field: str) -> None:
-    """Raise a ValueError unless an array gives an array of numbers of its shape."""
+    """Raise a ValueError unless an array gives a number for each element of its own."""
     points = np.array([[-1.5, -0.25], [0.5, 2.0]])
+    other = points.copy()
+    other[0, 0] = 1.0
     advice = (
         f"{field} must take a NumPy array and return one number for each element (say "
-        "np.tanh, not math.tanh; np.full_like(x, 1.0), not 1.0)"
+        "np.tanh, not math.tanh; np.full_like(x, 1.0), not 1.0; one of torch is the "
+        "torch_function of an Activation)"
     )
     try:
         with np.errstate(all="ignore"):
             values = np.asarray(function(points), dtype=float)
+            moved = np.asarray(function(other), dtype=float)
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"{advice}; {function!r} fails on one: {error}. np.vectorize makes an "
@@ -116,6 +120,12 @@ def _check_elementwise(function: ArrayFunction, field: str) -> None:
         raise ValueError(
             f"{advice}; {function!r} returns shape {values.shape} for an array of "
             f"shape {points.shape}."
+        )
+    # A layer made for a kernel may treat elements differently, but each by itself.
+    if not np.array_equal(moved.flat[1:], values.flat[1:], equal_nan=True):
+        raise ValueError(
+            f"{field} must treat each element by itself, but {function!r} gives other "
+            "values for the rest of an array where one element is another."
         )
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._equations import bend_gap, share_of_kernel
 from sklearn_deq.theory._equilibrium import (
@@ -18,7 +16,7 @@ from sklearn_deq.theory._equilibrium import (
     check_kernel,
     equilibrium_moments,
 )
-from sklearn_deq.theory._matching import check_sees_input, check_tolerance, solve_match
+from sklearn_deq.theory._matching import check_sees_input, check_tolerance, find_match
 
 # τ²A/v of a clip falls from 1 to this as its knee goes to 0.
 _HARD_TANH = 2.0 / math.pi
@@ -181,9 +179,7 @@ def _searched(
     quantities: dict[str, float],
 ) -> DepthResult:
     """More than one layer: as many as the shallowest network found has."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MatchWarning)
-        match = solve_match(moments, kernel=kernel, tol=tol)
+    match, _ = find_match(moments, kernel=kernel, tol=tol)
     quantities = {**quantities, "residual": match.residual}
     if match.converged:
         reason = (

@@ -158,8 +158,8 @@ class Problem:
         if self.equal_norms:
             return f"{reason}, norms being equal"
         return (
-            f"{reason} in equations for high-dimensional data; with norms= "
-            "given, architecture='hermite' has the kernel itself"
+            f"{reason} in equations for high-dimensional data; made for norms "
+            "(norms= of solve_match), architecture='hermite' has the kernel itself"
         )
 
     def distance(self, candidate: Candidate) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.theory._closed_forms import HomogeneousDual
 from sklearn_deq.theory._duals import DualFunction, dual_function
 from sklearn_deq.theory._equilibrium import (
@@ -223,6 +224,13 @@ def solve_covariance(
         # Newton doubles the digits: of the variance, where φ oscillates.
         if change <= 1e-11:
             break
+    else:
+        if recurrent_variance > 0:
+            warn_of_solver(
+                f"An equation of the kernel is not solved in {_MAX_STEPS} steps (the "
+                f"last is {float(change):.0e} of the variance): its entries are not "
+                "accurate. Lower recurrent_variance."
+            )
     return covariance
 
 

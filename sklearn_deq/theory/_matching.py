@@ -66,14 +66,14 @@ def solve_match(
         every layer trained.
     architecture : str, default="auto"
         A key of `ARCHITECTURES`: "hard_tanh" (one hidden layer), "leaky_relu" (two),
-        "piecewise_linear" or "rounded" (as few of one or two as meet the target); or
-        "hermite", one hidden layer made for this kernel: exact where all samples have
-        one norm, and for uncentred positively homogeneous activations. "auto" takes
-        the shallowest whose residual is within tol, else the best. With norms given
-        that is "hermite", unless its residual is over tol, or that of nearly parallel
-        samples over 1e-3, and the kernel of a network that solves the equations is
-        closer at these norms. Where the four equations do
-        not hold (bias, or no centring), "hermite".
+        "piecewise_linear" (as few of one or two as meet the target) or "rounded" (up to
+        three); or "hermite", one hidden layer made for this kernel: exact where all
+        samples have one norm, and for uncentred positively homogeneous activations.
+        "auto" takes the shallowest whose residual is within tol, else the best. With
+        norms given that is "hermite", unless its residual is over tol, or that of
+        nearly parallel samples over 1e-3, and the kernel of a network that solves the
+        equations is closer at these norms. Where the four equations do not hold (bias,
+        or no centring), "hermite".
     tol : float, default=1e-6
         Largest residual that counts as converged.
     multipliers : bool, default=True
@@ -130,6 +130,31 @@ def solve_match(
     >>> match.depth, round(match.multipliers[0], 4), match.multipliers[1]
     (1, 0.9432, 1.0)
     """
+    result, messages = find_match(
+        moments,
+        kernel=kernel,
+        architecture=architecture,
+        tol=tol,
+        multipliers=multipliers,
+        norms=norms,
+        trainable=trainable,
+    )
+    for message in messages:
+        warn(message, MatchWarning)
+    return result
+
+
+def find_match(
+    moments: EquilibriumMoments,
+    *,
+    kernel: str = "ck",
+    architecture: str = "auto",
+    tol: float = 1e-6,
+    multipliers: bool = True,
+    norms: tuple[float, float] | None = None,
+    trainable: str = "all",
+) -> tuple[MatchResult, list[str]]:
+    """Return what `solve_match` does, and what it warns of."""
     check_kernel(kernel)
     _check_settings(moments, tol)
     names = (*ARCHITECTURES, "hermite")
@@ -157,19 +182,12 @@ def solve_match(
         else:
             result = problem.shallowest([architecture])
         if result.architecture != "hermite":
-            if not result.converged:
-                _warn(problem, architecture, result)
-            # Kernels of two networks that are homogeneous but for offsets grow alike.
-            alike = result.architecture == "leaky_relu" and (
-                homogeneous_slopes(moments.activation) is not None
-            )
-            if norms is not None and not alike:
-                _warn_of_size(moments.tau0, norms)
-            return result
+            return result, _messages(problem, architecture, result, norms)
     bound = max(tol, _CLOSE) if architecture == "auto" else tol
     if result.residual > bound or result.residual_parallel > _APART:
-        _warn_of(result, kernel, tol, _hermite_advice(moments, kernel, norms))
-    return result
+        advice = _hermite_advice(moments, kernel, norms)
+        return result, [_say_far(result, kernel, tol, advice)]
+    return result, []
 
 
 def _match_auto(
@@ -243,17 +261,16 @@ def off_size(tau0: float, low: float, high: float) -> bool:
     return bool(tau0 * (1.0 + _OFF_SIZE) < low or tau0 > high * (1.0 + _OFF_SIZE))
 
 
-def _warn_of_size(tau0: float, norms: tuple[float, float]) -> None:
-    if off_size(tau0, *norms):
-        warn(
-            f"The four equations are solved for data of size tau0={tau0:.3g}, but "
-            f"norms are from {norms[0]:.3g} to {norms[1]:.3g}: the network's kernel on "
-            "such rows may be far from the DEQ's, whatever the residual. Scale the "
-            "rows to tau0, or match a DEQ for data of their size (tau0=None in an "
-            "estimator, else tau0= of equilibrium_moments), or set "
-            "architecture='hermite', which is made for their norms.",
-            MatchWarning,
-        )
+def _say_off_size(tau0: float, norms: tuple[float, float]) -> str:
+    """What equations that are solved for data of another size are worth."""
+    return (
+        f"The four equations are solved for data of size tau0={tau0:.3g}, but norms "
+        f"are from {norms[0]:.3g} to {norms[1]:.3g}: the network's kernel on such rows "
+        "may be far from the DEQ's, whatever the residual. Scale the rows to tau0, or "
+        "match a DEQ for data of their size (tau0=None in an estimator, else tau0= of "
+        "equilibrium_moments), or set architecture='hermite', which is made for their "
+        "norms."
+    )
 
 
 def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> str:
@@ -315,8 +332,9 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         raise ValueError(
             "The four matching equations hold for centred activations without bias: "
             f"got center={moments.center}, bias_variance={moments.bias_variance:.4g}. "
-            "Set center=True and bias_variance=0, or architecture='hermite' with "
-            "norms= of the data, for which it is made, exactly if they are equal."
+            "Set center=True and bias_variance=0, or architecture='hermite', which is "
+            "made for the norms of the data (norms= of solve_match), exactly if they "
+            "are equal."
         )
     if kernel != "ck" and trainable == "readout":
         raise ValueError(
@@ -325,7 +343,29 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         )
 
 
-def _warn(problem: Problem, architecture: str, result: MatchResult) -> None:
+def _messages(
+    problem: Problem,
+    architecture: str,
+    result: MatchResult,
+    norms: tuple[float, float] | None,
+) -> list[str]:
+    """What there is to warn of where equations were solved."""
+    messages = []
+    if not result.converged:
+        advice = _advice(problem, architecture, result)
+        messages.append(_say_far(result, problem.kernel, problem.tol, advice))
+    # Kernels of two networks that are homogeneous but for offsets grow alike.
+    alike = result.architecture == "leaky_relu" and (
+        homogeneous_slopes(problem.moments.activation) is not None
+    )
+    tau0 = problem.moments.tau0
+    if norms is not None and not alike and off_size(tau0, *norms):
+        messages.append(_say_off_size(tau0, norms))
+    return messages
+
+
+def _advice(problem: Problem, architecture: str, result: MatchResult) -> str:
+    """What solves the equations better."""
     advice = "no architecture of this release meets this target"
     if architecture != "auto":
         other = problem.shallowest(list(ARCHITECTURES))
@@ -334,12 +374,13 @@ def _warn(problem: Problem, architecture: str, result: MatchResult) -> None:
         else:
             advice = "no other architecture solves the equations better"
     advice += (
-        "; architecture='hermite' with norms= of the data has the kernel itself; a "
-        "smaller recurrent_variance makes matching easier"
+        "; architecture='hermite', made for the norms of the data (norms= of "
+        "solve_match), has the kernel itself; a smaller recurrent_variance makes "
+        "matching easier"
     )
     if problem.kernel != "ck":
         advice += ", as kernel='ck' does"
-    _warn_of(result, problem.kernel, problem.tol, advice)
+    return advice
 
 
 def _hermite_advice(
@@ -362,7 +403,8 @@ def _hermite_advice(
     return f"the series of {which} ends too early{less}"
 
 
-def _warn_of(result: MatchResult, kernel: str, tol: float, advice: str) -> None:
+def _say_far(result: MatchResult, kernel: str, tol: float, advice: str) -> str:
+    """How far the network's kernel is from the DEQ's, and what to do."""
     bound = ""
     if result.distance:
         bound = f", which cannot be below {result.distance:.1e}"
@@ -371,9 +413,8 @@ def _warn_of(result: MatchResult, kernel: str, tol: float, advice: str) -> None:
             f", and to {result.residual_parallel:.1e} for nearly parallel samples of "
             "different norms"
         )
-    warn(
+    return (
         f"The explicit network's kernel matches the DEQ's only to a relative residual "
         f"of {result.residual:.1e}{bound} (architecture={result.architecture!r}, "
-        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}.",
-        MatchWarning,
+        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}."
     )

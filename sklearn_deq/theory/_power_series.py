@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._closed_forms import HomogeneousDual
 from sklearn_deq.theory._equilibrium import EquilibriumMoments, equilibrium_variance
@@ -144,8 +145,15 @@ def kernel_on_disc(
         size = np.abs(rho)
         rho = np.where(size > 1.0, rho / np.maximum(size, 1.0), rho)
         # Newton doubles the digits: after a step of 1e-8 the next is rounding.
-        if step >= plain and np.abs(change).max() <= 1e-8:
+        last = float(np.abs(change).max())
+        if step >= plain and last <= 1e-8:
             break
+    else:
+        warn_of_solver(
+            f"The cosines at equilibrium are not found in {_MAX_STEPS} steps (the last "
+            f"is {last:.0e}): a Hermite layer may not have the kernel. Lower "
+            "recurrent_variance."
+        )
     value, slope = dual(rho)
     return np.asarray(trained(moments, kernel, value + shift, slope, drive)), rho
 
