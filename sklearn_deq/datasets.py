@@ -63,7 +63,7 @@ def make_gaussian_mixture(
     return_statistics: bool = False,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Draw the high-dimensional Gaussian mixture of the paper.
+    """Draw a high-dimensional Gaussian mixture of the paper's kind.
 
     Class a has the mean ``mean_scale · e_{8a}`` and the covariance
     ``(1 + covariance_scale · a/√p) I``; classes are equally large up to one sample.

@@ -100,6 +100,11 @@ def test_seeds_are_added_to_what_was_published(tmp_path):
         assert [row["seeds"] for row in table[len(before) :]] == [seeds] * len(before)
         assert about["runs of rows"] == [1] * len(before) + [0] * len(before)
         assert about["earlier runs"] == [first]
+        # The first run's four seeds count, and the second's of the other width.
+        assert about["cells"]["there"] == (4 + seeds) * len(before)
+        assert sum(about["cells"].values()) == sum(first["cells"].values())
+        assert about["cells of this run"]["there"] == 2 * seeds * len(before)
+        assert about["seeds"] == first["seeds"]
     assert (page / "accuracy-digits.png").read_bytes() != figure
     # More seeds of the first.
     table, about = publish("third", width=(32,), seed=range(5))

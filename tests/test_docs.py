@@ -1,10 +1,12 @@
 """The Python blocks of the README and of the site run, page by page, in order."""
 
+import csv
 import doctest
 import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +41,20 @@ def test_python_blocks_print_what_is_said(page, tmp_path, monkeypatch, capsys):
         values = (map(float, re.findall(number, text)) for text in (found, expected))
         for one, other in zip(*values, strict=True):
             assert one == pytest.approx(other, rel=0.1)
+
+
+def test_accuracies_of_the_readme_are_those_of_the_table():
+    with (ROOT / "docs" / "small_data.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(
+        r"on (\d+) UCI sets its mean accuracy is ([\d.]+) %, that of an NTK machine "
+        r"([\d.]+) % and of a forest ([\d.]+) %",
+        text,
+    )
+    columns = ("DEQ kernel ridge", "NTK, SVM, published", "random forest")
+    means = [np.mean([float(row[name]) for row in rows]) for name in columns]
+    assert said.groups() == (str(len(rows)), *(f"{mean:.1f}" for mean in means))
 
 
 @pytest.mark.slow

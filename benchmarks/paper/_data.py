@@ -13,7 +13,7 @@ Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def mixture(n_features: int, seed: int, n_samples: int | None = None) -> np.ndarray:
-    """Rows of the paper's mixture: means 8 e_a, covariances (1 + 8a/√p) I."""
+    """Rows of the paper's mixture: means 8 e_{8a}, covariances (1 + 8a/√p) I."""
     return labelled_mixture(n_features, seed, n_samples)[0]
 
 

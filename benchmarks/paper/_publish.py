@@ -35,6 +35,7 @@ def publish(
     rows, places = joined(before, done["summary"], experiment.settings)
     if experiment.draw and any(place is not None for place in places):
         about = {**about, **origins(found, places)}
+        about |= _together(about, done["summary"], rows)
         write_csv(table, rows)
         experiment.draw(rows, drawing)
     else:
@@ -66,6 +67,19 @@ def joined(
 
 def _values(row: Row, names: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
+
+
+def _together(about: About, own: list[Row], rows: list[Row]) -> About:
+    """Cells and seeds of a joined table; those of the present run beside them."""
+    runs = [about, *about["earlier runs"]]
+    seeds = sorted(set().union(*(run["seeds"] for run in runs)))
+    there, missing = about["cells"]["there"], about["cells"]["missing"]
+    found: About = {"seeds": seeds, "cells of this run": about["cells"]}
+    # Where every cell is a seed of one row.
+    if there == sum(row.get("seeds", 0) for row in own):
+        joint = sum(row["seeds"] for row in rows)
+        found["cells"] = {"there": joint, "missing": there + missing - joint}
+    return found
 
 
 def origins(found: About, places: list[int | None]) -> About:

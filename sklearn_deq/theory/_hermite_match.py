@@ -41,7 +41,9 @@ class HermiteMatch:
     layer : ExplicitLayer
         The one hidden layer.
     target, achieved : dict of str to float
-        The two kernels at three cosines, at one norm of the data.
+        The two kernels at three cosines, of samples of norm `shown`.
+    shown : float
+        τ0, or what of the norms is nearest to it.
     residual : float
         max |f − f̂|/√(K_ii K_jj) over cosines and, if they vary, pairs of norms; of
         different norms over cosines up to 0.95.
@@ -52,6 +54,7 @@ class HermiteMatch:
     layer: ExplicitLayer
     target: dict[str, float]
     achieved: dict[str, float]
+    shown: float
     residual: float
     residual_parallel: float
 
@@ -88,14 +91,15 @@ def match_hermite(
     pairs = _norm_pairs(low, high)
     found = _made(function, rate, pairs, _COSINES)
     exact = equilibrium_kernel(moments, kernel)
-    shown = np.array(list(_SHOWN.values()))
-    r = float(np.sqrt(low * high))
-    target = _entries(exact, [(r, r)], shown)[0]
-    achieved = _made(function, rate, [(r, r)], shown)[0]
+    cosines = np.array(list(_SHOWN.values()))
+    r = float(np.clip(moments.tau0, low, high))
+    target = _entries(exact, [(r, r)], cosines)[0]
+    achieved = _made(function, rate, [(r, r)], cosines)[0]
     return HermiteMatch(
         layer,
         dict(zip(_SHOWN, map(float, target), strict=True)),
         dict(zip(_SHOWN, map(float, achieved), strict=True)),
+        r,
         *_largest_errors(found, exact, pairs),
     )
 

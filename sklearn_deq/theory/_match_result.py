@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from sklearn_deq.theory._explicit import ExplicitLayer
 
+# Of the largest number, what counts as 0 where numbers are printed.
+_ROUNDING = 1e-14
+
 
 @dataclass(frozen=True)
 class MatchResult:
@@ -79,8 +82,13 @@ class MatchResult:
         if self.multipliers is not None:
             rates = ", ".join(f"{value:.6g}" for value in self.multipliers)
             lines.append(f"  learning-rate multipliers, readout last: {rates}")
+        least = _ROUNDING * max(map(abs, self.target.values()))
+
+        def shown(value: float) -> str:
+            return f"{value if abs(value) > least else 0.0: .9g}"
+
         lines += [
-            f"  {name:<7} target {value: .9g}  achieved {self.achieved[name]: .9g}"
+            f"  {name:<7} target {shown(value)}  achieved {shown(self.achieved[name])}"
             for name, value in self.target.items()
         ]
         return "\n".join(lines)

@@ -232,7 +232,8 @@ def _match_hermite(
         residual=found.residual,
         residual_parallel=found.residual_parallel,
         converged=found.residual <= tol,
-        reason=f"one hidden layer made for this kernel, {_which(moments, norms)}",
+        reason="one hidden layer made for this kernel, "
+        + _which(moments, norms, found.shown),
         multipliers=(0.0, 1.0) if frozen else None,
         norms=None
         if is_homogeneous(moments)
@@ -273,14 +274,17 @@ def _say_off_size(tau0: float, norms: tuple[float, float]) -> str:
     )
 
 
-def _which(moments: EquilibriumMoments, norms: tuple[float, float] | None) -> str:
-    """For which norms a Hermite layer is made."""
+def _which(
+    moments: EquilibriumMoments, norms: tuple[float, float] | None, shown: float
+) -> str:
+    """For which norms a Hermite layer is made, and of which its kernel is shown."""
+    where = f" (K is that at norm {shown:.3g})"
     if is_homogeneous(moments):
-        return "at any norms"
+        return "at any norms" + where
     low, high = norms or (moments.tau0, moments.tau0)
     if high - low <= _NEARLY_EQUAL * high:
         return f"at norms of {high:.3g}"
-    return f"at norms from {low:.3g} to {high:.3g}"
+    return f"at norms from {low:.3g} to {high:.3g}{where}"
 
 
 def _check_settings(moments: EquilibriumMoments, tol: float) -> None:
