@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_deq import DEQKernelTransformer
+from sklearn_deq import Activation, DEQKernelTransformer
 from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel
 from sklearn_deq.linear import nystroem_map
@@ -214,3 +214,25 @@ def test_rounding_of_norms_changes_no_feature(X, dtype):
     features = model.fit_transform(X.astype(dtype)).astype(float)
     K = deq_kernel(X, normalize=True)
     assert relative_error(features @ features.T, K) < 0.05
+
+
+def _steep_in_between(x):
+    return 2.0 * np.sign(x) * np.clip(np.abs(x) - 1.5, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("approximation", APPROXIMATIONS)
+def test_settings_that_are_unstable_between_the_extremes_are_refused(approximation):
+    """By fit, not by transform of the row in question."""
+    X = np.sqrt(np.array([0.05, 2.5, 400.0]))[:, None] * np.ones((1, 4))
+    model = DEQKernelTransformer(
+        n_components=2,
+        approximation=approximation,
+        activation=Activation(_steep_in_between, kinks=(-2.5, -1.5, 1.5, 2.5)),
+        recurrent_variance=1.1,
+        input_variance=1.0,
+        center=False,
+        tau0=1.0,
+        random_state=0,
+    )
+    with pytest.raises(ValueError, match="Unstable DEQ"):
+        model.fit(X)

@@ -37,6 +37,8 @@ from sklearn_deq.linear import nystroem_map
 from sklearn_deq.nn import draw_weights, explicit_features, layer_activations
 from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
 
+# Sizes between the least and the largest for which a setting is checked.
+_BETWEEN = 33
 # What fits of one mode leave and those of another do not overwrite.
 _OF_A_MODE = ("X_fit_", "component_indices_", "normalization_", "weights_", "match_")
 
@@ -69,6 +71,12 @@ class Sizes:
         positive = s[s > 0] if s.any() else s
         extremes = np.array([s.min(), s.max(), positive.min()])
         return cls(float(s.mean()), len(s), extremes, block.X.dtype)
+
+    def spread(self) -> np.ndarray:
+        """The extremes and sizes between, where a DEQ may be unstable, too."""
+        low, high = self.extremes[2], self.extremes[1]
+        between = np.geomspace(low, high, _BETWEEN) if low > 0 else self.extremes
+        return np.concatenate([self.extremes, between])
 
     def __add__(self, other: Sizes) -> Sizes:
         """Measures of the rows of both."""
@@ -249,7 +257,7 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
                 return self
             rows = self._rows(X, reset=True)
             sizes = rows.total(Sizes.of)
-            moments = self._solve_for(sizes.extremes, sizes.mean, sizes.dtype)
+            moments = self._solve_for(sizes.spread(), sizes.mean, sizes.dtype)
             if self.approximation == "nystroem":
                 self._fit_nystroem(rows, n_components)
             else:

@@ -67,15 +67,8 @@ def gram(
     X = check_samples(X)
     out_dtype = output_dtype(X, dtype)
     place = resolve_device(device)
-    left = right = Samples.build(X, normalize)
-    if Y is not None:
-        Y = check_samples(Y, "Y")
-        if Y.shape[1] != X.shape[1]:
-            raise ValueError(
-                f"X and Y must have the same number of features, got {X.shape[1]} "
-                f"and {Y.shape[1]}."
-            )
-        right = Samples.build(Y, normalize)
+    left = Samples.build(X, normalize)
+    right = left if Y is None else Samples.build(_check_other(Y, X), normalize)
     shape = len(left.squares), len(right.squares)
     # A leading axis of outputs, if the kernel has one.
     out_shape = (*kernel.diagonal(left.squares[:1]).shape[:-1], *shape)
@@ -104,6 +97,17 @@ def gram(
         each = np.arange(shape[0])
         out[..., each, each] = diagonal
     return out
+
+
+def _check_other(Y: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Return Y as a float array with the features of X, or raise a ValueError."""
+    Y = check_samples(Y, "Y")
+    if Y.shape[1] != X.shape[1]:
+        raise ValueError(
+            f"X and Y must have the same number of features, got {X.shape[1]} and "
+            f"{Y.shape[1]}."
+        )
+    return Y
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -33,6 +34,8 @@ Array = Any
 
 # Newton steps at most; a handful is usual.
 _MAX_STEPS = 200
+# Below this a step that is no smaller than the last one is rounding.
+_STALLED = 1e-8
 
 
 def equilibrium_kernel(
@@ -215,22 +218,26 @@ def solve_covariance(
     """
     xp = array_namespace(drive)
     covariance = xp.clip(drive, -limit, limit)
-    for _ in range(_MAX_STEPS if recurrent_variance > 0 else 0):
+    if recurrent_variance == 0:
+        return covariance
+    change = math.inf
+    for _ in range(_MAX_STEPS):
         gap = recurrent_variance * dual(covariance) + drive - covariance
         step = gap / (1.0 - recurrent_variance * dual(covariance, derivative=True))
         new = xp.clip(covariance + step, -limit, limit)
-        change = xp.max(xp.abs(new - covariance) / xp.clip(limit, min=1e-200))
+        last = change
+        change = float(xp.max(xp.abs(new - covariance) / xp.clip(limit, min=1e-200)))
         covariance = new
-        # Newton doubles the digits: of the variance, where φ oscillates.
-        if change <= 1e-11:
+        # Newton doubles the digits: of the variance, where φ oscillates. Where duals
+        # have a kink, at ρ = ±1, rounding of ρ keeps it from that.
+        if change <= 1e-11 or 0.5 * last < change <= _STALLED:
             break
     else:
-        if recurrent_variance > 0:
-            warn_of_solver(
-                f"An equation of the kernel is not solved in {_MAX_STEPS} steps (the "
-                f"last is {float(change):.0e} of the variance): its entries are not "
-                "accurate. Lower recurrent_variance."
-            )
+        warn_of_solver(
+            f"An equation of the kernel is not solved in {_MAX_STEPS} steps (the last "
+            f"is {change:.0e} of the variance): its entries are not accurate. Lower "
+            "recurrent_variance."
+        )
     return covariance
 
 
