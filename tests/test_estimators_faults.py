@@ -1,5 +1,6 @@
 """Faults injected into training, and random settings: a result, or a clear error."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -53,6 +54,33 @@ class Scale(Callback):
         if training and self.seen_ in self.updates:
             with torch.no_grad():
                 net.module_.body.recurrent_weight.mul_(self.factor)
+
+
+def leaks(x):
+    """A leaky ReLU whose kink nobody is told of."""
+    return np.maximum(x, 0.3 * x)
+
+
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("Network", NETWORKS)
+def test_a_kink_that_is_not_declared_is_said_as_scikit_learn_says_it(
+    iris, Network, trainable
+):
+    """Copies, which make tables anew, have nothing new to say."""
+    X, y = iris
+    settings = {"activation": leaks, "trainable": trainable}
+    if Network in NETWORKS[2:]:
+        settings["architecture"] = "leaky_relu"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = Network(**SMALL, **settings).fit(X, y)
+    assert {item.category for item in caught} == {ConvergenceWarning}
+    said = {str(item.message)[:18] for item in caught}
+    expected = {"Moments of leaks a"}
+    if Network in NETWORKS[:2]:
+        expected.add("The table of leaks")
+    assert said == expected
+    assert_array_equal(copy.deepcopy(model).predict(X), model.predict(X))
 
 
 class Poison(Callback):

@@ -18,7 +18,7 @@ from skorch.dataset import Dataset
 from torch import nn
 
 from sklearn_deq._compat import Interval, StrOptions
-from sklearn_deq._warnings import warn
+from sklearn_deq._warnings import solver_warnings, warn
 from sklearn_deq.estimators._base import (
     TARGET_HEADROOM,
     DEQParameters,
@@ -178,7 +178,9 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self._warn_of_small_features()
             if in_batches:
                 self._forget_norms(moments)
-            self._start(X, moments, device)
+            # A table of the activation, or the moments of a layer, may be poor.
+            with self._solver_warnings_as_sklearn():
+                self._start(X, moments, device)
         return X, targets
 
     def _refuse_another_structure(self) -> None:
@@ -482,8 +484,10 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             return
         device = device_at_hand(saved["device"])
         dtype = getattr(torch, saved["dtype"])
-        # The weights drawn here, with a generator of their own, are written over.
-        self._body = self._build_body(dtype, device, torch.Generator())
+        # The weights drawn here, with a generator of their own, are written over; of a
+        # poor table of the activation `fit` has warned.
+        with solver_warnings():
+            self._body = self._build_body(dtype, device, torch.Generator())
         self._body.load_state_dict(to_tensors(saved["body"]))
         self._generator = restore_generator(saved["generator"])
         if "progress" in saved:
