@@ -305,6 +305,9 @@ def test_partial_fit_knows_classes_to_come(iris):
     model = DEQClassifier(**SMALL).partial_fit(X[:60], y[:60], classes=[0, 1, 2])
     assert model.predict_proba(X).shape == (150, 3)
     model.partial_fit(X[60:], y[60:])
+    model.partial_fit(X[60:], y[60:], classes=[2, 0, 1])
+    with pytest.raises(ValueError, match=r"classes is \[0, 1\], but was \[0, 1, 2\]"):
+        model.partial_fit(X[:60], y[:60], classes=[0, 1])
     with pytest.raises(ValueError, match=r"not seen before: \[5\]"):
         model.partial_fit(X[:2], [0, 5])
     with pytest.raises(ValueError, match="lacks values of y"):

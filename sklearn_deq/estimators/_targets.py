@@ -82,9 +82,15 @@ class NetworkClassifierMixin:
             )
         if several:
             return self._set_labels(y, going_on, classes)
+        known = None if classes is None else LabelEncoder().fit(classes).classes_
         if not going_on:
             self.classes_: np.ndarray = (
-                LabelEncoder().fit(y if classes is None else classes).classes_
+                LabelEncoder().fit(y).classes_ if known is None else known
+            )
+        elif known is not None and not np.array_equal(known, self.classes_):
+            raise ValueError(
+                f"classes is {known.tolist()}, but was {self.classes_.tolist()} when "
+                "training began: leave it out, or give the same."
             )
         unknown = np.setdiff1d(y, self.classes_).tolist()
         if unknown and going_on:
@@ -284,7 +290,8 @@ class NetworkClassifierMixin:
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels.
         classes : array-like of shape (n_classes,), default=None
-            All labels that later calls may bring; needed at the first call only.
+            All labels that later calls may bring; needed at the first call only, and
+            the same in others.
 
         Returns
         -------
