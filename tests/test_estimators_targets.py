@@ -213,6 +213,19 @@ def test_batches_may_lack_classes_that_have_weights(iris):
         assert np.isfinite(model.predict_proba(X)).all()
 
 
+@pytest.mark.parametrize("trainable", ["all", "readout"])
+@pytest.mark.parametrize("Classifier", CLASSIFIERS)
+def test_weights_of_labels_that_are_not_there_count_for_nothing(
+    iris, Classifier, trainable
+):
+    """A split may lack a rare class; scikit-learn's classifiers take that."""
+    X, y = iris[0][:100], iris[1][:100]
+    model = Classifier(**SMALL, trainable=trainable, class_weight={0: 1.0, 1: 5.0})
+    expected = model.fit(X, y).predict_proba(X)
+    model.set_params(class_weight={0: 1.0, 1: 5.0, 2: 50.0, "else": 7.0})
+    assert_array_equal(model.fit(X, y).predict_proba(X), expected)
+
+
 def test_common_factors_of_class_weights_may_be_huge(iris):
     model = DEQClassifier(width=16, trainable="readout", random_state=0)
     expected = model.fit(*iris).predict_proba(iris[0])

@@ -192,10 +192,15 @@ class NetworkClassifierMixin:
         if not isinstance(self.class_weight, dict):
             return self.class_weight
         codes = {label: code for code, label in enumerate(self.classes_.tolist())}
-        unknown = [label for label in self.class_weight if label not in codes]
-        if unknown:
-            raise ValueError(f"class_weight has labels that y lacks: {unknown}.")
-        return {codes[label]: value for label, value in self.class_weight.items()}
+        weights = self.class_weight.items()
+        # Those of others may be of classes that a split of the data lacks.
+        known = {codes[label]: value for label, value in weights if label in codes}
+        if weights and not known:
+            raise ValueError(
+                "class_weight has none of the labels of y: it weighs "
+                f"{list(self.class_weight)[:5]}, y has {list(codes)[:5]}."
+            )
+        return known
 
     def _convex_readout(
         self, features: np.ndarray, targets: np.ndarray, decay: float
