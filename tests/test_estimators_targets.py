@@ -1,5 +1,7 @@
 """Several labels, several targets, and how scores, probabilities and labels agree."""
 
+import pickle
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -224,6 +226,25 @@ def test_weights_of_labels_that_are_not_there_count_for_nothing(
     expected = model.fit(X, y).predict_proba(X)
     model.set_params(class_weight={0: 1.0, 1: 5.0, 2: 50.0, "else": 7.0})
     assert_array_equal(model.fit(X, y).predict_proba(X), expected)
+
+
+def test_batches_of_one_class_have_the_weight_of_that_class(iris):
+    """Divided by the mean of their own batch, weights had no effect there."""
+    X, y = iris
+    model = DEQClassifier(width=16, class_weight={0: 1.0, 1: 100.0}, random_state=0)
+    for label in (0, 1):
+        model.partial_fit(X[y == label], y[y == label], classes=[0, 1, 2])
+        # Of the loss of a batch: the first has class 0 alone, whose factor is one.
+        assert_allclose(model.net_.criterion_.weight.numpy(), [1.0, 100.0, 1.0])
+    pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+    model.partial_fit(X, y)
+    assert_allclose(model._class_factors, [1.0, 100.0, 1.0])
+    model.set_params(class_weight=None).partial_fit(X, y)
+    assert model._class_factors is None
+    # A fit that goes on weighs by its own rows, and batches after it as it did.
+    model.set_params(class_weight={2: 4.0}, warm_start=True, max_epochs=1)
+    model.fit(X, y).partial_fit(X[:2], y[:2])
+    assert_allclose(model._class_factors, [0.5, 0.5, 2.0])
 
 
 def test_common_factors_of_class_weights_may_be_huge(iris):

@@ -291,7 +291,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         else:
             self._check_start(X)
             module = self._module(self._n_outputs())
-        self._weigh(targets)
+        # Batches are weighed alike, whatever classes each of them has.
+        self._weigh(targets, anew=anneal or not going_on)
         plan = self._make_plan(X.shape[0], device)
         earlier: dict[str, Any] = {}
         if going_on:

@@ -133,9 +133,15 @@ class NetworkClassifierMixin:
             )
         return targets
 
-    def _weigh(self, targets: np.ndarray) -> None:
-        """Set the weights of the classes in the loss, whose mean over y is one."""
+    def _weigh(self, targets: np.ndarray, *, anew: bool = True) -> None:
+        """Set the weights of the classes in the loss, whose mean over y is one.
+
+        That is these targets, or the earlier ones that were there when it was set anew:
+        a batch of one class would have factor one, whatever its weight.
+        """
         self._class_factors: np.ndarray | None = None
+        if not self._multilabel and (anew or not hasattr(self, "_class_counts")):
+            self._class_counts = np.bincount(targets, minlength=len(self.classes_))
         if self.class_weight is not None:
             by_code = self._class_weight_by_code()
             factors = np.ones(len(self.classes_))
@@ -147,8 +153,9 @@ class NetworkClassifierMixin:
                     by_code, classes=present, y=targets
                 )
             factors /= factors.max()
+            mean = np.average(factors, weights=self._class_counts)
             # A batch may have nothing but classes of weight 0.
-            self._class_factors = factors / (factors[targets].mean() or 1.0)
+            self._class_factors = factors / (mean or 1.0)
 
     def _criterion(self, dtype: torch.dtype) -> nn.Module:
         if self._multilabel:
@@ -159,7 +166,11 @@ class NetworkClassifierMixin:
 
     def _start_loss(self, targets: np.ndarray) -> float:
         """Loss of equal scores for all classes."""
-        return math.log(2 if self._multilabel else len(self.classes_))
+        if self._multilabel:
+            return math.log(2)
+        factors = self._class_factors
+        weight = 1.0 if factors is None else float(factors[targets].mean())
+        return weight * math.log(len(self.classes_))
 
     def _check_rules(self, targets: np.ndarray) -> None:
         """Refuse, before any work, weights and labels that cannot be trained on."""
@@ -293,7 +304,8 @@ class NetworkClassifierMixin:
         X : array-like of shape (n_samples, n_features)
             Samples.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels.
+            Labels. The mean by which ``class_weight`` is divided is that over the rows
+            of the first call, or of an earlier `fit`.
         classes : array-like of shape (n_classes,), default=None
             All labels that later calls may bring; needed at the first call only, and
             the same in others.
@@ -378,7 +390,7 @@ class NetworkRegressorMixin:
     def _strata(self, targets: np.ndarray) -> None:
         return None
 
-    def _weigh(self, targets: np.ndarray) -> None:
+    def _weigh(self, targets: np.ndarray, *, anew: bool = True) -> None:
         """Every sample counts alike."""
 
     def _criterion(self, dtype: torch.dtype) -> nn.Module:

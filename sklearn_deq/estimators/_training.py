@@ -113,7 +113,7 @@ class Batches:
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross-entropy with class weights relative to their mean on the training rows.
+    """Cross-entropy with class weights relative to their mean on the first rows.
 
     torch divides by the weights of the batch instead, which gives a rare class its full
     say in every batch where the others are missing.
@@ -121,7 +121,8 @@ class WeightedCrossEntropy(nn.Module):
     Parameters
     ----------
     weight : tensor of shape (n_classes,)
-        Weights of the classes, whose mean over the training rows is one.
+        Weights of the classes, whose mean over the training rows, or the first batch
+        of them, is one.
     """
 
     weight: torch.Tensor
