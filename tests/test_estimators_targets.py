@@ -131,6 +131,37 @@ def test_scores_probabilities_and_labels_agree(Classifier, trainable, n_classes)
         assert_allclose(proba, softmax(scores, axis=1), rtol=1e-9, atol=1e-12)
         assert_array_equal(model.predict(X), model.classes_[scores.argmax(axis=1)])
     assert_allclose(proba.sum(axis=1), 1.0, rtol=1e-12)
+    # Logarithms are relative to probabilities as these are to one.
+    log_proba = model.predict_log_proba(X)
+    assert_allclose(np.exp(log_proba), proba, rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["classes", "two classes", "labels", "one class"])
+def test_logarithms_of_probabilities_that_round_to_zero(iris, labels, form):
+    X, y = labels if form == "labels" else iris
+    if form in ("two classes", "one class"):
+        y = y > (0 if form == "two classes" else 2)
+    trainable = "readout" if form == "two classes" else "all"
+    model = DEQClassifier(
+        **{**SMALL, "max_epochs": 1}, trainable=trainable, dtype="float32"
+    ).fit(X, y)
+    readout = model.readout_.coef_ if form == "two classes" else None
+    if readout is None:
+        readout = model.net_.module_.readout.weight.detach().numpy()
+    readout *= np.float32(1e4)
+    scores = model._outputs(X).astype(np.float64)
+    found = model.predict_log_proba(X)
+    assert found.dtype == np.float32
+    if form == "labels":
+        expected = -np.logaddexp(0.0, -scores)
+    else:
+        if form == "two classes":
+            scores = np.hstack([np.zeros_like(scores), scores])
+        expected = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    # Of numbers in the hundreds, in float32.
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    if form != "one class":
+        assert found.min() < -150.0
 
 
 def test_a_column_of_labels_is_warned_of(labels):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from scipy.special import expit, softmax
+from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import compute_class_weight
@@ -265,14 +265,32 @@ class NetworkClassifierMixin:
             Probabilities, in the order of ``classes_``; where y has several labels,
             the probability of each.
         """
+        scores = self._class_scores(X)
+        return expit(scores) if self._multilabel else softmax(scores, axis=1)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Class log-probabilities, also of what rounds to 0 or 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        log_P : ndarray of shape (n_samples, n_classes)
+            Natural logarithms of what `predict_proba` returns.
+        """
+        scores = self._class_scores(X)
+        return log_expit(scores) if self._multilabel else log_softmax(scores, axis=1)
+
+    def _class_scores(self, X: Any) -> np.ndarray:
+        """A score for each class or label."""
         scores = self._outputs(X)
-        if self._multilabel:
-            return expit(scores)
-        if len(self.classes_) == 1:
-            return np.ones((len(scores), 1), dtype=scores.dtype)
-        if scores.shape[1] == 1:
+        if len(self.classes_) == 2 and scores.shape[1] == 1:
+            # The log-odds of the second.
             scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
-        return softmax(scores, axis=1)
+        return scores
 
     def predict(self, X: Any) -> np.ndarray:
         """Most probable classes.
