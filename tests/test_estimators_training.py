@@ -374,6 +374,30 @@ def test_bit_for_bit_whatever_the_threads_and_the_generator(iris):
     assert all(torch.equal(a, b) for a, b in weights)
 
 
+class Draws(Callback):
+    """Write a number of torch's global generator into the history of every epoch."""
+
+    def on_epoch_end(self, net, **kwargs):
+        """Draw."""
+        net.history.record("drawn", torch.rand(1, dtype=torch.float64).item())
+
+
+@pytest.mark.parametrize("Network", RATES)
+def test_draws_of_callbacks_do_not_repeat(iris, Network):
+    X, y = iris
+    model = Network(**SMALL, callbacks=[Draws()]).partial_fit(X, y)
+    copy = pickle.loads(pickle.dumps(model.partial_fit(X, y)))
+    for network in (model, copy):
+        network.partial_fit(X, y).set_params(warm_start=True).fit(X, y).fit(X, y)
+    drawn = model.net_.history[:, "drawn"]
+    assert len(set(drawn)) == len(drawn) == 9
+    # They follow from the seed, in copies, too, and a fit's as before.
+    assert copy.net_.history[:, "drawn"] == drawn
+    seed = int(np.random.RandomState(0).randint(2**31 - 1))
+    generator = torch.Generator().manual_seed(seed)
+    assert drawn[0] == torch.rand(1, generator=generator, dtype=torch.float64).item()
+
+
 def _threads(estimator=None, X=None, y=None):
     return float(torch.get_num_threads())
 

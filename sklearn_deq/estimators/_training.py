@@ -392,7 +392,8 @@ def train(
         # The guard counts what these would say of every batch.
         solver_warnings(),
     ):
-        seed = net.iterator_train__generator.initial_seed()
+        # Another for every call that goes on.
+        seed = net.iterator_train__generator.initial_seed() + len(net.history)
         # Not torch.manual_seed, which seeds every device.
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
