@@ -438,7 +438,7 @@ def test_dtype_of_results(iris, dtype):
     assert kept.predict(X.astype(dtype)).dtype == dtype
 
 
-def test_silent_unless_asked(iris, capsys):
+def test_silent_unless_asked(iris, capsys, monkeypatch):
     X, y = iris
     DEQClassifier(**SMALL).fit(X, y)
     assert capsys.readouterr() == ("", "")
@@ -448,7 +448,14 @@ def test_silent_unless_asked(iris, capsys):
     assert "train_loss=" in shown.err
     assert shown.out == ""
     DEQClassifier(**SMALL, verbose=2).fit(X, y)
-    assert "train_loss" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "train_loss" in shown.out
+    # No colours where there is no terminal, and no bar in the lines of the table.
+    assert "\x1b" not in shown.out
+    assert shown.err == ""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    DEQClassifier(**SMALL, verbose=2).fit(X, y)
+    assert "\x1b" in capsys.readouterr().out
 
 
 def test_a_fit_that_fails_leaves_nothing_to_predict_with(iris):

@@ -102,7 +102,7 @@ class DEQClassifier(
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 shows a progress bar, 2 prints a line per epoch as well.
+        1 shows a progress bar, 2 prints a line per epoch instead.
 
     Attributes
     ----------
@@ -331,7 +331,7 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 shows a progress bar, 2 prints a line per epoch as well.
+        1 shows a progress bar, 2 prints a line per epoch instead.
 
     Attributes
     ----------

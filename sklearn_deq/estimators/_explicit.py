@@ -87,7 +87,7 @@ class ExplicitEquivalentClassifier(
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 shows a progress bar, 2 prints a line per epoch as well.
+        1 shows a progress bar, 2 prints a line per epoch instead.
 
     Attributes
     ----------
@@ -297,7 +297,7 @@ class ExplicitEquivalentRegressor(
     random_state : int, RandomState instance or None, default=None
         Of weights, order of the rows and held-out rows.
     verbose : int, default=0
-        1 shows a progress bar, 2 prints a line per epoch as well.
+        1 shows a progress bar, 2 prints a line per epoch instead.
 
     Attributes
     ----------

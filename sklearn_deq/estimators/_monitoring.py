@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback, EarlyStopping, PrintLog
 from torch import nn
 from tqdm import tqdm
 
@@ -174,6 +175,31 @@ class Progress(Callback):
             row, shown = net.history[-1], ("train_loss", "valid_loss")
             self.bar_.set_postfix({k: row[k] for k in shown if k in row}, refresh=False)
             self.bar_.update()
+
+
+class EpochTable(PrintLog):
+    """A line per epoch, with colours only where a terminal shows them."""
+
+    def format_row(self, row: dict[str, Any], key: str, color: str) -> Any:
+        """Format one value of a row.
+
+        Parameters
+        ----------
+        row : dict
+            Of the history.
+        key : str
+            Which value.
+        color : str
+            What a terminal takes for a colour.
+
+        Returns
+        -------
+        object
+            The value, as a text if it is a number.
+        """
+        if not sys.stdout.isatty():
+            row = {key: row[key]}
+        return super().format_row(row, key, color)
 
 
 class SolverRecord(Callback):

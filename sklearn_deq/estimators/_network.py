@@ -312,7 +312,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             epochs,
             anneal=anneal,
             validation=validation,
-            progress_bar=type(self).__name__ if self.verbose else None,
+            # A table tells more, and a bar would stand in its lines.
+            progress_bar=type(self).__name__ if int(self.verbose) == 1 else None,
         )
 
     def _module(self, n_outputs: int) -> FeaturesReadout:

@@ -26,6 +26,7 @@ from sklearn_deq._warnings import solver_warnings
 from sklearn_deq.estimators._monitoring import (
     PATIENCE,
     Annealing,
+    EpochTable,
     HeldOutStopping,
     Progress,
     SolverRecord,
@@ -236,7 +237,7 @@ class TrainingPlan:
     holds : bool
         Whether `UpdateGuard` holds on to equilibria.
     verbose : int
-        0: silent; 1: a progress bar; 2: a line per epoch as well.
+        0: silent; 1: a progress bar; 2: a line per epoch instead.
     """
 
     optimizer: Any
@@ -312,7 +313,7 @@ def make_net(
         device=plan.device,
         verbose=max(0, plan.verbose - 1),
         # Residuals are small.
-        callbacks__print_log__floatfmt=".4g",
+        callbacks__print_log=EpochTable(floatfmt=".4g"),
     ).initialize()
     net.own_callbacks = own_callbacks
     if progress is not None:
