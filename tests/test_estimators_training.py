@@ -398,6 +398,47 @@ def test_draws_of_callbacks_do_not_repeat(iris, Network):
     assert drawn[0] == torch.rand(1, generator=generator, dtype=torch.float64).item()
 
 
+class Readouts(Callback):
+    """Keep the readout of every epoch in the history."""
+
+    def on_epoch_end(self, net, **kwargs):
+        """Keep."""
+        weight = net.module_.readout.weight.detach().numpy()
+        net.history.record("readout", weight.tolist())
+
+
+@pytest.mark.parametrize("Network", RATES)
+def test_what_early_stopping_kept(iris, Network):
+    X, y = iris
+    # High rates: the loss on held-out rows rises now and then.
+    settings = {"width": 8, "max_epochs": 40, "lr": 0.3, "random_state": 0}
+    model = Network(**settings, warm_start=True)
+    model.set_params(callbacks=[Readouts()], batch_size=16).partial_fit(X, y)
+    assert model.validation_loss_curve_ is None
+    assert model.best_iter_ is None
+    for _ in range(2):
+        before = model.n_iter_
+        model.set_params(early_stopping=True).fit(X, y)
+        curve, best = model.validation_loss_curve_, model.best_iter_
+        assert len(curve) == model.n_iter_ == len(model.loss_curve_)
+        assert np.isnan(curve[0])
+        # skorch takes what is less by 1e-4 of itself for better.
+        assert curve[best - 1] <= 1.001 * min(curve[before:])
+        assert before < best <= model.n_iter_
+        kept = model.net_.module_.readout.weight.detach().numpy()
+        assert_array_equal(kept, model.net_.history[best - 1, "readout"])
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy.best_iter_ == best
+    assert_array_equal(copy.validation_loss_curve_, curve)
+    # What goes on without it has other weights than those of that epoch.
+    copy.set_params(early_stopping=False).partial_fit(X, y)
+    assert copy.best_iter_ is copy.validation_loss_curve_ is None
+    model.set_params(early_stopping=False, max_epochs=1).fit(X, y)
+    assert model.best_iter_ is model.validation_loss_curve_ is None
+    copy.set_params(early_stopping=True, trainable="readout", warm_start=False)
+    assert copy.fit(X, y).best_iter_ is copy.validation_loss_curve_ is None
+
+
 def _threads(estimator=None, X=None, y=None):
     return float(torch.get_num_threads())
 

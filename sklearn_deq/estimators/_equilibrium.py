@@ -46,7 +46,8 @@ class DEQClassifier(
         Whether rows are projected on the sphere of radius √p; zero rows stay zero.
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
-        alone ("ck"), as a convex problem on features that are solved for once.
+        alone ("ck"), as a convex problem on features that are solved for once, which
+        leaves no `partial_fit`.
     solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
         Fixed-point solver, row by row: plain iteration, the same damped, and two that
         extrapolate, for large ``recurrent_variance``.
@@ -60,7 +61,8 @@ class DEQClassifier(
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
         to the loss instead. Where the solver does not reach an equilibrium all the
         same, a step of A towards 0 takes the place of the update, and this is said;
-        it is an error to begin with. None leaves A free, and warns.
+        it is an error to begin with. None leaves A free: where a solve does not
+        converge there is a warning, and nothing else.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -129,6 +131,11 @@ class DEQClassifier(
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
         Training loss of every epoch; empty for a convex readout.
+    validation_loss_curve_ : list of float or None
+        Loss on held-out rows after every epoch, nan for those of earlier calls without
+        such; None if the last call did not stop early.
+    best_iter_ : int or None
+        Epoch, counted from 1, whose weights early stopping kept; None without it.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
     readout_ : LinearReadout
@@ -279,7 +286,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         Whether rows are projected on the sphere of radius √p; zero rows stay zero.
     trainable : {"all", "recurrent", "readout"}, default="all"
         All weights (kernel "ntk"), the readout and A ("ntk_recurrent"), or the readout
-        alone ("ck"), as a convex problem on features that are solved for once.
+        alone ("ck"), as a convex problem on features that are solved for once, which
+        leaves no `partial_fit`.
     solver : {"picard", "damped", "anderson", "broyden"}, default="picard"
         Fixed-point solver, row by row: plain iteration, the same damped, and two that
         extrapolate, for large ``recurrent_variance``.
@@ -293,7 +301,8 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         training, which keeps the equilibrium stable; "jacobian" adds an estimate of χ
         to the loss instead. Where the solver does not reach an equilibrium all the
         same, a step of A towards 0 takes the place of the update, and this is said;
-        it is an error to begin with. None leaves A free, and warns.
+        it is an error to begin with. None leaves A free: where a solve does not
+        converge there is a warning, and nothing else.
     backward : {"implicit", "phantom", "one_step", "unrolled"}, default="implicit"
         How gradients pass the equilibrium: exactly, by some damped steps, by one step,
         or by unrolling.
@@ -356,6 +365,11 @@ class DEQRegressor(NetworkRegressorMixin, RegressorMixin, EquilibriumNetworkEsti
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
         Training loss of every epoch; empty for a convex readout.
+    validation_loss_curve_ : list of float or None
+        Loss on held-out rows after every epoch, nan for those of earlier calls without
+        such; None if the last call did not stop early.
+    best_iter_ : int or None
+        Epoch, counted from 1, whose weights early stopping kept; None without it.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
     readout_ : LinearReadout

@@ -54,12 +54,14 @@ class ExplicitEquivalentClassifier(
         activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
-        problem.
-    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
-        Of the mini-batch training.
+        problem, which leaves no `partial_fit`.
+    optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
+        Of the mini-batch training: a name, a torch optimizer class, or a function of
+        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
     lr : float or "auto", default="auto"
-        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.05, with
-        SGD 1.0. The weights have unit variance, hence the large values.
+        Its learning rate at the start; annealed to 0 along a cosine, unless one of the
+        callbacks is an LRScheduler. "auto": 0.05, with SGD 1.0. The weights have unit
+        variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -105,6 +107,11 @@ class ExplicitEquivalentClassifier(
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
         Training loss of every epoch; empty for a convex readout.
+    validation_loss_curve_ : list of float or None
+        Loss on held-out rows after every epoch, nan for those of earlier calls without
+        such; None if the last call did not stop early.
+    best_iter_ : int or None
+        Epoch, counted from 1, whose weights early stopping kept; None without it.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
     readout_ : LinearReadout
@@ -159,7 +166,7 @@ class ExplicitEquivalentClassifier(
         kernel: str = "ck",
         architecture: str = "auto",
         trainable: str = "all",
-        optimizer: str | type = "adam",
+        optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,
@@ -268,12 +275,14 @@ class ExplicitEquivalentRegressor(
         activation and the bias.
     trainable : {"all", "recurrent", "readout"}, default="all"
         Everything ("recurrent" means the same here), or the readout alone, as a convex
-        problem.
-    optimizer : {"adam", "adamw", "sgd"} or torch optimizer class, default="adam"
-        Of the mini-batch training.
+        problem, which leaves no `partial_fit`.
+    optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
+        Of the mini-batch training: a name, a torch optimizer class, or a function of
+        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
     lr : float or "auto", default="auto"
-        Its learning rate at the start; annealed to 0 along a cosine. "auto": 0.03, with
-        SGD 1.0. The weights have unit variance, hence the large values.
+        Its learning rate at the start; annealed to 0 along a cosine, unless one of the
+        callbacks is an LRScheduler. "auto": 0.03, with SGD 1.0. The weights have unit
+        variance, hence the large values.
     weight_decay : float, default=0.0
         L2 penalty; at least 1e-6 for a convex readout.
     max_epochs : int, default=20
@@ -313,6 +322,11 @@ class ExplicitEquivalentRegressor(
         Epochs, or iterations of the convex solver.
     loss_curve_ : list of float
         Training loss of every epoch; empty for a convex readout.
+    validation_loss_curve_ : list of float or None
+        Loss on held-out rows after every epoch, nan for those of earlier calls without
+        such; None if the last call did not stop early.
+    best_iter_ : int or None
+        Epoch, counted from 1, whose weights early stopping kept; None without it.
     net_ : skorch.NeuralNet
         The trained net, unless ``trainable="readout"``.
     readout_ : LinearReadout
@@ -362,7 +376,7 @@ class ExplicitEquivalentRegressor(
         kernel: str = "ck",
         architecture: str = "auto",
         trainable: str = "all",
-        optimizer: str | type = "adam",
+        optimizer: str | Callable[..., Any] = "adam",
         lr: float | str = "auto",
         weight_decay: float = 0.0,
         max_epochs: int = 20,

@@ -42,6 +42,7 @@ from sklearn_deq.estimators._training import (
     make_net,
     train,
     training_progress,
+    validation_outcome,
 )
 from sklearn_deq.estimators._training_tools import OPTIMIZERS, check_training_tools
 from sklearn_deq.kernels._samples import resolve_device
@@ -96,6 +97,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     _generator: torch.Generator
     net_: InterruptibleNet
     loss_curve_: list[float]
+    validation_loss_curve_: list[float] | None
+    best_iter_: int | None
 
     def _fit(self, X: Any, y: Any) -> NetworkEstimator:
         """Validate, solve the theory, and train the readout or everything."""
@@ -364,6 +367,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         decay = max(self.weight_decay, _LEAST_DECAY)
         self.readout_, interrupted = self._convex_readout(features, targets, decay)
         self.n_iter_, self.loss_curve_ = self.readout_.n_iter_, []
+        self.validation_loss_curve_ = self.best_iter_ = None
         return interrupted
 
     def _finish_in_any_case(self, X: np.ndarray, targets: np.ndarray) -> bool:
@@ -382,6 +386,10 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         """Record the outcome of a training by mini-batches, and judge it."""
         self.loss_curve_ = loss_curve(self.net_)
         self.n_iter_ = max(1, len(self.loss_curve_))
+        self.validation_loss_curve_ = self.best_iter_ = None
+        if self.early_stopping:
+            outcome = validation_outcome(self.net_)
+            self.validation_loss_curve_, self.best_iter_ = outcome
         messages = [
             check_outcome(self.net_, self._start_loss(targets)),
             self.net_.callback("guard").report(),

@@ -1,12 +1,14 @@
 """Training through skorch: the module, its batches, and a net that can be interrupted.
 
-Only this file, `_training_tools` and `_monitoring`, its callbacks, import skorch.
+Only this file, `_training_tools`, `_monitoring`, its callbacks, and `_network` import
+skorch.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -457,6 +459,29 @@ def loss_curve(net: NeuralNet) -> list[float]:
         for row in net.history
         if row.get("train_loss") is not None
     ]
+
+
+def validation_outcome(net: InterruptibleNet) -> tuple[list[float], int | None]:
+    """How the held-out rows of early stopping fared.
+
+    Parameters
+    ----------
+    net : InterruptibleNet
+        After a training with a validation set.
+
+    Returns
+    -------
+    losses : list of float
+        Of every completed epoch; nan for those of an earlier call without any.
+    best : int or None
+        Which of them, counted from 1, the weights are of; None if there is none.
+    """
+    rows = [row for row in net.history if row.get("train_loss") is not None]
+    losses = [float(row.get("valid_loss", math.nan)) for row in rows]
+    # An interruption may have come before the first epoch.
+    kept = getattr(net.callback("held_out"), "best_epoch_", 0)
+    numbers = [row["epoch"] for row in rows]
+    return losses, 1 + numbers.index(kept) if kept in numbers else None
 
 
 def as_tensor(X: np.ndarray) -> torch.Tensor:
