@@ -14,6 +14,7 @@ ROOMS = {
     "__init__": ({"estimators", "theory"}, set()),
     "exceptions": (set(), set()),
     "_warnings": ({"exceptions"}, set()),
+    "_shared": (set(), set()),
     "_compat": (set(), {"sklearn"}),
     "theory": (
         {"_warnings", "exceptions"},
@@ -23,8 +24,8 @@ ROOMS = {
         {"_warnings", "exceptions", "theory"},
         {"numpy", "scipy", "torch", "array_api_compat"},
     ),
-    "nn": ({"_warnings", "exceptions", "theory"}, {"numpy", "torch"}),
-    "linear": ({"exceptions"}, {"numpy", "scipy", "threadpoolctl"}),
+    "nn": ({"_shared", "_warnings", "exceptions", "theory"}, {"numpy", "torch"}),
+    "linear": ({"_shared", "exceptions"}, {"numpy", "scipy", "threadpoolctl"}),
     "estimators": (
         {
             "_compat",

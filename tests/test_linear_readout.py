@@ -1,12 +1,16 @@
 """Logistic and ridge regression against scikit-learn's, and where that has trouble."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
+from threadpoolctl import ThreadpoolController
 
-from sklearn_deq.linear import fit_logistic, fit_ridge
+from sklearn_deq.linear import _logistic, fit_logistic, fit_ridge
 
 # Features: many rows; fewer rows than columns; correlated over six decades; constant
 # columns and a mean that dwarfs the deviations.
@@ -180,3 +184,50 @@ def test_ridge_of_nothing_but_constants():
 def test_ridge_messages(Y, penalty):
     with pytest.raises(ValueError, match=r"as many rows and penalty not negative, got"):
         fit_ridge(np.ones((3, 2)), Y, penalty)
+
+
+def _blas_pools():
+    return [
+        pool
+        for pool in ThreadpoolController().lib_controllers
+        if pool.user_api == "blas"
+    ]
+
+
+def _set_threads(numbers):
+    for pool, number in zip(_blas_pools(), numbers, strict=True):
+        pool.set_num_threads(number)
+        # Or no other thread can, as long as this one lives.
+        getattr(pool, "clear_controlling_thread", lambda: None)()
+
+
+def test_fits_that_overlap_leave_the_threads_of_the_process(rng, monkeypatch):
+    """The second to begin put back the one thread that the first had set, for good."""
+    Z, y = rng.standard_normal((30, 3)), np.arange(30) % 2
+    fits = [threading.Event() for _ in range(4)]
+    events = iter(zip(fits[:2], fits[2:], strict=True))
+
+    def held(*arguments, **options):
+        began, may_end = next(events)
+        began.set()
+        may_end.wait(60)
+        return minimize(*arguments, **options)
+
+    minimize = _logistic.minimize
+    before = [pool.num_threads for pool in _blas_pools()]
+    _set_threads([2] * len(before))
+    try:
+        # Threads that live on, as those of a server do.
+        with ThreadPoolExecutor(2) as pool:
+            monkeypatch.setattr(_logistic, "minimize", held)
+            futures = []
+            for began in fits[:2]:
+                futures.append(pool.submit(fit_logistic, Z, y, 0.1, max_iter=5))
+                assert began.wait(60)
+            for future, may_end in zip(futures, fits[2:], strict=True):
+                assert {pool.num_threads for pool in _blas_pools()} == {1}
+                may_end.set()
+                future.result(60)
+            assert {pool.num_threads for pool in _blas_pools()} == {2}
+    finally:
+        _set_threads(before)

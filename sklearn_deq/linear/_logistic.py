@@ -9,7 +9,8 @@ import numpy as np
 from scipy.linalg import cholesky, qr, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
-from threadpoolctl import threadpool_limits
+
+from sklearn_deq.linear._threads import one_blas_thread
 
 # Pairs of vectors that L-BFGS keeps.
 _MEMORY = 20
@@ -274,7 +275,7 @@ def _solve(problem: _Problem, tol: float, max_iter: int) -> LogisticFit:
     try:
         # Products with a few columns are as fast as the memory, and threads that wait
         # for each other in hundreds of them cost far more than they bring.
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             descend(min(_FIRST_ITERATIONS, max_iter))
             if not converged and max_iter > _FIRST_ITERATIONS:
                 latest = problem.adapt(latest)

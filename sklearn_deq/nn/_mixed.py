@@ -10,13 +10,14 @@ precision.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
+
+from sklearn_deq._shared import SharedSetting
 
 if TYPE_CHECKING:
     from sklearn_deq.nn._recurrence import Recurrence
@@ -104,30 +105,23 @@ def bfloat16_units(device: torch.device) -> str:
     return "vector" if has.get("avx512_bf16") else ""
 
 
-# The setting is the process's: the last of the solves of all threads puts back what was
-# there before the first; an entry for each that goes on.
-_SUMS_LOCK = threading.Lock()
-_SUMS_BEFORE: list[bool] = []
-
-
 @contextmanager
-def full_sums(device: torch.device) -> Iterator[None]:
-    """Let products in bfloat16 be summed up in float32 alone, on GPUs as on CPUs."""
-    if device.type != "cuda":
-        yield
-        return
+def _sums_in_float32() -> Iterator[None]:
     settings = torch.backends.cuda.matmul
-    with _SUMS_LOCK:
-        now = settings.allow_bf16_reduced_precision_reduction
-        _SUMS_BEFORE.append(_SUMS_BEFORE[-1] if _SUMS_BEFORE else now)
-        settings.allow_bf16_reduced_precision_reduction = False
+    before = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_bf16_reduced_precision_reduction = False
     try:
         yield
     finally:
-        with _SUMS_LOCK:
-            before = _SUMS_BEFORE.pop()
-            if not _SUMS_BEFORE:
-                settings.allow_bf16_reduced_precision_reduction = before
+        settings.allow_bf16_reduced_precision_reduction = before
+
+
+_FULL_SUMS = SharedSetting(_sums_in_float32)
+
+
+def full_sums(device: torch.device) -> AbstractContextManager[None]:
+    """Let products in bfloat16 be summed up in float32 alone, on GPUs as on CPUs."""
+    return _FULL_SUMS() if device.type == "cuda" else nullcontext()
 
 
 def approach(
