@@ -27,7 +27,8 @@ from sklearn_deq import (
     ExplicitEquivalentRegressor,
     match_deq,
 )
-from sklearn_deq.estimators._monitoring import SOLVER_COLUMNS
+from sklearn_deq.estimators._monitoring import SOLVER_COLUMNS, shrink
+from sklearn_deq.nn import EquilibriumLayer
 
 SMALL = {"width": 24, "max_epochs": 3, "random_state": 0}
 RATES = {
@@ -309,8 +310,6 @@ def test_history_of_features_solved_once(iris):
 
 
 def test_equilibria_of_frozen_weights_are_solved_once(iris, monkeypatch):
-    from sklearn_deq.nn import EquilibriumLayer
-
     X, y = iris
     rows = []
     original = EquilibriumLayer.forward
@@ -327,8 +326,6 @@ def test_equilibria_of_frozen_weights_are_solved_once(iris, monkeypatch):
 
 
 def test_the_penalty_of_the_jacobian_is_asked_for_in_training(iris, monkeypatch):
-    from sklearn_deq.nn import EquilibriumLayer
-
     X, y = iris
     plain = DEQClassifier(**SMALL, stability=None).fit(X, y)
     asked = []
@@ -372,6 +369,29 @@ def test_bit_for_bit_whatever_the_threads_and_the_generator(iris):
     assert_array_equal(one.decision_function(X), two.decision_function(X))
     weights = zip(one._body.parameters(), two._body.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.parametrize(
+    ("times", "factor"),
+    # Each as much as all before together and once more; a tenth is left at least.
+    [
+        (0, 0.9),
+        (1, 0.9**2),
+        (2, 0.9**4),
+        (3, 0.9**8),
+        (4, 0.9**16),
+        (5, 0.1),
+        (99, 0.1),
+    ],
+)
+def test_what_is_shrunk_in_vain_is_shrunk_more(times, factor):
+    layer = EquilibriumLayer(3, 8, dtype=torch.float64)
+    before = {k: v.detach().clone() for k, v in layer.named_parameters()}
+    shrink(layer, times)
+    expected = before | {"recurrent_weight": factor * before["recurrent_weight"]}
+    for name, parameter in layer.named_parameters():
+        # Powers of a number, in one order or another.
+        assert_allclose(parameter.detach(), expected[name], rtol=1e-14)
 
 
 class Draws(Callback):
