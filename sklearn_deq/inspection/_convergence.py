@@ -9,6 +9,7 @@ import torch
 
 from sklearn_deq.inspection._base import Display, fitted_network
 from sklearn_deq.nn import EquilibriumLayer, fixed_point
+from sklearn_deq.nn._solvers import relative_residual
 
 # Quantiles of the samples between which the band is drawn.
 _BAND = (0.05, 0.95)
@@ -20,8 +21,8 @@ class ConvergenceDisplay(Display):
     Parameters
     ----------
     residuals : ndarray of shape (n_samples, n_iter)
-        Relative residual of every sample at every iteration; those of a sample that
-        has converged stay what they were.
+        Relative residual ‖f(z) − z‖/‖z‖ of every sample at every iteration; those of a
+        sample that has converged stay what they were.
     tol : float
         Tolerance of the solver.
     solver : str, default=None
@@ -101,7 +102,9 @@ class ConvergenceDisplay(Display):
             )
         rows = torch.tensor(deq._check_input(X), device=layer.input_weight.device)
         display = cls(
-            residuals=_residuals(layer, rows), tol=layer.tol, solver=layer.solver
+            residuals=_residuals(layer, rows),
+            tol=layer.tol,
+            solver=layer.effective_solver,
         )
         return display.plot(ax=ax)
 
@@ -143,9 +146,7 @@ def _residuals(layer: EquilibriumLayer, x: torch.Tensor) -> np.ndarray:
 
         def f(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             new = layer.step(z, u[rows])
-            gap = torch.linalg.vector_norm(new - z, dim=1)
-            size = torch.linalg.vector_norm(new, dim=1)
-            last[rows] = torch.where(gap == 0, gap, gap / size)
+            last[rows] = relative_residual(z, new)
             seen.append(last.clone())
             return new
 
@@ -153,7 +154,7 @@ def _residuals(layer: EquilibriumLayer, x: torch.Tensor) -> np.ndarray:
         fixed_point(
             f,
             start,
-            solver=layer.solver,
+            solver=layer.effective_solver,
             tol=layer.tol,
             max_iter=layer.solver_max_iter,
         )

@@ -218,6 +218,11 @@ class EquilibriumLayer(WellPosed):
         elif self.guard is None:
             self.guard = self._make_guard()
 
+    @property
+    def effective_solver(self) -> str:
+        """Key of `SOLVERS` that solves: what is unrolled is the plain iteration."""
+        return "picard" if self.backward_mode == "unrolled" else self.solver
+
     def drive(
         self,
         x: torch.Tensor,
@@ -499,7 +504,7 @@ class EquilibriumLayer(WellPosed):
         return settle(
             make,
             like,
-            solver="picard" if self.backward_mode == "unrolled" else self.solver,
+            solver=self.effective_solver,
             tol=tol,
             max_iter=self.solver_max_iter,
             low=low,

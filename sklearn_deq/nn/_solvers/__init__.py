@@ -23,6 +23,7 @@ from sklearn_deq.nn._solvers._driver import (
     FixedPointResult,
     Rule,
     iterate,
+    relative_residual,
 )
 from sklearn_deq.nn._solvers._picard import Picard
 
@@ -127,4 +128,11 @@ def check_solver(solver: str, tol: float, max_iter: int, atol: float = 0.0) -> N
         )
 
 
-__all__ = ["SOLVERS", "FixedPointResult", "Rule", "check_solver", "fixed_point"]
+__all__ = [
+    "SOLVERS",
+    "FixedPointResult",
+    "Rule",
+    "check_solver",
+    "fixed_point",
+    "relative_residual",
+]

@@ -65,9 +65,7 @@ class _Work:
         n = z0.shape[0]
         self.tol = tol
         number = torch.finfo(z0.dtype)
-        # A gap of numbers below the smallest normal one is rounding, as that of a state
-        # at rest in 0.
-        self.rounding = math.sqrt(z0.shape[1]) * number.tiny
+        self.rounding = _rounding(z0)
         self.least_allowed = max(atol, self.rounding)
         # Below it squares may underflow in a norm.
         self.least_norm = math.sqrt(number.tiny / number.eps)
@@ -135,11 +133,34 @@ class _Work:
             if self._whole is None:
                 self.z = self._whole = self.z.clone()
             self._whole[rows] = self.best[part]
-        # A state at rest has no residual, even in 0.
-        at_rest = self.gap <= self.rounding
-        residual = torch.where(at_rest, 0.0, self.gap / self.size)
+        residual = _ratio(self.gap, self.size, self.rounding)
         self.residual[rows] = residual[part]
         self.converged[rows] = self.error[part] <= 1.0
+
+
+def relative_residual(z: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Measure states as solvers do.
+
+    Parameters
+    ----------
+    z, image : tensors of shape (n, m)
+        States, and f(z).
+
+    Returns
+    -------
+    tensor of shape (n,)
+        ‖f(z) − z‖/‖z‖; 0 for a state at rest, even in 0.
+    """
+    return _ratio(_safe_norms(image - z), _safe_norms(z), _rounding(z))
+
+
+def _ratio(gap: torch.Tensor, size: torch.Tensor, rounding: float) -> torch.Tensor:
+    return torch.where(gap <= rounding, 0.0, gap / size)
+
+
+def _rounding(z: torch.Tensor) -> float:
+    """Gap of numbers below the smallest normal one, as that of a state at rest in 0."""
+    return math.sqrt(z.shape[1]) * torch.finfo(z.dtype).tiny
 
 
 def _safe_norms(x: torch.Tensor) -> torch.Tensor:
