@@ -321,9 +321,8 @@ def test_match_of_fitted_and_of_measured_data(mixture):
 
 def test_another_kernel_than_that_of_a_fitted_equivalent(mixture):
     X, y = mixture
-    model = make_pipeline(StandardScaler(), ExplicitEquivalentClassifier(**FROZEN))
-    model.fit(X, y)
-    explicit = model[-1].set_params(trainable="all")
+    explicit = ExplicitEquivalentClassifier(width=16, max_epochs=1, random_state=0)
+    model = make_pipeline(StandardScaler(), explicit).fit(X, y)
     display = KernelMatchDisplay.from_estimator(model, kernel="ntk")
     assert display.ax_.get_ylabel() == "NTK f(ρ)"
     # For the size of the data that it was fitted to.
@@ -331,6 +330,29 @@ def test_another_kernel_than_that_of_a_fitted_equivalent(mixture):
     expected = deq_kernel(np.full((1, 1), tau0), kernel="ntk", tau0=tau0)
     assert_allclose(display.deq[-1], expected[0, 0], rtol=1e-8)
     assert explicit.kernel == "ck"
+
+
+@pytest.mark.parametrize("kernel", [None, "ntk"])
+@pytest.mark.parametrize("Model", [DEQClassifier, ExplicitEquivalentClassifier])
+def test_a_fitted_model_is_shown_as_it_was_fitted(mixture, Model, kernel):
+    X, y = mixture
+    model = Model(width=16, max_epochs=1, activation="tanh", random_state=0)
+    model.fit(0.5 * X, y)
+
+    def shown():
+        match = KernelMatchDisplay.from_estimator(model, kernel=kernel)
+        spectrum = SpectrumDisplay.from_estimator(model, X[:30], kernel=kernel)
+        numbers = [match.deq, match.explicit, *spectrum.eigenvalues.values()]
+        return match.kernel, list(match.activations), np.concatenate(numbers)
+
+    before = shown()
+    model.set_params(activation="relu", recurrent_variance=0.7, tau0=2.0)
+    model.set_params(normalize=True, trainable="readout")
+    if Model is ExplicitEquivalentClassifier:
+        model.set_params(kernel="ntk_recurrent", architecture="hermite")
+    after = shown()
+    assert after[:2] == before[:2]
+    assert_array_equal(after[2], before[2])
 
 
 def test_axes_of_three_panels():

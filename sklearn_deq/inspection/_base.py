@@ -107,7 +107,8 @@ def explicit_equivalent(
     Parameters
     ----------
     estimator : estimator, Pipeline or search
-        What ends in a DEQ or in an explicit equivalent.
+        What ends in a DEQ or in an explicit equivalent; a fitted one counts as it was
+        fitted, whatever `set_params` has set since.
     X : array-like of shape (n_samples, n_features), default=None
         Samples; the steps before the model, which must be fitted, are applied to them.
     kernel : {"ck", "ntk", "ntk_recurrent"}, default=None
@@ -119,6 +120,9 @@ def explicit_equivalent(
         As it is if it matches this kernel, else unfitted; and the transformed samples.
     """
     network, steps = final_step(estimator)
+    if hasattr(network, "_made_with"):
+        # Its data, and what it was fitted with, belong together.
+        network = network._as_fitted()
     if isinstance(network, (estimators.DEQClassifier, estimators.DEQRegressor)):
         network = estimators.match_deq(network, kernel=kernel or "ck")
     elif not hasattr(network, "match_report"):

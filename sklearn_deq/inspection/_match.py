@@ -99,8 +99,8 @@ class KernelMatchDisplay(Display):
         Parameters
         ----------
         estimator : DEQ or explicit equivalent, Pipeline or search
-            Fitted or not; with X the steps of a pipeline before the model must be
-            fitted.
+            Fitted or not; a fitted one is drawn as it was fitted. With X the steps of a
+            pipeline before the model must be fitted.
         X : array-like of shape (n_samples, n_features), default=None
             Samples for which an equivalent that is not fitted is matched. None: it is
             matched for norms around ``tau0`` (1.0 if that is None).

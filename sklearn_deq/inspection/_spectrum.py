@@ -93,7 +93,8 @@ class SpectrumDisplay(Display):
         Parameters
         ----------
         estimator : DEQ or explicit equivalent, Pipeline or search
-            Fitted or not; of a pipeline the steps before the model must be fitted.
+            Fitted or not; a fitted one is drawn as it was fitted. Of a pipeline the
+            steps before the model must be fitted.
         X : array-like of shape (n_samples, n_features)
             Samples, as the estimator takes them.
         kernel : {"ck", "ntk", "ntk_recurrent"}, default=None
