@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from sklearn_deq import ExplicitEquivalentRegressor
-from sklearn_deq.nn import ExplicitNetwork
+from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
 from sklearn_deq.theory import equilibrium_moments, explicit_pair_kernel, solve_match
 
 
@@ -144,3 +144,16 @@ def test_widths_may_be_numbers_of_numpy():
     layers = solve_match(equilibrium_moments("relu")).layers
     network = ExplicitNetwork(4, np.int64(8), layers)
     assert network(torch.ones(2, 4)).shape == (2, 8)
+
+
+def test_networks_print_what_they_are():
+    layer = EquilibriumLayer(30, 16, activation="tanh", bias_variance=0.1)
+    assert (
+        "n_features=30, width=16, activation=tanh, recurrent_variance=0.2, "
+        "input_variance=0.8, bias_variance=0.1"
+    ) in repr(layer)
+    layers = solve_match(equilibrium_moments("relu")).layers
+    widths, names = [5] * len(layers), [str(layer.activation) for layer in layers]
+    assert (f"n_features=3, widths={widths}, activations=[{', '.join(names)}]") in repr(
+        ExplicitNetwork(3, 5, layers)
+    )

@@ -286,3 +286,17 @@ def test_numbers_below_the_smallest_normal_one_are_at_rest(solver):
 def test_states_of_no_unit_are_refused():
     with pytest.raises(ValueError, match="with m ≥ 1"):
         fixed_point(lambda z, rows: z, torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize("f", [lambda z: 0.5 * z, lambda: 0, 3])
+def test_a_map_that_takes_no_rows_is_refused_in_words(f):
+    with pytest.raises(TypeError, match=r"f must be a function of the states and of"):
+        fixed_point(f, torch.zeros(2, 3))
+
+
+def test_type_errors_of_a_map_are_its_own():
+    def f(z, rows):
+        return z + "1"
+
+    with pytest.raises(TypeError, match=r"unsupported operand|must be Tensor"):
+        fixed_point(f, torch.zeros(2, 3))

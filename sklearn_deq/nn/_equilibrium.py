@@ -518,6 +518,27 @@ class EquilibriumLayer(WellPosed):
             return None
         return self._low(weight)
 
+    def extra_repr(self) -> str:
+        """Return what the layer is, for its representation.
+
+        Returns
+        -------
+        str
+            Sizes, activation and variances.
+        """
+        width, n_features = self.input_weight.shape
+        variances = {
+            "recurrent": self.recurrent_scale**2,
+            "input": n_features * self.input_scale**2,
+            "bias": self.bias_scale**2,
+        }
+        # Squares of roots are rounded.
+        said = ", ".join(f"{k}_variance={v:.6g}" for k, v in variances.items())
+        return (
+            f"n_features={n_features}, width={width}, "
+            f"activation={self.activation.activation}, {said}"
+        )
+
     def get_extra_state(self) -> dict[str, int]:
         """Beside the weights, the number of the next probe belongs to the state.
 

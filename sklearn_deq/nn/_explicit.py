@@ -130,6 +130,7 @@ class ExplicitNetwork(nn.Module):
                 f"{sizes}."
             )
         self.activations = layer_activations(layers)
+        self._names = [str(layer.activation) for layer in layers]
         self.offsets = [layer.offset for layer in layers]
         self.input_scale = 1.0 / math.sqrt(n_features)
         rates = _relative_rates(multipliers, len(layers), trainable)
@@ -214,6 +215,20 @@ class ExplicitNetwork(nn.Module):
                 backs = [slopes[-1] * a for a in drawn.to(slopes[-1])]
             backs = [(b @ matrices[layer]) * slopes[layer - 1] for b in backs]
         return kernel
+
+    def extra_repr(self) -> str:
+        """Return what the network is, for its representation.
+
+        Returns
+        -------
+        str
+            Sizes and activations.
+        """
+        widths = [weight.shape[0] for weight in self.weights]
+        return (
+            f"n_features={self.weights[0].shape[1]}, widths={widths}, "
+            f"activations=[{', '.join(self._names)}]"
+        )
 
     def matrices(self) -> list[torch.Tensor]:
         """Return W_1 … W_L.

@@ -11,6 +11,7 @@ place to add a solver.
 
 from __future__ import annotations
 
+import inspect
 from numbers import Integral, Real
 
 import torch
@@ -76,6 +77,8 @@ def fixed_point(
     ValueError
         For an unknown solver, a tolerance that is not positive (atol: negative), or
         max_iter < 1, and for a z0 that is not a matrix of floats.
+    TypeError
+        If f does not take two arguments.
 
     Notes
     -----
@@ -99,7 +102,28 @@ def fixed_point(
             f"(n, m) with m ≥ 1, got {found[0]} of shape {found[1]}."
         )
     with torch.no_grad():
-        return iterate(SOLVERS[solver](), f, z0, tol, atol, max_iter)
+        try:
+            return iterate(SOLVERS[solver](), f, z0, tol, atol, max_iter)
+        except TypeError as error:
+            # Looked at afterwards, as a signature takes longer than a small product.
+            if _takes_states_and_rows(f):
+                raise
+            raise TypeError(
+                "f must be a function of the states and of the numbers of their rows, "
+                f"such as lambda z, rows: 0.5 * z + u[rows]; got {f!r}."
+            ) from error
+
+
+def _takes_states_and_rows(f: object) -> bool:
+    """Whether f can be called with two arguments, as far as Python knows."""
+    try:
+        inspect.signature(f).bind(None, None)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    except ValueError:
+        # Of some functions that are not written in Python it knows no signature.
+        return True
+    return True
 
 
 def check_solver(solver: str, tol: float, max_iter: int, atol: float = 0.0) -> None:
