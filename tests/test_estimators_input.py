@@ -151,7 +151,7 @@ def test_a_sample_may_be_unstable_where_the_mean_is_not(rng):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"class_weight": {7: 1.0}}, r"none of the labels of y: it weighs \[7\]"),
+        ({"class_weight": {7: 1.0}}, r"labels that y lacks: \[7\]"),
         ({"class_weight": {0: -1.0}}, "class_weight must be finite, not negative"),
         ({"class_weight": {0: 0, 1: 0, 2: 0}}, "positive for one of the classes"),
         (

@@ -333,6 +333,19 @@ def test_class_weight(rng):
     assert plain.tau0_ == balanced.tau0_
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_logarithms_of_probabilities(rng, n_classes):
+    X = rng.standard_normal((40, 3))
+    y = np.digitize(X[:, 0], [0.0, 0.7][: n_classes - 1])
+    model = DEQKernelRidgeClassifierCV(**ONE).fit(X, y)
+    logarithms = model.predict_log_proba(X)
+    assert_allclose(np.exp(logarithms), model.predict_proba(X), rtol=1e-12)
+    # Also where a probability is 0 in floating point.
+    model.calibration_coef_ = 1e6 * model.calibration_coef_
+    assert np.isfinite(model.predict_log_proba(X)).all()
+    assert model.predict_proba(X).min() == 0.0
+
+
 def test_weights_of_a_class_that_a_fold_lacks(classes):
     X, y = classes[0], (classes[1] == "a").astype(int)
     models = [

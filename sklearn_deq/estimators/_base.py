@@ -83,6 +83,20 @@ def check_target_size(y: np.ndarray, dtype: np.dtype, limit: float) -> None:
         )
 
 
+def check_weighted_labels(class_weight: dict[Any, Any], labels: list[Any]) -> None:
+    """Refuse weights of labels that y lacks, unless all labels of y have one.
+
+    That is scikit-learn's rule: a fold of cross-validation may lack a rare class, but
+    other names than those of y are a mistake.
+    """
+    unknown = [label for label in class_weight if label not in labels]
+    missing = [label for label in labels if label not in class_weight]
+    if unknown and missing:
+        raise ValueError(
+            f"class_weight has labels that y lacks: {unknown}, but none for {missing}."
+        )
+
+
 def mean_squares(X: np.ndarray) -> np.ndarray:
     """|x|²/p of the rows of X, in float64."""
     with np.errstate(over="ignore"):

@@ -21,7 +21,12 @@ from sklearn_deq.estimators._ridge_targets import (
     LabelTotals,
     class_factors,
 )
-from sklearn_deq.linear import calibrated, class_probabilities, fit_calibration
+from sklearn_deq.linear import (
+    calibrated,
+    class_log_probabilities,
+    class_probabilities,
+    fit_calibration,
+)
 from sklearn_deq.theory import Activation
 
 
@@ -356,6 +361,25 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
             shape = (len(self.classes_),)
             return self._lazy("predict_proba", X, shape, self._dtype)
         return class_probabilities(self._log_odds(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of class probabilities, also of those that round to 0 or 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples; of a dask array the result is one, too, not yet computed.
+
+        Returns
+        -------
+        log_P : ndarray of shape (n_samples, n_classes)
+            Natural logarithms of what `predict_proba` returns.
+        """
+        check_is_fitted(self)
+        if is_dask(X):
+            shape = (len(self.classes_),)
+            return self._lazy("predict_log_proba", X, shape, self._dtype)
+        return class_log_probabilities(self._log_odds(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the most probable classes.

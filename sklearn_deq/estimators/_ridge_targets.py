@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 
+from sklearn_deq.estimators._base import check_weighted_labels
+
 ALL_WEIGHTS_ZERO = "sample_weight must not be zero for all samples."
 
 
@@ -153,13 +155,7 @@ def class_factors(
         factors: np.ndarray = totals.totals.mean() / totals.totals
         return factors
     labels = totals.labels.tolist()
-    # A fold of cross-validation may lack a rare class: scikit-learn's rule.
-    unknown = [label for label in class_weight if label not in labels]
-    missing = [label for label in labels if label not in class_weight]
-    if unknown and missing:
-        raise ValueError(
-            f"class_weight has labels that y lacks, {unknown}, and lacks {missing}."
-        )
+    check_weighted_labels(class_weight, labels)
     factors = np.array([class_weight.get(c, 1.0) for c in labels], float)
     if not (np.isfinite(factors) & (factors > 0)).all():
         raise ValueError(

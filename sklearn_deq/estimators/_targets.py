@@ -19,6 +19,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import nn
 
 from sklearn_deq._warnings import warn
+from sklearn_deq.estimators._base import check_weighted_labels
 from sklearn_deq.estimators._training import WeightedCrossEntropy
 from sklearn_deq.linear import fit_logistic, fit_ridge
 
@@ -203,15 +204,9 @@ class NetworkClassifierMixin:
         if not isinstance(self.class_weight, dict):
             return self.class_weight
         codes = {label: code for code, label in enumerate(self.classes_.tolist())}
+        check_weighted_labels(self.class_weight, list(codes))
         weights = self.class_weight.items()
-        # Those of others may be of classes that a split of the data lacks.
-        known = {codes[label]: value for label, value in weights if label in codes}
-        if weights and not known:
-            raise ValueError(
-                "class_weight has none of the labels of y: it weighs "
-                f"{list(self.class_weight)[:5]}, y has {list(codes)[:5]}."
-            )
-        return known
+        return {codes[label]: value for label, value in weights if label in codes}
 
     def _convex_readout(
         self, features: np.ndarray, targets: np.ndarray, decay: float

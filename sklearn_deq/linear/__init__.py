@@ -2,6 +2,7 @@
 
 from sklearn_deq.linear._calibration import (
     calibrated,
+    class_log_probabilities,
     class_probabilities,
     fit_calibration,
     fit_temperature,
@@ -33,6 +34,7 @@ __all__ = [
     "apply_scaling",
     "as_good_as",
     "calibrated",
+    "class_log_probabilities",
     "class_probabilities",
     "fit_calibration",
     "fit_logistic",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import brentq, minimize
-from scipy.special import expit, log_softmax, softmax, xlogy
+from scipy.special import expit, log_expit, log_softmax, softmax, xlogy
 
 # Largest and least slope of the probabilities, relative to the decision values.
 _STEEPEST, _FLATTEST = 1e4, 1e-4
@@ -45,6 +45,36 @@ def class_probabilities(values: np.ndarray, temperature: float = 1.0) -> np.ndar
         return np.column_stack([expit(-scores), expit(scores)])
     probabilities: np.ndarray = softmax(scores, axis=1)
     return probabilities
+
+
+def class_log_probabilities(values: np.ndarray) -> np.ndarray:
+    """Logarithms of `class_probabilities`, also of those that round to 0 or 1.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,) or (n, n_classes)
+        Decision values; of the second class, if one-dimensional.
+
+    Returns
+    -------
+    ndarray of shape (n, n_classes)
+        Natural logarithms, ordered as the values.
+
+    See Also
+    --------
+    class_probabilities : The probabilities themselves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_deq.linear import class_log_probabilities
+    >>> class_log_probabilities(np.array([800.0]))
+    array([[-800.,    0.]])
+    """
+    if values.ndim == 1:
+        return np.column_stack([log_expit(-values), log_expit(values)])
+    logarithms: np.ndarray = log_softmax(values, axis=1)
+    return logarithms
 
 
 def fit_temperature(
