@@ -21,7 +21,7 @@ from _tables import relative_distance
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
 from sklearn_deq.theory import EquilibriumMoments, equilibrium_moments, solve_match
-from sklearn_deq.theory._equilibrium import normalize_rows
+from sklearn_deq.theory._rows import normalize_rows
 
 NAMES = {
     "deq": "the DEQ itself",

@@ -31,7 +31,7 @@ from sklearn_deq.theory import (
     get_activation,
 )
 from sklearn_deq.theory._checks import did_you_mean
-from sklearn_deq.theory._equilibrium import normalize_rows
+from sklearn_deq.theory._rows import mean_squares, normalize_rows
 
 # Squares of the data, and of states that are as large, must stay far from overflow.
 _HEADROOM = 1e-8
@@ -95,13 +95,6 @@ def check_weighted_labels(class_weight: dict[Any, Any], labels: list[Any]) -> No
         raise ValueError(
             f"class_weight has labels that y lacks: {unknown}, but none for {missing}."
         )
-
-
-def mean_squares(X: np.ndarray) -> np.ndarray:
-    """|x|²/p of the rows of X, in float64."""
-    with np.errstate(over="ignore"):
-        s: np.ndarray = np.mean(X.astype(np.float64) ** 2, axis=1)
-    return s
 
 
 class RefusesUnknownParameters:

@@ -19,7 +19,6 @@ from sklearn_deq.estimators._base import (
     KERNEL_CONSTRAINTS,
     DEQParameters,
     FeaturesMixin,
-    mean_squares,
 )
 from sklearn_deq.estimators._blocks import (
     BLOCK_ROWS,
@@ -36,6 +35,7 @@ from sklearn_deq.kernels._samples import resolve_device
 from sklearn_deq.linear import nystroem_map
 from sklearn_deq.nn import draw_weights, explicit_features, layer_activations
 from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
+from sklearn_deq.theory._rows import mean_squares
 
 # Sizes between the least and the largest for which a setting is checked.
 _BETWEEN = 33

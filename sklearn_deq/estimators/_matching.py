@@ -16,7 +16,7 @@ from sklearn_deq.estimators._explicit import (
     ExplicitEquivalentRegressor,
 )
 from sklearn_deq.theory._checks import did_you_mean
-from sklearn_deq.theory._equilibrium import normalize_rows
+from sklearn_deq.theory._rows import mean_squares, normalize_rows
 
 _EQUIVALENTS = {
     DEQClassifier: ExplicitEquivalentClassifier,
@@ -134,4 +134,4 @@ def _size(X: Any, steps: list[Any], deq: Any) -> float:
         )
     if deq.normalize:
         X = normalize_rows(X)
-    return float(np.sqrt(np.mean(X**2)))
+    return float(np.sqrt(mean_squares(X).mean()))

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn_deq._warnings import warn
 from sklearn_deq.theory import EquilibriumMoments, MatchResult, equilibrium_variance
 from sklearn_deq.theory._moments import spread_moments
+from sklearn_deq.theory._rows import mean_squares
 
 # New samples have norms a little outside of those of the training rows: this share of
 # the logarithm of their ratio.
@@ -87,7 +88,7 @@ def outside_norms(match: MatchResult, X: np.ndarray) -> np.ndarray:
     if match.norms is None:
         return np.empty(0)
     low, high = match.norms
-    norms = np.sqrt(np.einsum("ij,ij->i", X, X) / X.shape[1])
+    norms = np.sqrt(mean_squares(X))
     below = (norms > 0) & (norms < low * (1.0 - _MARGIN))
     return np.asarray(norms[below | (norms > high * (1.0 + _MARGIN))])
 

@@ -9,9 +9,7 @@ import torch
 from scipy.sparse import issparse
 
 from sklearn_deq.theory._checks import check_flag
-
-# Squared norms below this, or above its inverse, have lost digits or will.
-_SMALL = 1e-200
+from sklearn_deq.theory._rows import inverse_norms, mean_squares, moderate_rows
 
 
 def check_samples(X: np.ndarray, name: str = "X") -> np.ndarray:
@@ -71,28 +69,16 @@ class Samples:
             The same rows.
         """
         check_flag("normalize", normalize)
-        with np.errstate(over="ignore"):
-            lengths = np.einsum("ij,ij->i", X, X, dtype=np.float64)
-        if normalize and not np.all((lengths > _SMALL) & (lengths < 1.0 / _SMALL)):
-            X = _moderate(X)
-            lengths = np.einsum("ij,ij->i", X, X)
-        if not np.isfinite(lengths).all():
+        if normalize:
+            X, squares = moderate_rows(X)
+            return cls(X, inverse_norms(squares), (squares > 0).astype(np.float64))
+        squares = mean_squares(X)
+        if not np.isfinite(squares).all():
             raise ValueError(
                 "The squared norms of the rows overflow: scale the features down, or "
                 "set normalize=True."
             )
-        if not normalize:
-            return cls(X, np.full(X.shape[0], X.shape[1] ** -0.5), lengths / X.shape[1])
-        norms = np.sqrt(lengths)
-        scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        return cls(X, scale, (norms > 0).astype(np.float64))
-
-
-def _moderate(X: np.ndarray) -> np.ndarray:
-    """Rows over their largest entries: their squares neither overflow nor vanish."""
-    X = X.astype(np.float64)
-    peaks = np.abs(X).max(axis=1, keepdims=True)
-    return np.divide(X, peaks, out=np.zeros_like(X), where=peaks > 0)
+        return cls(X, np.full(X.shape[0], X.shape[1] ** -0.5), squares)
 
 
 def output_dtype(X: np.ndarray, dtype: str | np.dtype | None) -> np.dtype:

@@ -452,20 +452,3 @@ def _variance_and_stability(
     slope[exists] = sa * spread_moments(moments.activation, safe, moments.offset).slope
     chi[exists] = sa * mean_squared_derivative(moments.activation, safe)
     return q, slope, chi
-
-
-def normalize_rows(X: np.ndarray) -> np.ndarray:
-    """Project the rows of X (n, p) on the sphere of radius √p; zero rows stay zero."""
-    kind = np.finfo(X.dtype)
-    with np.errstate(over="ignore", under="ignore"):
-        norms = np.linalg.norm(X, axis=1, keepdims=True)
-    low, high = np.sqrt(kind.tiny) / kind.eps, np.sqrt(kind.max) * kind.eps
-    if not np.all((norms > low) & (norms < high)):
-        # Squares that vanish or overflow do not, of rows over their largest entries.
-        peaks = np.abs(X).max(axis=1, keepdims=True)
-        X = np.divide(X, peaks, out=np.zeros_like(X), where=peaks > 0)
-        norms = np.linalg.norm(X, axis=1, keepdims=True)
-    scale = np.divide(
-        np.sqrt(X.shape[1]), norms, out=np.zeros_like(norms), where=norms > 0
-    )
-    return X * scale
