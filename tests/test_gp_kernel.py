@@ -175,6 +175,25 @@ def test_lipschitz_constant(name):
     assert_allclose(lipschitz_constant(name), steepest, rtol=1e-6)
 
 
+def test_lipschitz_constant_is_remembered():
+    """A fit asks for the bounds dozens of times."""
+    calls = []
+
+    def function(x):
+        calls.append(x.size)
+        return np.tanh(x)
+
+    kernel = DEQKernel(activation=Activation(function))
+    first = kernel.bounds
+    n_calls = len(calls)
+    assert_array_equal(kernel.bounds, first)
+    assert len(calls) == n_calls
+    # What has no hash is computed anew.
+    array = np.ones(1)
+    odd = Activation(function, kinks=(), name=array)
+    assert lipschitz_constant(odd) == lipschitz_constant(Activation(function))
+
+
 def test_lipschitz_constant_at_a_cusp_of_the_slope():
     """Softsign: between points of a grid its slope of 1 at 0 would be missed."""
     softsign = Activation(lambda x: x / (1 + np.abs(x)), kinks=(0.0,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,14 @@ def lipschitz_constant(activation: str | Activation | Callable[..., Any]) -> flo
     1.129
     """
     phi = get_activation(activation)
+    try:
+        return _remembered_constant(phi)
+    except TypeError:
+        # An activation that cannot be hashed.
+        return _find_constant(phi)
+
+
+def _find_constant(phi: Activation) -> float:
     check_continuous(phi)
     points = np.concatenate([-_SLOPE_POINTS[:0:-1], _SLOPE_POINTS])
     with np.errstate(all="ignore"):
@@ -70,6 +79,9 @@ def lipschitz_constant(activation: str | Activation | Callable[..., Any]) -> flo
             "recurrent_variance_bounds yourself."
         )
     return max(steepest, outer)
+
+
+_remembered_constant = lru_cache(maxsize=128)(_find_constant)
 
 
 def _refined_slope(phi: Activation, low: np.ndarray, high: np.ndarray) -> float:
