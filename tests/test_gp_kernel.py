@@ -275,6 +275,32 @@ def test_regression_with_learnt_hyperparameters():
     assert (deviation > 0).all()
 
 
+def test_bounds_that_admit_unstable_settings_are_named():
+    """The optimizer goes to their ends, with values that nobody has set."""
+    X = np.linspace(-1, 1, 12)[:, None]
+    kernel = DEQKernel(recurrent_variance_bounds=(1e-5, 3.0))
+    message = r"Unstable.*recurrent_variance_bounds=\(1e-05, 3\).*'auto' is 0\.99, "
+    with pytest.raises(ValueError, match=message):
+        GaussianProcessRegressor(kernel).fit(X, np.sin(3 * X[:, 0]))
+    # Values that a user has set are so called.
+    unstable = kernel.clone_with_theta(np.log([1.0, 3.0]))
+    with pytest.raises(ValueError, match="Unstable") as raised:
+        unstable(X)
+    assert "bounds" not in str(raised.value)
+    fixed = unstable.set_params(recurrent_variance_bounds="fixed")
+    with pytest.raises(ValueError, match="Unstable") as raised:
+        fixed(X, eval_gradient=True)
+    assert "bounds" not in str(raised.value)
+    # Without a largest slope there is no "auto" to speak of.
+    steep = DEQKernel(
+        activation=Activation(lambda x: x * np.abs(x), lambda x: 2 * np.abs(x)),
+        recurrent_variance=2.0,
+        recurrent_variance_bounds=(1e-5, 3.0),
+    )
+    with pytest.raises(ValueError, match=r"is to be lowered\.$"):
+        steep(X, eval_gradient=True)
+
+
 def test_gradient_of_the_marginal_likelihood(iris):
     """As the Gaussian process uses it."""
     X, y = iris

@@ -12,7 +12,7 @@ from sklearn_deq.estimators._base import RefusesUnknownParameters
 from sklearn_deq.kernels import deq_kernel, deq_kernel_diag, deq_kernel_gradient
 from sklearn_deq.theory import Activation, get_activation, lipschitz_constant
 from sklearn_deq.theory._checks import check_nonnegative
-from sklearn_deq.theory._equilibrium import check_kernel
+from sklearn_deq.theory._equilibrium import UnstableError, check_kernel
 
 Bounds = tuple[float, float] | str
 
@@ -138,8 +138,7 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
         """σ_a² as a hyperparameter."""
         bounds = self.recurrent_variance_bounds
         if isinstance(bounds, str) and bounds == "auto":
-            steepest = lipschitz_constant(get_activation(self.activation))
-            bounds = (_LEAST, _MARGIN / steepest**2)
+            bounds = (_LEAST, self._always_stable)
         return self._hyperparameter("recurrent_variance", bounds, "'fixed' or 'auto'")
 
     @property
@@ -151,6 +150,11 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
     def hyperparameter_bias_variance(self) -> Hyperparameter:
         """σ_c² as a hyperparameter."""
         return self._hyperparameter("bias_variance", self.bias_variance_bounds)
+
+    @property
+    def _always_stable(self) -> float:
+        """σ_a² up to which the DEQ is stable for every sample."""
+        return _MARGIN / lipschitz_constant(get_activation(self.activation)) ** 2
 
     def _hyperparameter(
         self, name: str, bounds: Bounds, words: str = "'fixed'"
@@ -232,9 +236,30 @@ class DEQKernel(RefusesUnknownParameters, Kernel):
             return deq_kernel(X, other, **self._settings, **self._output)
         if Y is not None:
             raise ValueError("Gradient can only be evaluated when Y is None.")
-        return deq_kernel_gradient(
-            X, variances=self._free, **self._settings, **self._output
+        try:
+            return deq_kernel_gradient(
+                X, variances=self._free, **self._settings, **self._output
+            )
+        except UnstableError as error:
+            # Whoever asks for gradients chooses the variances, within the bounds.
+            if "recurrent_variance" not in self._free:
+                raise
+            raise UnstableError(f"{error} {self._bounds_advice()}") from error
+
+    def _bounds_advice(self) -> str:
+        """Say which bounds let an optimizer meet an unstable setting."""
+        low, high = self.hyperparameter_recurrent_variance.bounds[0]
+        advice = (
+            "If an optimizer has chosen these values: they are within "
+            f"recurrent_variance_bounds=({low:.3g}, {high:.3g}), whose upper end is "
+            "to be lowered"
         )
+        try:
+            stable = self._always_stable
+        except ValueError:
+            # There is no largest slope, and no upper end of "auto".
+            return f"{advice}."
+        return f"{advice}; that of 'auto' is {stable:.3g}, stable for every sample."
 
     def diag(self, X: Any) -> np.ndarray:
         """Diagonal of the kernel matrix of X, in O(n).

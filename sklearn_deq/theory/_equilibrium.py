@@ -118,6 +118,10 @@ class EquilibriumMoments:
         return (*self.beta_recurrent, self.kappa2_recurrent)
 
 
+class UnstableError(ValueError):
+    """A setting of the variances has no stable equilibrium."""
+
+
 def check_kernel(kernel: Any) -> None:
     """Raise a ValueError unless kernel is one of the three."""
     if not (isinstance(kernel, str) and kernel in KERNELS):
@@ -364,7 +368,7 @@ def _check_stability(
         found = [f"up to {worst:.4g}"] if np.isfinite(worst) else []
         found += [f"{int(bad.sum())} of {bad.size} rows"] if bad.size > 1 else []
         reasons = f" ({', '.join(found)})" if found else ""
-        raise ValueError(
+        raise UnstableError(
             f"Unstable DEQ {where}: {failure}{reasons} "
             f"with recurrent_variance={recurrent_variance:.4g}, "
             f"input_variance={input_variance:.4g}, "
