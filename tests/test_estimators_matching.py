@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -76,6 +77,42 @@ def test_size_of_a_fitted_deq_is_taken_over(iris):
     moments = equilibrium_moments("relu", tau0=deq.tau0_)
     assert explicit.match_ == solve_match(moments, architecture="leaky_relu")
     assert explicit.offset_ == deq.offset_
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_size_of_rows_that_are_projected_or_not(iris, normalize):
+    """It belongs to the equivalent's `normalize`, whatever that of the DEQ."""
+    X, y = iris
+    expected = 1.0 if normalize else np.sqrt(np.mean((5 * X) ** 2))
+    deq = DEQClassifier(**SMALL, normalize=not normalize)
+    found = match_deq(deq, 5 * X, normalize=normalize)
+    assert_allclose(found.tau0, expected)
+    assert match_deq(deq, X, normalize=normalize, tau0=3.0).tau0 == 3.0
+    # That of a DEQ fitted to the other rows says nothing of these.
+    deq.fit(X, y)
+    assert match_deq(deq, normalize=normalize).tau0 is None
+    assert match_deq(deq).tau0 == deq.tau0_
+    # Nor where the parameter was set since.
+    assert match_deq(deq.set_params(normalize=normalize)).tau0 is None
+    assert match_deq(deq.set_params(tau0=1.5)).tau0 == 1.5
+
+
+def test_regressors_of_transformed_targets(iris):
+    X, _ = iris
+    wrapped = TransformedTargetRegressor(
+        make_pipeline(StandardScaler(), DEQRegressor(**SMALL)),
+        func=np.log1p,
+        inverse_func=np.expm1,
+    )
+    assert match_deq(wrapped).width == 16
+    searched = GridSearchCV(wrapped, {"regressor__deqregressor__width": [3]}, cv=2)
+    assert match_deq(searched).width == 16
+    wrapped.fit(X[:, :2], X[:, 3])
+    deq = wrapped.regressor_[-1]
+    assert match_deq(make_pipeline(wrapped)).tau0 == deq.tau0_
+    assert_allclose(match_deq(wrapped, X[:, :2]).tau0, 1.0)
+    with pytest.raises(TypeError, match="needs a DEQClassifier or DEQRegressor"):
+        match_deq(TransformedTargetRegressor())
 
 
 def test_pipelines_and_searches(iris):

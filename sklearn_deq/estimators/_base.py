@@ -15,6 +15,7 @@ from sklearn.base import (
     TransformerMixin,
     clone,
 )
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import validate_data
@@ -46,7 +47,7 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
 
     Parameters
     ----------
-    estimator : estimator, Pipeline or search
+    estimator : estimator, Pipeline, search or TransformedTargetRegressor
         Of a fitted search the best estimator counts, or with refit=False the best
         parameters; others are returned as they are.
 
@@ -69,6 +70,8 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
                 )
             else:
                 estimator = getattr(estimator, "best_estimator_", estimator.estimator)
+        elif isinstance(estimator, TransformedTargetRegressor):
+            estimator = getattr(estimator, "regressor_", estimator.regressor)
         else:
             return estimator, steps
 

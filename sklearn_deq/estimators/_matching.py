@@ -38,7 +38,8 @@ def match_deq(
     ----------
     estimator : DEQClassifier, DEQRegressor, Pipeline or search
         The DEQ, or a pipeline or a search such as GridSearchCV that ends in one; of a
-        fitted search the best estimator counts.
+        fitted search the best estimator counts. A TransformedTargetRegressor of one
+        does, too: the equivalent is to be wrapped alike.
     X : array-like of shape (n_samples, n_features), default=None
         Data whose size is measured: it becomes the equivalent's ``tau0``. The other
         steps of a pipeline, which must be fitted, are applied first; with a bare DEQ
@@ -54,8 +55,8 @@ def match_deq(
     -------
     ExplicitEquivalentClassifier or ExplicitEquivalentRegressor
         Unfitted. Shared parameters are those of the DEQ, ``trainable`` among them;
-        ``tau0`` is the ``tau0_`` of a fitted DEQ, unless X is given. The matching
-        equations are solved when it is fitted.
+        ``tau0`` is the ``tau0_`` of a fitted DEQ, unless X is given or ``normalize`` is
+        another. The matching equations are solved when it is fitted.
 
     Raises
     ------
@@ -92,15 +93,17 @@ def match_deq(
     shared = {
         k: clone(v, safe=False) for k, v in deq.get_params().items() if k in valid
     }
-    if hasattr(deq, "tau0_"):
-        shared["tau0"] = deq.tau0_
-    if X is not None:
-        shared["tau0"] = _size(X, steps, deq)
     explicit = equivalent(
         **{**shared, "kernel": kernel, "architecture": architecture, **params}
     )
     explicit._validate_params()
-    return explicit
+    tau0 = explicit.tau0
+    # Rows that are projected are of another size.
+    if hasattr(deq, "tau0_") and deq._as_fitted().normalize == explicit.normalize:
+        tau0 = deq.tau0_
+    if X is not None:
+        tau0 = _size(X, steps, deq, explicit.normalize)
+    return explicit if "tau0" in params else explicit.set_params(tau0=tau0)
 
 
 def _find_deq(estimator: Any) -> tuple[Any, list[Any]]:
@@ -114,8 +117,8 @@ def _find_deq(estimator: Any) -> tuple[Any, list[Any]]:
     return deq, steps
 
 
-def _size(X: Any, steps: list[Any], deq: Any) -> float:
-    """√(mean |x|²/p) of X as the DEQ sees it."""
+def _size(X: Any, steps: list[Any], deq: Any, normalize: bool) -> float:
+    """√(mean |x|²/p) of X after the steps before the DEQ, on the sphere or not."""
     for step in steps:
         try:
             check_is_fitted(step)
@@ -132,6 +135,6 @@ def _size(X: Any, steps: list[Any], deq: Any) -> float:
             f"X has {X.shape[1]} features, but {type(deq).__name__} is expecting "
             f"{expected} features as input."
         )
-    if deq.normalize:
+    if normalize:
         X = normalize_rows(X)
     return float(np.sqrt(mean_squares(X).mean()))
