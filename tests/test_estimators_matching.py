@@ -213,6 +213,28 @@ def test_match_report(iris):
     assert "after training" in str(trained.fit(X, y).match_report(X))
     few = model.match_report(X, max_samples=20)
     assert few.n_samples == 20
+    assert "on 20 samples:" in str(few)
+    assert "on 1 sample:" in str(model.match_report(X[:1]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_match_report_of_rows_of_one_norm(iris, dtype):
+    """Rounding of the rows is no error of the match, nor a norm that varies."""
+    X, y = StandardScaler().fit_transform(iris[0]).astype(dtype), iris[1]
+    model = ExplicitEquivalentClassifier(
+        width=16, max_epochs=1, normalize=True, architecture="hermite", random_state=0
+    )
+    report = model.fit(X, y).match_report(X)
+    assert model.tau0_ == 1.0
+    assert report.match.norms == (1.0, 1.0)
+    for name, value in report.match.target.items():
+        # A sum of 2,048 terms.
+        assert_allclose(report.match.achieved[name], value, atol=1e-11)
+    assert report.infinite.largest < 1e-11
+    # Zero rows have no norm.
+    X[:15] = 0.0
+    assert model.fit(X, y).match_.norms == (1.0, 1.0)
+    assert_allclose(model.tau0_, np.sqrt(0.9), rtol=1e-6)
 
 
 def test_match_report_measures_all_samples(iris):
@@ -384,6 +406,7 @@ def test_norms_that_a_layer_was_not_made_for(iris):
     report = model.match_report(far)
     assert report.n_outside == 30
     assert "30 of the samples have norms outside" in str(report)
+    assert "1 of the samples has a norm outside" in str(model.match_report(far[29:40]))
     for other in ({"normalize": True}, {"architecture": "leaky_relu"}):
         model = ExplicitEquivalentClassifier(width=16, max_epochs=1, **other)
         assert model.fit(X, y).match_report(far).n_outside == 0

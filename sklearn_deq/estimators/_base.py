@@ -205,6 +205,10 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
                 f"X is too large for {dtype.name}: its mean squares reach "
                 f"{s.max():.1e}. Scale X, or set normalize=True."
             )
+        if self.normalize:
+            # Up to rounding they are, and zero rows stay zero.
+            s = (s > 0).astype(np.float64)
+            mean = 1.0 if s.all() else mean
         self._size = float(np.sqrt(mean))
         tau0 = self._size if self.tau0 is None else float(self.tau0)
         moments = self._moments(tau0)

@@ -57,7 +57,12 @@ class KernelErrors:
 
 def wide_kernels(explicit: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The DEQ's kernel on rows, and a matched network's of infinite width."""
-    settings = {"kernel": explicit.kernel, "dtype": "float64"}
+    # Projected once more: rounding of the rows leaves norms that are nearly one.
+    settings = {
+        "kernel": explicit.kernel,
+        "normalize": explicit.normalize,
+        "dtype": "float64",
+    }
     exact = deq_kernel(
         rows,
         activation=explicit.activation,
@@ -114,9 +119,10 @@ class MatchReport:
 
     def __str__(self) -> str:
         """Report all that is known."""
+        samples = f"{self.n_samples} sample{'s' if self.n_samples > 1 else ''}"
         lines = [
             str(self.match),
-            f"  relative errors of the {self.kernel} on {self.n_samples} samples:",
+            f"  relative errors of the {self.kernel} on {samples}:",
             f"    infinite width   {self.infinite}",
         ]
         if self.finite is not None:
@@ -127,8 +133,9 @@ class MatchReport:
             )
         if self.n_outside and self.match.norms is not None:
             low, high = self.match.norms
+            have = "has a norm" if self.n_outside == 1 else "have norms"
             lines.append(
-                f"  {self.n_outside} of the samples have norms outside of those from "
+                f"  {self.n_outside} of the samples {have} outside of those from "
                 f"{low:.3g} to {high:.3g}, for which the layer was made"
             )
         return "\n".join(lines)
