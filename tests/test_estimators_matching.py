@@ -394,6 +394,7 @@ def test_norms_that_a_layer_was_not_made_for(iris):
     assert "outside" not in str(model.match_report(1.02 * X))
     # Zero rows have no norm.
     model.predict(np.vstack([1.02 * X, 0 * X[:1]]))
+    model.predict(np.vstack([1.02 * X, 0 * X[:20]]))
     # Nor are a few outliers worth it.
     model.predict(X * np.where(np.arange(len(X)) < 3, 30.0, 1.0)[:, None])
     far = X * np.where(np.arange(len(X)) < 30, 30.0, 1.0)[:, None]
