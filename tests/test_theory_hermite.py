@@ -15,6 +15,7 @@ from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.kernels import deq_kernel, explicit_kernel, explicit_kernel_diag
 from sklearn_deq.theory import (
     ACTIVATIONS,
+    _hermite_kernel,
     equilibrium_kernel,
     equilibrium_moments,
     solve_match,
@@ -442,3 +443,34 @@ def test_series_in_the_disc(n_terms, shape, rng):
             expected = polyval(points, polyder(row, order))
             # Sums of n terms of sizes up to n and 1.
             assert_allclose(part.reshape(-1, 20)[k], expected, atol=1e-14 * n_terms**2)
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_kernels_in_the_angle_are_those_in_powers(activation, kernel, rng, monkeypatch):
+    """For norms of the range and others; the powers are the definition."""
+    moments = equilibrium_moments(activation)
+    norms = (0.5, 2.0)
+    layers = solve_match(
+        moments, kernel=kernel, architecture="hermite", norms=norms, tol=1e-2
+    ).layers
+    X = rng.standard_normal((40, 8))
+    # Parallel, opposite, and nearly so.
+    X[1:4] = X[0] * np.array([[1.5], [-1.0], [1.0]])
+    X[4] = X[0] + 1e-5 * X[5]
+    X /= np.sqrt(np.mean(X**2, axis=1, keepdims=True))
+    X *= np.geomspace(*norms, len(X))[:, None]
+    far = X.copy()
+    far[::7] *= 5.0
+    far[8] = 0.0
+    pairs = [(X, None), (far, None), (far, X), (X, far)]
+    found = [explicit_kernel(*each, layers=layers, kernel=kernel) for each in pairs]
+    monkeypatch.setattr(_hermite_kernel, "_remembered_table", lambda kinds, rate: None)
+    for each, fast in zip(pairs, found, strict=True):
+        slow = explicit_kernel(*each, layers=layers, kernel=kernel)
+        sizes = [
+            np.sqrt(explicit_kernel_diag(side, layers=layers, kernel=kernel))
+            for side in (each[0], each[0] if each[1] is None else each[1])
+        ]
+        # Rounding of sums of 2,048 terms, and of a cosine to such a power.
+        assert np.all(np.abs(fast - slow) <= 1e-11 * np.multiply.outer(*sizes))

@@ -16,7 +16,8 @@ from array_api_compat import array_namespace
 from sklearn_deq.theory._activations import Activation, get_activation
 from sklearn_deq.theory._duals import dual_function
 from sklearn_deq.theory._equilibrium import check_kernel
-from sklearn_deq.theory._hermite import HermiteFunction, hermite_pair_kernel
+from sklearn_deq.theory._hermite import HermiteFunction
+from sklearn_deq.theory._hermite_kernel import hermite_pair_kernel
 from sklearn_deq.theory._hermite_mixture import HermiteMixture
 from sklearn_deq.theory._layers import Array, LayerMoments, layer_moments
 from sklearn_deq.theory._moments import mean_squared_derivative, spread_moments

@@ -8,7 +8,6 @@ of several such functions. Docs/theory.md, section 5.1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -31,13 +30,6 @@ from sklearn_deq.theory._norms import (
     norm_coordinate,
     norm_nodes,
 )
-from sklearn_deq.theory._pairs import (
-    PairKernel,
-    Reduction,
-    States,
-    common_square,
-    sphere_reduction,
-)
 
 Array = Any
 
@@ -45,8 +37,6 @@ Array = Any
 _TERMS = 2048
 # The same at norms for which the function was not made, by quadrature.
 _QUADRATURE_TERMS = 512
-# Powers of the cosine below this are left out.
-_NEGLIGIBLE = 1e-18
 # Norms this close to the range are in it.
 _SLACK = 2e-6
 # Where norms vary, σ is a Chebyshev series in their coordinate: to this share.
@@ -233,7 +223,7 @@ class HermiteFunction:
         """
         if self.homogeneous:
             return norms[:, None] * self._made(np.ones(1), rate)
-        made = np.abs(norms - np.clip(norms, self.low, self.high)) <= _SLACK * norms
+        made = self.inside(norms)
         size = self._n_terms if made.all() else max(self._n_terms, _QUADRATURE_TERMS)
         found = np.zeros((len(norms), size))
         found[made, : self._n_terms] = self._made(norms[made], rate)
@@ -251,17 +241,30 @@ class HermiteFunction:
             return _TERMS
         return max(len(series.differences) for series in self.series)
 
+    def inside(self, norms: np.ndarray) -> np.ndarray:
+        """Whether norms are in the range, which rounding may leave."""
+        gaps = np.abs(norms - np.clip(norms, self.low, self.high))
+        return np.asarray(gaps <= _SLACK * norms)
+
     def _made(self, norms: np.ndarray, rate: float) -> np.ndarray:
         """Features at norms in the range."""
+        return self.node_weights(norms) @ self.node_features(rate)
+
+    def node_weights(self, norms: np.ndarray) -> np.ndarray:
+        """Weights (n, n_series) of the series at norms in the range."""
+        if len(self.series) == 1:
+            return np.ones((len(norms), 1))
+        return self._lagrange(norms)
+
+    def node_features(self, rate: float) -> np.ndarray:
+        """Features of the series themselves, shape (n_series, n_terms)."""
         size = self._n_terms
         weights = np.sqrt(1.0 + rate * np.arange(size))
         nodes = coefficient_rows(self.series, size) * weights
         totals = [float(s.kernel(np.ones(1), rate)[0]) for s in self.series]
         rest = np.maximum(np.array(totals) - np.sum(nodes**2, axis=1), 0.0)
         nodes[:, -1] = np.hypot(nodes[:, -1], np.sqrt(rest))
-        if len(self.series) == 1:
-            return np.repeat(nodes, len(norms), axis=0)
-        return self._lagrange(norms) @ nodes
+        return nodes
 
     def _measured(self, norms: np.ndarray, rate: float) -> np.ndarray:
         """Features at other norms, by quadrature."""
@@ -287,27 +290,6 @@ class HermiteFunction:
         if self.homogeneous:
             norms = "all norms"
         return f"HermiteFunction({terms} terms, {norms})"
-
-
-def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
-    """K_ij = r_i r_j f(ρ_ij)."""
-
-    def states(s: np.ndarray) -> States:
-        norms = np.sqrt(s)
-        return norms, np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-
-    def argument(first: States, second: States, s12: Array) -> Array:
-        s12 *= first[1]
-        s12 *= second[1]
-        return s12
-
-    def profiles(x: np.ndarray) -> np.ndarray:
-        return series.kernel(x, rate)[None]
-
-    def assemble(first: States, second: States, values: Array) -> Array:
-        return values[0] * first[0] * second[0]
-
-    return Reduction(states, argument, profiles, assemble)
 
 
 def cells_of(series: Sequence[HermiteSeries]) -> Cells:
@@ -352,68 +334,3 @@ def _horner(coefficients: np.ndarray, t: np.ndarray) -> np.ndarray:
     for k in range(coefficients.shape[-1] - 2, -1, -1):
         value = value * t + coefficients[..., k]
     return np.asarray(value)
-
-
-def hermite_pair_kernel(kinds: Sequence[HermiteFunction], rate: float) -> PairKernel:
-    """Kernel of one infinitely wide hidden layer with units of these kinds.
-
-    Parameters
-    ----------
-    kinds : sequence of HermiteFunction
-        Made for the same norms; the kernel is the sum of theirs.
-    rate : float
-        Learning rate of the hidden layer, in units of the readout's: 0 for the CK.
-
-    Returns
-    -------
-    PairKernel
-        Entry by entry.
-    """
-
-    def states(s: np.ndarray) -> States:
-        norms = np.sqrt(s)
-        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        return inverse, *(kind.features(norms, rate) for kind in kinds)
-
-    def diagonal(s: np.ndarray) -> np.ndarray:
-        _, *features = states(s)
-        return np.asarray(sum(np.sum(each**2, axis=1) for each in features))
-
-    def entries(first: States, second: States, s12: Array) -> Array:
-        xp = array_namespace(s12)
-        rho = xp.clip(s12 * first[0] * second[0], -1.0, 1.0)
-        pairs = zip(first[1:], second[1:], strict=True)
-        return sum(_power_sum(f1, f2, rho) for f1, f2 in pairs)
-
-    def reduce(s: np.ndarray) -> Reduction | None:
-        if kinds[0].homogeneous:
-            return _homogeneous_reduction(kinds[0].series[0], rate)
-        square = common_square(s)
-        if square is None:
-            return None
-        found = [kind.at(float(np.sqrt(square))) for kind in kinds]
-        series = [each for each in found if each is not None]
-        if len(series) < len(found):
-            return None
-
-        def exact(_first: States, _second: States, s12: np.ndarray) -> np.ndarray:
-            rho = np.clip(s12 / square, -1.0, 1.0)
-            return np.asarray(sum(each.kernel(rho, rate) for each in series))
-
-        return sphere_reduction(states, exact, square)
-
-    return PairKernel(states, diagonal, entries, reduce)
-
-
-def _power_sum(first: Array, second: Array, rho: Array) -> Array:
-    """Σ_k f_k f'_k ρᵏ of every pair."""
-    xp = array_namespace(rho)
-    n_terms = first.shape[-1]
-    largest = float(xp.max(xp.abs(rho))) if math.prod(rho.shape) else 0.0
-    if largest < 1.0:
-        enough = math.log(_NEGLIGIBLE) / math.log(max(largest, 1e-9))
-        n_terms = min(n_terms, max(2, math.ceil(enough)))
-    value = 0.0 * rho
-    for k in range(n_terms - 1, -1, -1):
-        value = value * rho + first[..., k] * second[..., k]
-    return value
