@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sklearn_deq import DEQKernelRidgeClassifierCV, DEQKernelRidgeCV
+from sklearn_deq import DEQKernelRidgeClassifierCV, DEQKernelRidgeCV, DEQRegressor
 
 ONE = {"recurrent_variance": 0.2}
 TWO = {"recurrent_variance": [0.2, 0.3]}
@@ -42,6 +42,25 @@ def test_targets_that_are_too_large(data, settings, dtype, size):
     found = model.fit(X, scale * y).predict(X)
     expected = scale * model.fit(X, y).predict(X)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DEQKernelRidgeCV(**ONE, dtype="float32"),
+        DEQRegressor(width=8, dtype="float32", trainable="readout"),
+    ],
+    ids=["ridge", "network"],
+)
+def test_targets_whose_differences_are_rounded_away(data, model):
+    """Seconds since 1970 come in steps of 128 in float32."""
+    X, y = data
+    with pytest.warns(UserWarning, match=r"in steps of 1\.3e\+02.*Subtract the mean"):
+        model.fit(X, 1.7e9 + 60.0 * y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, 1.7e5 + 60.0 * y)
+        model.fit(X, np.column_stack([np.full(len(X), 1e30), y]))
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])

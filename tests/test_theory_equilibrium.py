@@ -302,6 +302,13 @@ def test_the_steepest_slope_may_lie_far_out():
             lipschitz_constant(Activation(growing))
 
 
+def test_moments_print_what_they_are_of():
+    moments = equilibrium_moments("relu", 0.3, 0.7)
+    text = str(moments)
+    assert text.startswith("EquilibriumMoments: relu, centred, recurrent_variance=0.3")
+    assert f"chi={moments.chi:.6g}" in text
+
+
 def test_equations_that_are_not_solved_are_spoken_of(monkeypatch):
     """No input is known that needs so many steps; with one step none suffices."""
     kernel = equilibrium_kernel(equilibrium_moments("tanh", 0.5, 0.5))

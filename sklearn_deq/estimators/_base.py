@@ -38,6 +38,8 @@ from sklearn_deq.theory._rows import mean_squares, normalize_rows
 _HEADROOM = 1e-8
 # Of the largest number: what targets may reach, with room for predictions beyond.
 TARGET_HEADROOM = 1e-3
+# Steps of rounding in a deviation of y, below which they cost a share of 1e-3 of R².
+_COARSE = 10.0
 # Root mean square of the features below which little or nothing is learned.
 _SMALL = 0.01
 
@@ -77,13 +79,32 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
 
 
 def check_target_size(y: np.ndarray, dtype: np.dtype, limit: float) -> None:
-    """Refuse targets beyond a limit, where predictions have this dtype."""
+    """Refuse targets beyond a limit, where predictions have this dtype.
+
+    Warn of those whose differences are lost when predictions are rounded to it.
+    """
     largest = float(np.abs(y).max())
     if not largest <= limit:
         remedy = "Scale y" if dtype == np.float64 else "Scale y, or use float64"
         raise ValueError(
             f"y is too large for {dtype.name}: it reaches {largest:.1e}. {remedy}."
         )
+    columns = y.reshape(len(y), -1).astype(np.float64, copy=False)
+    peaks = np.abs(columns).max(axis=0)
+    steps = np.spacing(peaks.astype(dtype)).astype(np.float64)
+    # Relative to the step, lest squares overflow.
+    spreads = np.std(columns / steps, axis=0)
+    # Not of roundings of one number.
+    differ = np.ptp(columns, axis=0) > 8 * np.finfo(np.float64).eps * peaks
+    for step, spread in zip(steps[differ], spreads[differ], strict=True):
+        if spread < _COARSE:
+            remedy = "" if dtype == np.float64 else ", or use float64"
+            warn(
+                f"y varies by {spread * step:.1e} around numbers that {dtype.name} has "
+                f"in steps of {step:.1e}: predictions are rounded to these. Subtract "
+                f"the mean from y{remedy}."
+            )
+            break
 
 
 def check_weighted_labels(class_weight: dict[Any, Any], labels: list[Any]) -> None:

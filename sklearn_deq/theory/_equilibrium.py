@@ -97,6 +97,18 @@ class EquilibriumMoments:
         """Whether the four equations describe this DEQ: centred φ and no bias."""
         return self.center and self.bias_variance == 0.0
 
+    def __str__(self) -> str:
+        """Report the setting and its equilibrium."""
+        return (
+            f"EquilibriumMoments: {self.activation}, "
+            f"{'centred' if self.center else 'not centred'}, "
+            f"recurrent_variance={self.recurrent_variance:.6g}, "
+            f"input_variance={self.input_variance:.6g}, "
+            f"bias_variance={self.bias_variance:.6g}, tau0={self.tau0:.6g}\n"
+            f"  at equilibrium: tau_star={self.tau_star:.6g}, "
+            f"offset={self.offset:.6g}, gamma2={self.gamma2:.6g}, chi={self.chi:.6g}"
+        )
+
     def coefficients(self, kernel: str) -> tuple[float, float, float, float]:
         """Return the coefficients of S, χχᵀ, S∘S and the diagonal of a kernel.
 
