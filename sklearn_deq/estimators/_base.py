@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -78,10 +79,10 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
             return estimator, steps
 
 
-def check_target_size(y: np.ndarray, dtype: np.dtype, limit: float) -> None:
+def check_target_size(y: Any, dtype: np.dtype, limit: float) -> None:
     """Refuse targets beyond a limit, where predictions have this dtype.
 
-    Warn of those whose differences are lost when predictions are rounded to it.
+    Warn of those whose differences are lost when predictions are rounded to float32.
     """
     largest = float(np.abs(y).max())
     if not largest <= limit:
@@ -89,6 +90,9 @@ def check_target_size(y: np.ndarray, dtype: np.dtype, limit: float) -> None:
         raise ValueError(
             f"y is too large for {dtype.name}: it reaches {largest:.1e}. {remedy}."
         )
+    if dtype == np.float64:
+        return
+    y = y.toarray() if issparse(y) else y
     columns = y.reshape(len(y), -1).astype(np.float64, copy=False)
     peaks = np.abs(columns).max(axis=0)
     steps = np.spacing(peaks.astype(dtype)).astype(np.float64)
@@ -98,11 +102,10 @@ def check_target_size(y: np.ndarray, dtype: np.dtype, limit: float) -> None:
     differ = np.ptp(columns, axis=0) > 8 * np.finfo(np.float64).eps * peaks
     for step, spread in zip(steps[differ], spreads[differ], strict=True):
         if spread < _COARSE:
-            remedy = "" if dtype == np.float64 else ", or use float64"
             warn(
                 f"y varies by {spread * step:.1e} around numbers that {dtype.name} has "
                 f"in steps of {step:.1e}: predictions are rounded to these. Subtract "
-                f"the mean from y{remedy}."
+                "the mean from y, or use float64."
             )
             break
 

@@ -363,7 +363,7 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
         return class_probabilities(self._log_odds(X))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of class probabilities, also of those that round to 0 or 1.
+        """Class log-probabilities, also of what rounds to 0 or 1.
 
         Parameters
         ----------

@@ -48,7 +48,7 @@ def class_probabilities(values: np.ndarray, temperature: float = 1.0) -> np.ndar
 
 
 def class_log_probabilities(values: np.ndarray) -> np.ndarray:
-    """Logarithms of `class_probabilities`, also of those that round to 0 or 1.
+    """Compute logarithms of `class_probabilities`, also of what rounds to 0 or 1.
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ def class_log_probabilities(values: np.ndarray) -> np.ndarray:
     --------
     >>> import numpy as np
     >>> from sklearn_deq.linear import class_log_probabilities
-    >>> class_log_probabilities(np.array([800.0]))
-    array([[-800.,    0.]])
+    >>> class_log_probabilities(np.array([[800.0, 0.0]]))
+    array([[   0., -800.]])
     """
     if values.ndim == 1:
         return np.column_stack([log_expit(-values), log_expit(values)])
