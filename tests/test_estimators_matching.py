@@ -463,3 +463,10 @@ def test_match_report_is_of_what_was_fitted(iris):
     model.set_params(recurrent_variance=0.9, kernel="ntk", trainable="readout")
     assert model.match_report(X) == before
     assert model.recurrent_variance == 0.9
+
+
+def test_data_too_large_to_measure():
+    with pytest.raises(ValueError, match=r"mean squares overflow\. Scale X"):
+        match_deq(DEQRegressor(), np.full((4, 3), 1e200))
+    with pytest.raises(ValueError, match=r"too large for float64.*Scale X"):
+        DEQKernelTransformer(n_components=2).fit(np.diag([1.0, 1e200, 2.0]))

@@ -7,9 +7,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_deq import Activation, DEQKernel
 from sklearn_deq.exceptions import SolverWarning
-from sklearn_deq.kernels import deq_kernel, explicit_kernel
+from sklearn_deq.kernels import (
+    _tables,
+    deq_kernel,
+    deq_kernel_gradient,
+    explicit_kernel,
+)
 from sklearn_deq.kernels._polynomial import Polynomial, series_in, shorter_series
-from sklearn_deq.kernels._tables import _remembered_tables, fastest
+from sklearn_deq.kernels._tables import fastest
 from sklearn_deq.theory import (
     ACTIVATIONS,
     KERNELS,
@@ -69,30 +74,62 @@ def test_fast_form_equals_equations(activation, kernel, settings, spread, rng):
     assert (error / np.outer(size, size)).max() < 1e-11
 
 
-def test_blocks_of_samples_share_a_table(rng):
-    """Their norms have not quite the same range; parameters are those of no other."""
-    made = {"kernel": "ck", "activation": "tanh", "recurrent_variance": 0.2718}
-    X, Y = rng.standard_normal((600, 10)), rng.standard_normal((200, 10))
-    X *= np.sqrt(10 / np.sum(X**2, axis=1, keepdims=True))
-    X[0], X[1] = 2 * X[0], X[1] / 2
-    X[-1], X[-2] = 2.01 * X[-1], X[-2] / 2.01
-    before = _remembered_tables.cache_info().misses
-    for rows in (X[:300], X[300:]):
-        deq_kernel(rows, Y, **made)
-    assert _remembered_tables.cache_info().misses == before + 1
+@pytest.fixture
+def made(monkeypatch):
+    """Ranges of norms for which tables were made."""
+    ranges = []
+    make = _tables._make_tables
+
+    def recorded(kernel, low, high, n_entries):
+        ranges.append((low, high))
+        return make(kernel, low, high, n_entries)
+
+    monkeypatch.setattr(_tables, "_make_tables", recorded)
+    return ranges
 
 
-def test_a_table_ends_where_the_kernel_does(rng):
+def _of_norms(low, high, rng, n=300):
+    """Samples whose √s_ii are from low to high."""
+    X = rng.standard_normal((n, 6))
+    norms = np.linspace(low, high, n)
+    return X * (norms * np.sqrt(6) / np.linalg.norm(X, axis=1))[:, None]
+
+
+def test_blocks_of_samples_share_a_table(rng, made):
+    """The second needs a wider range than the first, the others no wider round one."""
+    blocks = [_of_norms(0.5, 1.3 + 0.01 * k, rng) for k in range(4)]
+    settings = {"activation": "tanh", "recurrent_variance": 0.2718}
+    found = [deq_kernel(block, **settings) for block in blocks]
+    assert len(made) == 2
+    assert made[0][0] > made[1][0]
+    _tables._KNOWN.clear()
+    alone = deq_kernel(blocks[3], **settings)
+    assert len(made) == 3
+    assert_allclose(found[3], alone, atol=1e-12)
+
+
+def test_a_table_does_not_outlive_its_kernel(rng, made):
+    """That of a gradient is another object every time."""
+    X = _of_norms(0.5, 1.5, rng)
+    _tables._KNOWN.clear()
+    deq_kernel_gradient(X, activation="tanh", variances=("input_variance",))
+    assert len(made) == 1
+    assert not _tables._KNOWN
+
+
+def test_a_table_ends_where_the_kernel_does(rng, made):
     """A range that is rounded outwards would reach samples that have none."""
-    settings = {"center": False, "tau0": 1.0}
-    moments = equilibrium_moments("erf", 1.5, 0.5, **settings)
+    moments = equilibrium_moments("erf", 1.5, 0.5, center=False)
     squares = np.linspace(0.204, 2.0, 12)
     low = (np.sinh(norm_range(np.sqrt(squares))[0]) / 4) ** 2
     with pytest.raises(ValueError, match="Unstable"):
         equilibrium_variance(moments, np.array([low]))
     exact = equilibrium_kernel(moments, "ntk")
-    fast = fastest(exact, squares, 10**7)
-    assert fast is not exact
+    fastest(exact, np.linspace(0.5, 1.5, 12), 10**7)
+    for _ in range(2):
+        fast = fastest(exact, squares, 10**7)
+    # The first, one that is too wide, and their own.
+    assert len(made) == 3
     products = rng.uniform(-1, 1, (12, 12)) * np.sqrt(np.outer(squares, squares))
     size = np.sqrt(exact.diagonal(squares))
     error = np.abs(block(fast, squares, products) - block(exact, squares, products))
@@ -108,9 +145,11 @@ def test_every_form_is_used(rng):
         "elu sphere": np.ones(3),
         "tanh": norms,
         "elu": norms,
-        "tanh, few": norms,
+        "silu, few": norms,
     }.items():
-        exact = equilibrium_kernel(equilibrium_moments(name.split(",")[0].split()[0]))
+        # A variance of no other test, whose tables would serve.
+        moments = equilibrium_moments(name.split(",")[0].split()[0], 0.2123)
+        exact = equilibrium_kernel(moments)
         fast = fastest(exact, squares, 10 if name.endswith("few") else 10**7)
         forms[name] = fast is not exact
     assert forms == {
@@ -118,7 +157,7 @@ def test_every_form_is_used(rng):
         "elu sphere": True,
         "tanh": True,
         "elu": False,
-        "tanh, few": False,
+        "silu, few": False,
     }
 
 

@@ -88,8 +88,8 @@ class DEQClassifier(
     validation_fraction : float, default=0.1
         Share of the rows held out by early stopping.
     class_weight : dict or "balanced", default=None
-        Weights of the classes in the loss, divided by their mean over the rows (of
-        the first call of `partial_fit`); those of labels that y lacks count for
+        Weights of the classes in the loss, divided by their mean over the rows (in
+        `partial_fit` over the classes); those of labels that y lacks count for
         nothing. None where y has several labels.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last one. Settings of solver,

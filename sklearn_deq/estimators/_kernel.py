@@ -75,8 +75,9 @@ class Sizes:
     def spread(self) -> np.ndarray:
         """The extremes and sizes between, where a DEQ may be unstable, too."""
         low, high = self.extremes[2], self.extremes[1]
-        between = np.geomspace(low, high, _BETWEEN) if low > 0 else self.extremes
-        return np.concatenate([self.extremes, between])
+        if not 0.0 < low < high < np.inf:
+            return self.extremes
+        return np.concatenate([self.extremes, np.geomspace(low, high, _BETWEEN)])
 
     def __add__(self, other: Sizes) -> Sizes:
         """Measures of the rows of both."""

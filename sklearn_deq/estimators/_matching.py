@@ -137,4 +137,9 @@ def _size(X: Any, steps: list[Any], deq: Any, normalize: bool) -> float:
         )
     if normalize:
         X = normalize_rows(X)
-    return float(np.sqrt(mean_squares(X).mean()))
+    size = float(np.sqrt(mean_squares(X).mean()))
+    if not np.isfinite(size):
+        raise ValueError(
+            "X is too large: its mean squares overflow. Scale X, or set normalize=True."
+        )
+    return size

@@ -295,7 +295,8 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             self._check_start(X)
             module = self._module(self._n_outputs())
         # Batches are weighed alike, whatever classes each of them has.
-        self._weigh(targets, anew=anneal or not going_on)
+        # Only `partial_fit` keeps the rate.
+        self._weigh(targets, in_batches=not anneal, anew=anneal or not going_on)
         plan = self._make_plan(X.shape[0], device)
         earlier: dict[str, Any] = {}
         if going_on:

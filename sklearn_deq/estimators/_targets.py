@@ -134,15 +134,19 @@ class NetworkClassifierMixin:
             )
         return targets
 
-    def _weigh(self, targets: np.ndarray, *, anew: bool = True) -> None:
+    def _weigh(
+        self, targets: np.ndarray, *, in_batches: bool = False, anew: bool = True
+    ) -> None:
         """Set the weights of the classes in the loss, whose mean over y is one.
 
-        That is these targets, or the earlier ones that were there when it was set anew:
-        a batch of one class would have factor one, whatever its weight.
+        In batches it is that over the classes: one with a single class would have
+        factor one whatever its weight. Not anew it is the mean that it was.
         """
         self._class_factors: np.ndarray | None = None
         if not self._multilabel and (anew or not hasattr(self, "_class_counts")):
-            self._class_counts = np.bincount(targets, minlength=len(self.classes_))
+            self._class_counts = np.ones(len(self.classes_), dtype=int)
+            if not in_batches:
+                self._class_counts = np.bincount(targets, minlength=len(self.classes_))
         if self.class_weight is not None:
             by_code = self._class_weight_by_code()
             factors = np.ones(len(self.classes_))
@@ -155,7 +159,7 @@ class NetworkClassifierMixin:
                 )
             factors /= factors.max()
             mean = np.average(factors, weights=self._class_counts)
-            # A batch may have nothing but classes of weight 0.
+            # A y may have nothing but classes of weight 0.
             self._class_factors = factors / (mean or 1.0)
 
     def _criterion(self, dtype: torch.dtype) -> nn.Module:
@@ -317,8 +321,8 @@ class NetworkClassifierMixin:
         X : array-like of shape (n_samples, n_features)
             Samples.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels. The mean by which ``class_weight`` is divided is that over the rows
-            of the first call, or of an earlier `fit`.
+            Labels. The mean by which ``class_weight`` is divided is that over the
+            classes, or over the rows of an earlier `fit`.
         classes : array-like of shape (n_classes,), default=None
             All labels that later calls may bring; needed at the first call only, and
             the same in others.
@@ -403,7 +407,9 @@ class NetworkRegressorMixin:
     def _strata(self, targets: np.ndarray) -> None:
         return None
 
-    def _weigh(self, targets: np.ndarray, *, anew: bool = True) -> None:
+    def _weigh(
+        self, targets: np.ndarray, *, in_batches: bool = False, anew: bool = True
+    ) -> None:
         """Every sample counts alike."""
 
     def _criterion(self, dtype: torch.dtype) -> nn.Module:

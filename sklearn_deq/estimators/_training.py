@@ -116,7 +116,7 @@ class Batches:
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross-entropy with class weights relative to their mean on the first rows.
+    """Cross-entropy with class weights relative to one mean for all batches.
 
     torch divides by the weights of the batch instead, which gives a rare class its full
     say in every batch where the others are missing.
@@ -124,8 +124,8 @@ class WeightedCrossEntropy(nn.Module):
     Parameters
     ----------
     weight : tensor of shape (n_classes,)
-        Weights of the classes, whose mean over the training rows, or the first batch
-        of them, is one.
+        Weights of the classes, whose mean over the training rows, or in `partial_fit`
+        over the classes, is one.
     """
 
     weight: torch.Tensor

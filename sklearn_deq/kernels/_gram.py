@@ -67,8 +67,9 @@ def gram(
     X = check_samples(X)
     out_dtype = output_dtype(X, dtype)
     place = resolve_device(device)
+    Y = None if Y is None else _check_other(Y, X)
     left = Samples.build(X, normalize)
-    right = left if Y is None else Samples.build(_check_other(Y, X), normalize)
+    right = left if Y is None else Samples.build(Y, normalize)
     shape = len(left.squares), len(right.squares)
     # A leading axis of outputs, if the kernel has one.
     out_shape = (*kernel.diagonal(left.squares[:1]).shape[:-1], *shape)

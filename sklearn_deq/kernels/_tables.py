@@ -9,8 +9,8 @@ both norms and the angle. What has neither is left as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from sklearn_deq.kernels._polynomial import (
 )
 from sklearn_deq.theory import PairKernel, Reduction
 from sklearn_deq.theory._chebyshev import last_coefficients
+from sklearn_deq.theory._equilibrium import UnstableError
 from sklearn_deq.theory._norms import (
     norm_basis,
     norm_coordinate,
@@ -144,7 +145,7 @@ def _from_norms(
     found = _find_tables(kernel, squares, n_entries)
     if found is None:
         return None
-    tables, angle = found
+    tables, angle = found.outputs, found.angle
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
         norms = np.sqrt(s)
@@ -166,45 +167,77 @@ def _from_norms(
     return replace(kernel, states=states, entries=entries)
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """Tables of a kernel, for a range of the norm coordinate.
+
+    Attributes
+    ----------
+    low, high : float
+        The range.
+    outputs : tuple of _NormTable
+        One for each output of the kernel.
+    angle : bool
+        Whether they are in the angle.
+    said : tuple of str
+        What solvers said on the way.
+    grows : bool
+        Whether it is worth while to try a wider range where samples need one.
+    """
+
+    low: float
+    high: float
+    outputs: tuple[_NormTable, ...]
+    angle: bool
+    said: tuple[str, ...]
+    grows: bool = True
+
+
+# Of kernels that are still in use, so that blocks of samples share tables.
+_KNOWN: WeakKeyDictionary[PairKernel, _Tables] = WeakKeyDictionary()
+
+
 def _find_tables(
     kernel: PairKernel, squares: np.ndarray, n_entries: int
-) -> tuple[list[_NormTable], bool] | None:
-    """One table for each output of the kernel, and whether in the angle.
-
-    Of a range that is rounded outwards, so that blocks of samples share tables; of the
-    samples' own where that reaches norms at which the kernel has none.
-    """
+) -> _Tables | None:
+    """Tables that serve these samples, made if there are none and if they pay."""
     norms = np.sqrt(squares)
-    own = tuple(float(norm_coordinate(norm)) for norm in (norms.min(), norms.max()))
-    # So that blocks of about one size share them, too.
-    budget = 2 ** (n_entries.bit_length() - 1)
-    for low, high in (norm_range(norms), own):
+    low, high = (float(norm_coordinate(norm)) for norm in (norms.min(), norms.max()))
+    known, found = _KNOWN.get(kernel), None
+    if known is not None and known.low <= low and high <= known.high:
+        found = known
+    elif known is not None and known.grows:
+        # The next samples will go beyond this range, too: it is rounded outwards.
+        ends = np.sinh([min(low, known.low), max(high, known.high)]) / 4.0
         try:
-            found, said = _remembered_tables(kernel, low, high, budget)
-        except ValueError:
-            # Unstable: for the samples, too, if `_Side` says so.
-            continue
-        if found is not None:
-            for message in said:
-                warn_of_solver(message)
-            return found
-    return None
+            found = _make_tables(kernel, *norm_range(ends), n_entries)
+        except UnstableError:
+            # At norms that these samples do not have.
+            found = None
+    if found is None:
+        found = _make_tables(kernel, low, high, n_entries)
+        if found is not None and known is not None:
+            found = replace(found, grows=False)
+    if found is not None:
+        _KNOWN[kernel] = found
+        for message in found.said:
+            warn_of_solver(message)
+    return found
 
 
 def _make_tables(
     kernel: PairKernel, low: float, high: float, n_entries: int
-) -> tuple[tuple[list[_NormTable], bool] | None, list[str]]:
-    """Tables for a range of norms, if they pay; and what solvers say on the way."""
+) -> _Tables | None:
+    """Tables for a range of norms; None: do not pay."""
     with solver_warnings() as said:
         found = _sample_norms(kernel, low, high, n_entries)
     if found is None:
-        return None, said
+        return None
     series, angle = found
-    each = range(series.shape[1])
-    return ([_compress(series[:, k], low, high, angle) for k in each], angle), said
-
-
-_remembered_tables = lru_cache(maxsize=32)(_make_tables)
+    outputs = (
+        _compress(series[:, k], low, high, angle) for k in range(series.shape[1])
+    )
+    return _Tables(low, high, tuple(outputs), angle, tuple(said))
 
 
 def _sizes(kernel: PairKernel, s: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ K_ij = Σ_k f_k(r_i) f_k(r_j) ρᵏ, summed over the kinds of units, takes thous
 powers where samples are nearly parallel. Within the range of norms every f_k is a
 polynomial of a few coefficients in the norm's coordinate, so that K is
 Σ_ab L_a(r_i) L_b(r_j) C_ab(θ), and the C_ab are short Chebyshev series in the angle.
+They are cut at about 3e-12 of √(K_ii K_jj): so far off the diagonal, which is exact,
+are entries of equal rows.
 """
 
 from __future__ import annotations
