@@ -8,7 +8,7 @@ from sklearn_deq.exceptions import MatchWarning
 from sklearn_deq.theory import (
     ARCHITECTURES,
     RoundedPiece,
-    _matching,
+    _depth,
     equilibrium_moments,
     explicit_moments,
     minimal_depth,
@@ -99,7 +99,7 @@ def test_small_data_and_elu_need_three():
 def test_no_network_found_is_said(monkeypatch):
     """None is known among stable DEQs, so take the families away that would serve."""
     leaky = {"leaky_relu": ARCHITECTURES["leaky_relu"]}
-    monkeypatch.setattr(_matching, "ARCHITECTURES", leaky)
+    monkeypatch.setattr(_depth, "ARCHITECTURES", leaky)
     found = minimal_depth("elu")
     assert found.depth == 2
     assert "at least 2, but no network found" in found.reason

@@ -294,7 +294,6 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
         else:
             self._check_start(X)
             module = self._module(self._n_outputs())
-        # Batches are weighed alike, whatever classes each of them has.
         # Only `partial_fit` keeps the rate.
         self._weigh(targets, in_batches=not anneal, anew=anneal or not going_on)
         plan = self._make_plan(X.shape[0], device)

@@ -26,14 +26,15 @@ from sklearn_deq.kernels._polynomial import (
     together,
 )
 from sklearn_deq.theory import PairKernel, Reduction
-from sklearn_deq.theory._chebyshev import last_coefficients
+from sklearn_deq.theory._chebyshev import last_coefficients, signed_factors
 from sklearn_deq.theory._equilibrium import UnstableError
 from sklearn_deq.theory._norms import (
     norm_basis,
     norm_coordinate,
     norm_nodes,
-    norm_range,
+    rounded_range,
 )
+from sklearn_deq.theory._rows import inverse_norms
 
 _TOLERANCE = 1e-13
 
@@ -149,9 +150,8 @@ def _from_norms(
 
     def states(s: np.ndarray) -> tuple[np.ndarray, ...]:
         norms = np.sqrt(s)
-        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
         size = np.sqrt(_sizes(kernel, s))[:, None]
-        return inverse, *(table.features(norms) * size for table in tables)
+        return inverse_norms(s), *(table.features(norms) * size for table in tables)
 
     def entries(first: Any, second: Any, s12: torch.Tensor) -> torch.Tensor:
         t = s12.mul_(first[0]).mul_(second[0])
@@ -208,9 +208,9 @@ def _find_tables(
         found = known
     elif known is not None and known.grows:
         # The next samples will go beyond this range, too: it is rounded outwards.
-        ends = np.sinh([min(low, known.low), max(high, known.high)]) / 4.0
+        wider = rounded_range(min(low, known.low), max(high, known.high))
         try:
-            found = _make_tables(kernel, *norm_range(ends), n_entries)
+            found = _make_tables(kernel, *wider, n_entries)
         except UnstableError:
             # At norms that these samples do not have.
             found = None
@@ -297,21 +297,10 @@ def _compress(series: np.ndarray, low: float, high: float, angle: bool) -> _Norm
     size = series.shape[1]
     nodes = norm_nodes(low, high, size)
     to_coefficients = np.linalg.inv(norm_basis(np.sqrt(nodes), low, high, size))
-    functions, signs, ranks = [], [], []
-    largest = np.abs(series).max()
     orders = Orders.of(series)
-    for matrix in orders(series):
-        values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
-        kept = np.abs(values) > _TOLERANCE * largest
-        functions.append(vectors[:, kept] * np.sqrt(np.abs(values[kept])))
-        signs.append(np.sign(values[kept]))
-        ranks.append(int(kept.sum()))
+    functions, signs, ranks = signed_factors(
+        orders(series), _TOLERANCE * float(np.abs(series).max())
+    )
     return _NormTable(
-        low,
-        high,
-        to_coefficients @ np.concatenate(functions, axis=1),
-        np.concatenate(signs),
-        tuple(ranks),
-        orders,
-        angle,
+        low, high, to_coefficients @ functions, signs, ranks, orders, angle
     )

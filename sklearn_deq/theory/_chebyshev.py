@@ -29,6 +29,37 @@ def last_coefficients(values: np.ndarray) -> float:
     return float(size[-2:].max() / max(size.max(), 1e-300))
 
 
+def signed_factors(
+    matrices: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Factors of symmetric matrices, as far as they matter: F_k diag(σ_k) F_kᵀ.
+
+    Parameters
+    ----------
+    matrices : ndarray of shape (n_matrices, n, n)
+        Symmetric up to rounding.
+    tolerance : float
+        Eigenvalues of at most this size are left out.
+
+    Returns
+    -------
+    functions : ndarray of shape (n, n_functions)
+        All F_k, one beside the other.
+    signs : ndarray of shape (n_functions,)
+        All σ_k = ±1.
+    ranks : tuple of int
+        Columns of each F_k.
+    """
+    functions, signs, ranks = [], [], []
+    for matrix in matrices:
+        values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+        kept = np.abs(values) > tolerance
+        functions.append(vectors[:, kept] * np.sqrt(np.abs(values[kept])))
+        signs.append(np.sign(values[kept]))
+        ranks.append(int(kept.sum()))
+    return np.concatenate(functions, axis=1), np.concatenate(signs), tuple(ranks)
+
+
 def clenshaw(coefficients: Any, t: Array) -> Array:
     """Sum c_k T_k(t) by Clenshaw's rule.
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from sklearn_deq.theory._activations import Activation
-from sklearn_deq.theory._equations import bend_gap, share_of_kernel
+from sklearn_deq.theory._equations import Problem, bend_gap, share_of_kernel
 from sklearn_deq.theory._equilibrium import (
     EquilibriumMoments,
     check_kernel,
     equilibrium_moments,
 )
-from sklearn_deq.theory._matching import check_sees_input, check_tolerance, find_match
+from sklearn_deq.theory._families import ARCHITECTURES
+from sklearn_deq.theory._matching import check_sees_input, check_settings
 
 # τ²A/v of a clip falls from 1 to this as its knee goes to 0.
 _HARD_TANH = 2.0 / math.pi
@@ -121,8 +122,8 @@ def minimal_depth(
     moments = equilibrium_moments(
         activation, recurrent_variance, input_variance, tau0=tau0
     )
+    check_settings(moments, tol)
     check_sees_input(moments)
-    check_tolerance(tol)
     if equal_norms:
         return DepthResult(
             1,
@@ -179,7 +180,8 @@ def _searched(
     quantities: dict[str, float],
 ) -> DepthResult:
     """More than one layer: as many as the shallowest network found has."""
-    match, _ = find_match(moments, kernel=kernel, tol=tol)
+    problem = Problem(moments, kernel, tol, multipliers=True, equal_norms=False)
+    match = problem.shallowest(list(ARCHITECTURES))
     quantities = {**quantities, "residual": match.residual}
     if match.converged:
         reason = (

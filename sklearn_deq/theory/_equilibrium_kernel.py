@@ -29,6 +29,7 @@ from sklearn_deq.theory._pairs import (
     sphere_reduction,
     stack_kernels,
 )
+from sklearn_deq.theory._rows import inverse_norms
 
 Array = Any
 
@@ -295,9 +296,9 @@ def homogeneous_reduction(
     middle, half = 0.5 * (high + low), 0.5 * (high - low)
 
     def states(s: np.ndarray) -> States:
-        root = np.sqrt(equilibrium_variance(moments, s))
-        inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
-        return root, inverse, offset * (0.5 * offset - slopes.mean * root)
+        q = equilibrium_variance(moments, s)
+        root = np.sqrt(q)
+        return root, inverse_norms(q), offset * (0.5 * offset - slopes.mean * root)
 
     def argument(first: States, second: States, s12: Array) -> Array:
         (_, inverse1, centring1), (_, inverse2, centring2) = first[:3], second[:3]

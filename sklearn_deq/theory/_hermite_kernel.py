@@ -24,6 +24,7 @@ from sklearn_deq.theory._chebyshev import (
     chebyshev_nodes,
     clenshaw,
     last_coefficients,
+    signed_factors,
 )
 from sklearn_deq.theory._hermite import HermiteFunction
 from sklearn_deq.theory._hermite_series import HermiteSeries
@@ -131,19 +132,13 @@ def _make_table(kinds: Sequence[HermiteFunction], rate: float) -> _AngleTable | 
             break
     else:
         return None
-    functions, signs, ranks = [], [], []
-    for row in chebyshev_coefficients(values):
-        matrix = row.reshape(size, size)
-        found, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
-        kept = np.abs(found) > _TOLERANCE
-        functions.append(vectors[:, kept] * np.sqrt(np.abs(found[kept])))
-        signs.append(np.sign(found[kept]))
-        ranks.append(int(kept.sum()))
+    matrices = chebyshev_coefficients(values).reshape(-1, size, size)
+    functions, signs, ranks = signed_factors(matrices, _TOLERANCE)
     n_orders = max(np.flatnonzero(ranks), default=0) + 1
     ends = np.cumsum(ranks)[:n_orders]
     return _AngleTable(
-        scale[:, None] * np.concatenate(functions, axis=1),
-        np.concatenate(signs),
+        scale[:, None] * functions,
+        signs,
         tuple(
             slice(int(end - rank), int(end))
             for end, rank in zip(ends, ranks, strict=False)

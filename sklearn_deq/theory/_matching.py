@@ -130,33 +130,8 @@ def solve_match(
     >>> match.depth, round(match.multipliers[0], 4), match.multipliers[1]
     (1, 0.9432, 1.0)
     """
-    result, messages = find_match(
-        moments,
-        kernel=kernel,
-        architecture=architecture,
-        tol=tol,
-        multipliers=multipliers,
-        norms=norms,
-        trainable=trainable,
-    )
-    for message in messages:
-        warn(message, MatchWarning)
-    return result
-
-
-def find_match(
-    moments: EquilibriumMoments,
-    *,
-    kernel: str = "ck",
-    architecture: str = "auto",
-    tol: float = 1e-6,
-    multipliers: bool = True,
-    norms: tuple[float, float] | None = None,
-    trainable: str = "all",
-) -> tuple[MatchResult, list[str]]:
-    """Return what `solve_match` does, and what it warns of."""
     check_kernel(kernel)
-    _check_settings(moments, tol)
+    check_settings(moments, tol)
     names = (*ARCHITECTURES, "hermite")
     if architecture != "auto" and architecture not in names:
         raise ValueError(
@@ -182,12 +157,12 @@ def find_match(
         else:
             result = problem.shallowest([architecture])
         if result.architecture != "hermite":
-            return result, _messages(problem, architecture, result, norms)
+            _warn_of_equations(problem, architecture, result, norms)
+            return result
     bound = max(tol, _CLOSE) if architecture == "auto" else tol
     if result.residual > bound or result.residual_parallel > _APART:
-        advice = _hermite_advice(moments, kernel, norms)
-        return result, [_say_far(result, kernel, tol, advice)]
-    return result, []
+        _warn_of(result, kernel, tol, _hermite_advice(moments, kernel, norms))
+    return result
 
 
 def _match_auto(
@@ -262,16 +237,17 @@ def off_size(tau0: float, low: float, high: float) -> bool:
     return bool(tau0 * (1.0 + _OFF_SIZE) < low or tau0 > high * (1.0 + _OFF_SIZE))
 
 
-def _say_off_size(tau0: float, norms: tuple[float, float]) -> str:
-    """What equations that are solved for data of another size are worth."""
-    return (
-        f"The four equations are solved for data of size tau0={tau0:.3g}, but norms "
-        f"are from {norms[0]:.3g} to {norms[1]:.3g}: the network's kernel on such rows "
-        "may be far from the DEQ's, whatever the residual. Scale the rows to tau0, or "
-        "match a DEQ for data of their size (tau0=None in an estimator, else tau0= of "
-        "equilibrium_moments), or set architecture='hermite', which is made for their "
-        "norms."
-    )
+def _warn_of_size(tau0: float, norms: tuple[float, float]) -> None:
+    if off_size(tau0, *norms):
+        warn(
+            f"The four equations are solved for data of size tau0={tau0:.3g}, but "
+            f"norms are from {norms[0]:.3g} to {norms[1]:.3g}: the network's kernel on "
+            "such rows may be far from the DEQ's, whatever the residual. Scale the "
+            "rows to tau0, or match a DEQ for data of their size (tau0=None in an "
+            "estimator, else tau0= of equilibrium_moments), or set "
+            "architecture='hermite', which is made for their norms.",
+            MatchWarning,
+        )
 
 
 def _which(
@@ -287,7 +263,7 @@ def _which(
     return f"at norms from {low:.3g} to {high:.3g}{where}"
 
 
-def _check_settings(moments: EquilibriumMoments, tol: float) -> None:
+def check_settings(moments: EquilibriumMoments, tol: float) -> None:
     """Refuse what is no DEQ, or no tolerance."""
     if not isinstance(moments, EquilibriumMoments):
         raise ValueError(
@@ -347,25 +323,21 @@ def _check_matchable(moments: EquilibriumMoments, kernel: str, trainable: str) -
         )
 
 
-def _messages(
+def _warn_of_equations(
     problem: Problem,
     architecture: str,
     result: MatchResult,
     norms: tuple[float, float] | None,
-) -> list[str]:
-    """What there is to warn of where equations were solved."""
-    messages = []
+) -> None:
     if not result.converged:
         advice = _advice(problem, architecture, result)
-        messages.append(_say_far(result, problem.kernel, problem.tol, advice))
+        _warn_of(result, problem.kernel, problem.tol, advice)
     # Kernels of two networks that are homogeneous but for offsets grow alike.
     alike = result.architecture == "leaky_relu" and (
         homogeneous_slopes(problem.moments.activation) is not None
     )
-    tau0 = problem.moments.tau0
-    if norms is not None and not alike and off_size(tau0, *norms):
-        messages.append(_say_off_size(tau0, norms))
-    return messages
+    if norms is not None and not alike:
+        _warn_of_size(problem.moments.tau0, norms)
 
 
 def _advice(problem: Problem, architecture: str, result: MatchResult) -> str:
@@ -407,8 +379,7 @@ def _hermite_advice(
     return f"the series of {which} ends too early{less}"
 
 
-def _say_far(result: MatchResult, kernel: str, tol: float, advice: str) -> str:
-    """How far the network's kernel is from the DEQ's, and what to do."""
+def _warn_of(result: MatchResult, kernel: str, tol: float, advice: str) -> None:
     bound = ""
     if result.distance:
         bound = f", which cannot be below {result.distance:.1e}"
@@ -417,8 +388,9 @@ def _say_far(result: MatchResult, kernel: str, tol: float, advice: str) -> str:
             f", and to {result.residual_parallel:.1e} for nearly parallel samples of "
             "different norms"
         )
-    return (
+    warn(
         f"The explicit network's kernel matches the DEQ's only to a relative residual "
         f"of {result.residual:.1e}{bound} (architecture={result.architecture!r}, "
-        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}."
+        f"kernel={kernel!r}, tolerance {tol:.0e}): {advice}.",
+        MatchWarning,
     )

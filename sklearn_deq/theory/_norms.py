@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,8 +18,7 @@ _SIZES = (16, 32, 64)
 _TOLERANCE = 1e-14
 # Rows treated at once where a quadrature rule per row is held in memory.
 _BLOCK = 2048
-# Tables are built for ranges of norms rounded outwards to this grid, so that nearby
-# data share them.
+# Of ranges that are rounded, in the norm coordinate.
 _RANGE_GRID = 0.25
 
 
@@ -37,9 +37,14 @@ def norm_range(norms: np.ndarray, *, widen: bool = False) -> tuple[float, float]
     if most - least <= 1e-14 * most and not widen:
         point = float(norm_coordinate(np.array(most)))
         return point, point
-    low = np.floor(norm_coordinate(np.array(least)) / _RANGE_GRID) * _RANGE_GRID
-    high = np.ceil(norm_coordinate(np.array(most)) / _RANGE_GRID) * _RANGE_GRID
-    return float(low), float(max(high, low + _RANGE_GRID))
+    low, high = (float(norm_coordinate(np.array(norm))) for norm in (least, most))
+    return rounded_range(low, high)
+
+
+def rounded_range(low: float, high: float) -> tuple[float, float]:
+    """Round a range of the norm coordinate outwards, so that nearby data share it."""
+    low = math.floor(low / _RANGE_GRID) * _RANGE_GRID
+    return low, max(math.ceil(high / _RANGE_GRID) * _RANGE_GRID, low + _RANGE_GRID)
 
 
 def norm_nodes(low: float, high: float, size: int) -> np.ndarray:
