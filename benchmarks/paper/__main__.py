@@ -27,6 +27,7 @@ NAMES = (
     "spectra",
     "size",
     "samples",
+    "width",
     "accuracy",
     "cost",
     "data",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn_deq.nn import EquilibriumLayer, ExplicitNetwork
 from sklearn_deq.nn._gradients import drop_vanishing
 from sklearn_deq.theory import (
     EquilibriumMoments,
+    ExplicitLayer,
     equilibrium_moments,
     explicit_moments,
     solve_match,
@@ -62,13 +64,21 @@ def build(
             offset=moments.offset,
             **settings,
         )
+    layers, multipliers = explicit_layers(model, moments, X, trainable)
+    return ExplicitNetwork(
+        X.shape[1], width, layers, multipliers=multipliers, **settings
+    )
+
+
+def explicit_layers(
+    model: str, moments: EquilibriumMoments, X: np.ndarray, trainable: str
+) -> tuple[Sequence[ExplicitLayer], Sequence[float] | None]:
+    """Layers of a model without recurrence, and multipliers of their learning rates."""
     architecture = PAPERS[str(moments.activation)]
     if model in ("plain", "single"):
         depth = 2 if architecture == "leaky_relu" and model == "plain" else 1
-        layers = explicit_moments(
-            [moments.activation] * depth, tau0=moments.tau0
-        ).layers
-        return ExplicitNetwork(X.shape[1], width, layers, **settings)
+        plain = explicit_moments([moments.activation] * depth, tau0=moments.tau0)
+        return plain.layers, None
     norms = None
     if model == "hermite":
         architecture = "hermite"
@@ -82,10 +92,7 @@ def build(
         match = solve_match(
             moments, kernel=kernel, architecture=architecture, norms=norms
         )
-    multipliers = match.multipliers if trainable == "all" else None
-    return ExplicitNetwork(
-        X.shape[1], width, match.layers, multipliers=multipliers, **settings
-    )
+    return match.layers, match.multipliers if trainable == "all" else None
 
 
 def features(body: nn.Module, X: np.ndarray) -> np.ndarray:
@@ -103,29 +110,43 @@ def _device(body: nn.Module) -> torch.device:
 def finite_width_kernel(
     X: np.ndarray, moments: EquilibriumMoments, kernel: str, width: int, draws: int
 ) -> np.ndarray:
-    """Mean kernel of some DEQs of finite width: "ck", "ntk_recurrent" or "ntk".
+    """Mean kernel of some DEQs of finite width: "ck", "ntk_recurrent" or "ntk"."""
+    return sum(
+        network_kernel(
+            build("deq", moments, X, width, seed, trainable="readout"), X, kernel, seed
+        )
+        for seed in range(draws)
+    ) / np.float64(draws)
 
-    The tangent kernels are those of one output f = wᵀz with random w: its gradient is z
-    in w, σ_a v zᵀ in A and σ_b v xᵀ/√p in B, v being that in the drive.
+
+def network_kernel(
+    body: nn.Module, X: np.ndarray, kernel: str, seed: int
+) -> np.ndarray:
+    """Kernel of a network with its weights as they are; only a DEQ's "ntk_recurrent".
+
+    The tangent kernels are those of one output f = wᵀz with random w: a DEQ's gradient
+    is z in w, σ_a v zᵀ in A and σ_b v xᵀ/√p in B, v being that in the drive.
     """
-    total = np.zeros((len(X), len(X)))
     rows = torch.from_numpy(X).float()
-    for seed in range(draws):
-        body = build("deq", moments, X, width, seed, trainable="readout")
-        assert isinstance(body, EquilibriumLayer)
-        with torch.no_grad():
-            z, pre = body.equilibrium(body.drive(rows), body.recurrent_weight)
-            G = _gram(z)
-            total += G
-            if kernel == "ck":
-                continue
-            generator = torch.Generator().manual_seed(1000 + seed)
-            w = torch.randn(1, width, generator=generator)
-            V = _gram(body.adjoint(pre, w.expand_as(z).contiguous()))
-        total += moments.recurrent_variance * V * G
-        if kernel == "ntk":
-            total += moments.input_variance * V * (X @ X.T) / X.shape[1]
-    return total / draws
+    with torch.no_grad():
+        if not isinstance(body, EquilibriumLayer):
+            assert isinstance(body, ExplicitNetwork)
+            return (
+                _gram(body(rows))
+                if kernel == "ck"
+                else body.tangent_kernel(rows).numpy()
+            )
+        z, pre = body.equilibrium(body.drive(rows), body.recurrent_weight)
+        G = _gram(z)
+        if kernel == "ck":
+            return G
+        generator = torch.Generator().manual_seed(1000 + seed)
+        w = torch.randn(1, z.shape[1], generator=generator)
+        V = _gram(body.adjoint(pre, w.expand_as(z).contiguous()))
+    K = G + body.recurrent_scale**2 * V * G
+    if kernel == "ntk":
+        K += body.input_scale**2 * V * (X @ X.T)
+    return K
 
 
 def _gram(Z: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,165 @@
+"""Distance of networks of finite width from the exact kernel, and of their limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmarks._tables import multiple_distance, relative_distance
+from benchmarks.paper._data import Source, images, mixture
+from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
+from benchmarks.paper._figures import band, figure, legend_below
+from benchmarks.paper._networks import (
+    MODELS,
+    build,
+    explicit_layers,
+    models_of,
+    moments_of,
+    network_kernel,
+)
+from sklearn_deq.kernels import deq_kernel, explicit_kernel
+
+# Of the CK the readout is trained, of the NTK all weights.
+TRAINABLE = {"ck": "readout", "ntk": "all"}
+# What the distance is of: the kernel as it is, or its best multiple.
+KINDS = ("as it is", "a multiple")
+SETTINGS = ("data", "kernel", "activation", "variance")
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Every model at every width, 0 being infinite, where a DEQ needs no cell.
+
+    The widest are left out at the larger variance, as in the experiment on accuracy.
+    """
+    widths = (32, 64, 0) if quick else (64, 256, 1024, 0, 4096)
+    return [
+        {
+            "data": data,
+            "kernel": kernel,
+            "activation": activation,
+            "variance": variance,
+            "width": width,
+            "model": model,
+            "seed": seed,
+            "n": 100 if quick else 500,
+        }
+        for width in widths
+        for seed in range(1 if quick else 5)
+        for data in ("mixture", "images")
+        for activation in (("relu",) if quick else ("relu", "tanh"))
+        for variance in ((0.2,) if quick else (0.2, 0.8))
+        for kernel in TRAINABLE
+        for model in models_of(activation)
+        if (width or model != "deq") and (width <= 1024 or variance == 0.2)
+    ]
+
+
+def compute(cell: Cell, source: Source) -> Row:
+    """Relative distance from the DEQ's exact kernel, in operator norm.
+
+    A readout can multiply a kernel: so that of its best multiple, too.
+    """
+    n, seed, kernel = cell["n"], cell["seed"], cell["kernel"]
+    if cell["data"] == "mixture":
+        X = mixture(int(n / 0.8), seed, n_samples=n)
+    else:
+        X = images(source, n, 100, seed)[0]
+    moments = moments_of(X, cell["activation"], cell["variance"])
+    exact = deq_kernel(
+        X,
+        kernel=kernel,
+        activation=moments.activation,
+        recurrent_variance=moments.recurrent_variance,
+        input_variance=moments.input_variance,
+        tau0=moments.tau0,
+    )
+    model, trainable = cell["model"], TRAINABLE[kernel]
+    if cell["width"]:
+        body = build(model, moments, X, cell["width"], seed, trainable=trainable)
+        found = network_kernel(body, X, kernel, seed)
+    else:
+        layers, multipliers = explicit_layers(model, moments, X, trainable)
+        found = explicit_kernel(
+            X, layers=layers, kernel=kernel, multipliers=multipliers
+        )
+    return {
+        "as it is": relative_distance(found, exact),
+        "a multiple": multiple_distance(found, exact),
+    }
+
+
+def report(rows: list[Row], path: Path) -> list[Row]:
+    """Two lines for every network: its distances at every width."""
+    widths = sorted({row["width"] for row in rows}, key=lambda width: width or np.inf)
+    summary = []
+    for (*settings, model), group in grouped(rows, *SETTINGS, "model").items():
+        by_width = grouped(group, "width")
+        for kind in KINDS:
+            line: Row = dict(zip(SETTINGS, settings, strict=True))
+            line |= {"model": model, "of": kind}
+            for width in widths:
+                part = by_width.get((width,), [])
+                line[f"width {width or '∞'}"] = _text(part, kind)
+            summary.append({**line, "seeds": max(map(len, by_width.values()))})
+    draw(rows, path)
+    return summary
+
+
+def _text(rows: list[Row], kind: str) -> str | None:
+    """Mean and standard error of a distance, if there are any."""
+    if not rows:
+        return None
+    mean, error = mean_error(rows, kind)
+    return f"{mean:.3g} ± {error:.1g}"
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """A panel for each kernel, data, activation and variance."""
+    lines = list(grouped(rows, "kernel", "data"))
+    columns = list(grouped(rows, "activation", "variance"))
+    size = (3.3 * len(columns), 2.7 * len(lines))
+    with figure(path, len(columns), len(lines), figsize=size, sharex=True) as axes:
+        panels = np.atleast_1d(axes).reshape(len(lines), len(columns))
+        for (kernel, data, activation, variance), part in grouped(
+            rows, "kernel", "data", "activation", "variance"
+        ).items():
+            place = lines.index((kernel, data)), columns.index((activation, variance))
+            draw_models(panels[place], part)
+            title = f"{kernel.upper()}, {data}, {activation}, σ_a² = {variance:g}"
+            panels[place].set_title(title, fontsize=9)
+        for panel in panels[:, 0]:
+            panel.set_ylabel("relative distance")
+        for panel in panels[-1]:
+            panel.set_xlabel("width")
+        legend_below(panels)
+
+
+def draw_models(panel: Axes, rows: list[Row]) -> None:
+    """Every model against its width; of infinite width dotted."""
+    for (model,), group in grouped(rows, "model").items():
+        color = f"C{MODELS.index(model)}"
+        by_width = grouped(group, "width")
+        limit = by_width.pop((0,), None)
+        points = [
+            (width, *mean_error(part, "a multiple"))
+            for (width,), part in by_width.items()
+        ]
+        band(panel, points, model, color=color)
+        if limit:
+            panel.axhline(mean_error(limit, "a multiple")[0], ls=":", color=color)
+    widths = sorted({row["width"] for row in rows if row["width"]})
+    panel.set(xscale="log", yscale="log")
+    panel.set_xticks(widths, [str(width) for width in widths])
+    panel.set_xticks([], minor=True)
+
+
+EXPERIMENT = Experiment(
+    "width",
+    "How wide must a network be for its kernel to be the DEQ's?",
+    cells,
+    compute,
+    report,
+    images=True,
+)
