@@ -120,29 +120,29 @@ def finite_width_kernel(
 
 
 def network_kernel(
-    body: nn.Module, X: np.ndarray, kernel: str, seed: int
+    body: nn.Module, X: np.ndarray, kernel: str, seed: int, n_readouts: int = 1
 ) -> np.ndarray:
     """Kernel of a network with its weights as they are; only a DEQ's "ntk_recurrent".
 
-    The tangent kernels are those of one output f = wᵀz with random w: a DEQ's gradient
-    is z in w, σ_a v zᵀ in A and σ_b v xᵀ/√p in B, v being that in the drive.
+    The tangent kernels are those of outputs f = wᵀz with random w, averaged over some
+    (for the last layer of an explicit network over all). A DEQ's gradient is z in w,
+    σ_a v zᵀ in A and σ_b v xᵀ/√p in B, v being that in the drive.
     """
     rows = torch.from_numpy(X).float()
     with torch.no_grad():
         if not isinstance(body, EquilibriumLayer):
             assert isinstance(body, ExplicitNetwork)
-            return (
-                _gram(body(rows))
-                if kernel == "ck"
-                else body.tangent_kernel(rows).numpy()
-            )
+            if kernel == "ck":
+                return _gram(body(rows))
+            return body.tangent_kernel(rows, n_readouts).numpy()
         z, pre = body.equilibrium(body.drive(rows), body.recurrent_weight)
         G = _gram(z)
         if kernel == "ck":
             return G
         generator = torch.Generator().manual_seed(1000 + seed)
-        w = torch.randn(1, z.shape[1], generator=generator)
-        V = _gram(body.adjoint(pre, w.expand_as(z).contiguous()))
+        V = np.zeros_like(G)
+        for w in torch.randn(n_readouts, z.shape[1], generator=generator):
+            V += _gram(body.adjoint(pre, w.expand_as(z).contiguous())) / n_readouts
     K = G + body.recurrent_scale**2 * V * G
     if kernel == "ntk":
         K += body.input_scale**2 * V * (X @ X.T)

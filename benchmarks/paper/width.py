@@ -23,6 +23,8 @@ from sklearn_deq.kernels import deq_kernel, explicit_kernel
 
 # Of the CK the readout is trained, of the NTK all weights.
 TRAINABLE = {"ck": "readout", "ntk": "all"}
+# Of which tangent kernels are the mean; of one hidden layer it is exact.
+READOUTS = 8
 # What the distance is of: the kernel as it is, or its best multiple.
 KINDS = ("as it is", "a multiple")
 SETTINGS = ("data", "kernel", "activation", "variance")
@@ -78,7 +80,7 @@ def compute(cell: Cell, source: Source) -> Row:
     model, trainable = cell["model"], TRAINABLE[kernel]
     if cell["width"]:
         body = build(model, moments, X, cell["width"], seed, trainable=trainable)
-        found = network_kernel(body, X, kernel, seed)
+        found = network_kernel(body, X, kernel, seed, n_readouts=READOUTS)
     else:
         layers, multipliers = explicit_layers(model, moments, X, trainable)
         found = explicit_kernel(
@@ -119,38 +121,40 @@ def draw(rows: list[Row], path: Path) -> None:
     """A panel for each kernel, data, activation and variance."""
     lines = list(grouped(rows, "kernel", "data"))
     columns = list(grouped(rows, "activation", "variance"))
+    widths = sorted({row["width"] for row in rows if row["width"]})
     size = (3.3 * len(columns), 2.7 * len(lines))
-    with figure(path, len(columns), len(lines), figsize=size, sharex=True) as axes:
+    with figure(path, len(columns), len(lines), figsize=size) as axes:
         panels = np.atleast_1d(axes).reshape(len(lines), len(columns))
         for (kernel, data, activation, variance), part in grouped(
             rows, "kernel", "data", "activation", "variance"
         ).items():
             place = lines.index((kernel, data)), columns.index((activation, variance))
-            draw_models(panels[place], part)
+            draw_models(panels[place], part, widths)
             title = f"{kernel.upper()}, {data}, {activation}, σ_a² = {variance:g}"
             panels[place].set_title(title, fontsize=9)
         for panel in panels[:, 0]:
-            panel.set_ylabel("relative distance")
+            panel.set_ylabel("distance × √width")
         for panel in panels[-1]:
             panel.set_xlabel("width")
         legend_below(panels)
 
 
-def draw_models(panel: Axes, rows: list[Row]) -> None:
-    """Every model against its width; of infinite width dotted."""
+def draw_models(panel: Axes, rows: list[Row], widths: list[int]) -> None:
+    """Every model, times √width: level while chance is all; of its limit, dotted."""
+    roots = np.sqrt(widths)
     for (model,), group in grouped(rows, "model").items():
         color = f"C{MODELS.index(model)}"
         by_width = grouped(group, "width")
         limit = by_width.pop((0,), None)
         points = [
-            (width, *mean_error(part, "a multiple"))
+            (width, *np.multiply(mean_error(part, "a multiple"), np.sqrt(width)))
             for (width,), part in by_width.items()
         ]
         band(panel, points, model, color=color)
         if limit:
-            panel.axhline(mean_error(limit, "a multiple")[0], ls=":", color=color)
-    widths = sorted({row["width"] for row in rows if row["width"]})
-    panel.set(xscale="log", yscale="log")
+            mean, _ = mean_error(limit, "a multiple")
+            panel.plot(widths, mean * roots, ls=":", color=color)
+    panel.set(xscale="log", ylim=(0.0, None))
     panel.set_xticks(widths, [str(width) for width in widths])
     panel.set_xticks([], minor=True)
 
