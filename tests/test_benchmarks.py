@@ -25,7 +25,6 @@ if not BENCHMARKS.exists():
         ["uci.py", "--models", "DEQ kernel ridge", "NTK, SVM", "random forest"],
         ["bench_mnist.py"],
         ["bench_regression.py"],
-        ["bench_finite_width.py", "--figure", "figure.png"],
         ["bench_latency.py"],
         ["bench_matching.py"],
         ["bench_architectures.py"],

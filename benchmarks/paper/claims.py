@@ -15,6 +15,7 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
+from benchmarks.paper._networks import models_of
 from benchmarks.paper._results import write_csv
 from benchmarks.paper.cost import RESOURCES, TIMES
 from benchmarks.paper.data import TABLES, UNIT
@@ -78,10 +79,12 @@ class Tables:
         found = [self._number(name, line, column) for line in self.lines(name, **where)]
         return [number for number in found if number is not None and number == number]
 
-    def by(self, name: str, keys: Sequence[str], column: str) -> dict[Key, float]:
-        """Numbers of a whole table by the values of some columns."""
+    def by(
+        self, name: str, keys: Sequence[str], column: str, **where: object
+    ) -> dict[Key, float]:
+        """Numbers of a table, or of some rows, by the values of some columns."""
         found = {}
-        for line in self.lines(name):
+        for line in self.lines(name, **where):
             number = self._number(name, line, column)
             if number is not None:
                 found[tuple(self._cell(name, line, key) for key in keys)] = number
@@ -290,6 +293,44 @@ def _nearer(
     ]
 
 
+def widths(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
+    """What is claimed of finite networks: distances, and accuracies beside them."""
+    claim, name = "at finite width", "width-mnist10k"
+    kind: dict[str, object] = {"kernel": "ck", "data": "images", "of": "a multiple"}
+    for activation in ("relu", "tanh"):
+        for model in models_of(activation):
+            for column in ("width 1024", "width ∞"):
+                where = {**kind, "activation": activation, "model": model}
+                found = tables.any_numbers(name, column, **where)
+                # The DEQ's limit is the exact kernel.
+                if found:
+                    what = f"{model}, {activation}, CK of images, {column}"
+                    yield claim, what, spread(found, " %", 100), name
+    keys = ("activation", "model", "variance")
+    for activation in ("relu", "tanh"):
+        ratios, less = [], []
+        for width in (256, 1024):
+            where = {**kind, "activation": activation}
+            distances = tables.by(name, keys, f"width {width}", **where)
+            for (_, model, variance), distance in distances.items():
+                if model == "deq":
+                    continue
+                ratios.append(distance / distances[activation, "deq", variance])
+                less += differences(
+                    tables,
+                    IMAGES[:1],
+                    activation=activation,
+                    model=model,
+                    width=width,
+                    trainable="readout",
+                    **{"σ_a²": variance},
+                )
+        orders = spearmanr(ratios, less)
+        what = f"{activation}: rank correlation of distance and accuracy, MNIST"
+        found = f"{orders.statistic:.2f} ({len(less)} settings)"
+        yield claim, what, found, f"{name}, accuracy-mnist10k"
+
+
 def costs(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of times and resources: ratios to the DEQ's."""
     claim, name = "a fraction of the cost", "cost-mnist10k"
@@ -345,7 +386,7 @@ def dynamics(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
             yield claim, what, points(found), name
 
 
-PARTS = (kernels, depths, other_data, accuracies, control, costs, dynamics)
+PARTS = (kernels, widths, depths, other_data, accuracies, control, costs, dynamics)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
