@@ -11,7 +11,7 @@ NUMBERS = {
     "spectra": [f"{kind} {what}" for kind in KINDS for what in ("error", "overlap")],
     "size": ["asymptotic", "explicit", "residual"],
     "samples": ["asymptotic", "explicit"],
-    "width": ["as it is", "a multiple"],
+    "width": ["as it is", "scaled"],
     "accuracy": ["accuracy"],
     "cost": [
         "fit seconds",

@@ -111,8 +111,8 @@ def test_claims_of_finite_networks_are_those_of_tables_made_by_hand(tmp_path):
                 "width ∞": "0.25 ± 0" if k else None,
             }
             for data, of, off in (
-                ("images", "a multiple", 1),
-                ("mixture", "a multiple", 10),
+                ("images", "scaled", 1),
+                ("mixture", "scaled", 10),
                 ("images", "as it is", 10),
             )
             for activation, model, k in places

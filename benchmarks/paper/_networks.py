@@ -111,12 +111,11 @@ def finite_width_kernel(
     X: np.ndarray, moments: EquilibriumMoments, kernel: str, width: int, draws: int
 ) -> np.ndarray:
     """Mean kernel of some DEQs of finite width: "ck", "ntk_recurrent" or "ntk"."""
-    return sum(
-        network_kernel(
-            build("deq", moments, X, width, seed, trainable="readout"), X, kernel, seed
-        )
-        for seed in range(draws)
-    ) / np.float64(draws)
+    drawn = []
+    for seed in range(draws):
+        body = build("deq", moments, X, width, seed, trainable="readout")
+        drawn.append(network_kernel(body, X, kernel, seed))
+    return np.mean(drawn, axis=0)
 
 
 def network_kernel(
@@ -125,13 +124,14 @@ def network_kernel(
     """Kernel of a network with its weights as they are; only a DEQ's "ntk_recurrent".
 
     The tangent kernels are those of outputs f = wᵀz with random w, averaged over some
-    (for the last layer of an explicit network over all). A DEQ's gradient is z in w,
-    σ_a v zᵀ in A and σ_b v xᵀ/√p in B, v being that in the drive.
+    (always the same for an explicit network, and for its last layer all). A DEQ's
+    gradient is z in w, σ_a v zᵀ in A and σ_b v xᵀ/√p in B, v being that in the drive.
     """
     rows = torch.from_numpy(X).float()
     with torch.no_grad():
         if not isinstance(body, EquilibriumLayer):
             assert isinstance(body, ExplicitNetwork)
+            assert kernel in ("ck", "ntk")
             if kernel == "ck":
                 return _gram(body(rows))
             return body.tangent_kernel(rows, n_readouts).numpy()

@@ -296,7 +296,7 @@ def _nearer(
 def widths(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of finite networks: distances, and accuracies beside them."""
     claim, name = "at finite width", "width-mnist10k"
-    kind: dict[str, object] = {"kernel": "ck", "data": "images", "of": "a multiple"}
+    kind: dict[str, object] = {"kernel": "ck", "data": "images", "of": "scaled"}
     for activation in ("relu", "tanh"):
         for model in models_of(activation):
             for column in ("width 1024", "width ∞"):
