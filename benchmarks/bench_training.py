@@ -248,11 +248,11 @@ def vanishing_row(sizes: Sizes, split: Split) -> Iterator[dict[str, Any]]:
     values = compare(lambda: fit(dropped), fit_with_them, (sizes.turns + 1) // 2)
     low, high = values["ratio_range"]
     print(
-        f"gradients next to nothing dropped, two leaky-ReLU layers of width "
-        f"{sizes.explicit_width}, rate {VANISHING_RATE}, {2 * sizes.epochs} epochs: "
-        f"{values['seconds']:.1f} s against {values['seconds_other']:.1f} s, ratio "
-        f"{values['ratio']:.2f} (in turns {low:.2f}–{high:.2f}); accuracy "
-        f"{dropped[0]:.4f} and {kept[0]:.4f}",
+        f"gradients next to nothing dropped, standardised pixels, two leaky-ReLU "
+        f"layers of width {sizes.explicit_width}, rate {VANISHING_RATE}, "
+        f"{2 * sizes.epochs} epochs: {values['seconds']:.1f} s against "
+        f"{values['seconds_other']:.1f} s, ratio {values['ratio']:.2f} (in turns "
+        f"{low:.2f}–{high:.2f}); accuracy {dropped[0]:.4f} and {kept[0]:.4f}",
         flush=True,
     )
     accuracies = {"accuracy": dropped[0], "accuracy_other": kept[0]}
