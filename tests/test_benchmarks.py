@@ -234,6 +234,45 @@ def test_the_finite_width_kernels_tend_to_the_exact_ones(monkeypatch):
         assert found.error(mean) < 0.08
 
 
+def test_the_kernel_of_an_explicit_network_tends_to_its_limit(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    from benchmarks._tables import relative_distance
+    from benchmarks.paper._data import mixture
+    from benchmarks.paper._networks import (
+        build,
+        explicit_layers,
+        moments_of,
+        network_kernel,
+    )
+    from sklearn_deq.kernels import explicit_kernel
+
+    X = mixture(50, seed=0, n_samples=20)
+    moments = moments_of(X, "tanh", 0.4)
+    for kernel, trainable in (("ck", "readout"), ("ntk", "all")):
+        layers, multipliers = explicit_layers("plain", moments, X, trainable)
+        limit = explicit_kernel(
+            X, layers=layers, kernel=kernel, multipliers=multipliers
+        )
+        body = build("plain", moments, X, 5000, seed=0, trainable=trainable)
+        # As above: 1/√width is 0.014.
+        found = network_kernel(body, X, kernel, seed=0)
+        assert relative_distance(found, limit) < 0.08
+
+
+def test_the_best_scale_is_that_of_the_operator_norm(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    from benchmarks._tables import best_scale
+
+    # max(|s − 1|, |s − 4|) is least at 2.5, the sum of squares at 2.
+    scale = best_scale(np.eye(3), np.diag([1.0, 1.0, 4.0]))
+    assert_allclose(scale, 2.5, rtol=1e-6)
+    assert_allclose(
+        best_scale(4.0 * np.diag([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0])),
+        0.25,
+        rtol=1e-6,
+    )
+
+
 @pytest.mark.slow
 def test_a_report_on_what_is_there(tmp_path):
     assert experiment("depth", tmp_path).returncode == 0
