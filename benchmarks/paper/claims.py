@@ -19,6 +19,7 @@ from benchmarks.paper._networks import models_of
 from benchmarks.paper._results import write_csv
 from benchmarks.paper.cost import RESOURCES, TIMES
 from benchmarks.paper.data import TABLES, UNIT
+from benchmarks.paper.depth import ITSELF, MATCHED
 
 Line = dict[str, str]
 Key = tuple[str, ...]
@@ -165,11 +166,10 @@ def depths(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     held = sum(line["confirmed"] == "True" for line in lines)
     yield claim, "verdicts confirmed", f"{held} of {len(lines)}", "depth"
     two = [line for line in lines if line["depth"] == "2"]
-    name, ours = "error of φ itself, one layer", "error at p=400"
-    nearer = sum(float(line[name]) < float(line[ours]) for line in two)
+    nearer = sum(float(line[ITSELF]) < float(line[MATCHED]) for line in two)
     what = "of two layers' kernels one of φ itself is nearer"
     yield claim, what, f"{nearer} of {len(two)}", "depth"
-    values = [float(line[name]) for line in two]
+    values = [float(line[ITSELF]) for line in two]
     yield claim, "errors of that one layer", spread(values, " %", 100), "depth"
 
 
