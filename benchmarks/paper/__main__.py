@@ -29,6 +29,7 @@ NAMES = (
     "samples",
     "width",
     "accuracy",
+    "rates",
     "cost",
     "data",
     "depth",
@@ -99,7 +100,7 @@ def arguments() -> argparse.ArgumentParser:
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="where the networks of accuracy are (%(default)s)",
+        help="where the networks of accuracy and rates are (%(default)s)",
     )
     parser.add_argument(
         "--jobs",

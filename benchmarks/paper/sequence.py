@@ -6,8 +6,8 @@ series. Nothing recurs over time: what is gained or lost against a DEQ is the qu
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 from torch import nn
 
+from benchmarks.paper._choice import Fit, by_rate, choose, often
 from benchmarks.paper._data import Source, Split
 from benchmarks.paper._experiment import (
     Cell,
@@ -26,7 +27,7 @@ from benchmarks.paper._experiment import (
     paired,
 )
 from benchmarks.paper._figures import figure
-from benchmarks.paper._networks import build, features, moments_of, score, train
+from benchmarks.paper._networks import build, features, moments_of, score
 from sklearn_deq.linear import fit_ridge
 
 MODELS = ("deq", "hermite", "paper", "plain", "single", "linear")
@@ -35,8 +36,6 @@ TASKS = ("digits", "adding", "pendulum")
 WIDTHS = {"readout": 1024, "all": 256}
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 PENALTIES = tuple(10.0 ** np.arange(-6, 3))
-
-Fit = Callable[[Split, float], float]
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -70,24 +69,17 @@ def compute(cell: Cell, source: Source) -> Row:
     values: Sequence[float] = PENALTIES
     fit: Fit = _ridge
     if cell["trainable"] == "all":
-        values, fit = RATES, _trained(cell)
+        values = RATES
+        fit = by_rate(functools.partial(_body, cell), cell["epochs"], cell["seed"])
         if Y.ndim > 1:
             # Readouts begin at zero and have no intercept; one scale keeps R².
             Y = Y - Y[:split].mean(axis=0)
             Y /= Y[:split].std()
     elif cell["model"] != "linear":
         X = features(_body(cell, X[:split]), X).astype(np.float64)
-    return _chosen(values, fit, (X[:split], Y[:split], X[split:], Y[split:]))
-
-
-def _chosen(values: Sequence[float], fit: Fit, data: Split) -> Row:
-    """The score on test rows, with what does best on a tenth of the others."""
-    X, Y, *_ = data
-    held = len(X) * 9 // 10
-    parts = X[:held], Y[:held], X[held:], Y[held:]
-    scores = {value: fit(parts, value) for value in values}
-    best = max(scores, key=scores.__getitem__)
-    return {"score": fit(data, best), "chosen": best}
+    data = X[:split], Y[:split], X[split:], Y[split:]
+    chosen, _ = choose(values, fit, data)
+    return {"score": fit(data, chosen), "chosen": chosen}
 
 
 def _ridge(data: Split, penalty: float) -> float:
@@ -95,16 +87,6 @@ def _ridge(data: Split, penalty: float) -> float:
     targets = Y if Y.ndim > 1 else np.eye(Y.max() + 1)[Y]
     coef, intercept = fit_ridge(Z, targets, penalty / len(Z))
     return score(Z_test @ coef.T + intercept, Y_test)
-
-
-def _trained(cell: Cell) -> Fit:
-    def fit(data: Split, rate: float) -> float:
-        body = _body(cell, data[0])
-        epochs, seed = cell["epochs"], cell["seed"]
-        curves = train(body, data, epochs=epochs, lr=rate, seed=seed, every_epoch=False)
-        return curves.scores[-1]
-
-    return fit
 
 
 def _body(cell: Cell, X: np.ndarray) -> nn.Module:
@@ -186,18 +168,12 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 "less DEQ": round(less, 4),
                 "its standard error": round(less_error, 4),
                 "kind": _kind(task),
-                "chosen": _often(group),
+                "chosen": often(group),
                 "seeds": len(group),
             }
         )
     _draw(summary, path)
     return summary
-
-
-def _often(group: list[Row]) -> str:
-    """Penalties or rates that were chosen, the most frequent first."""
-    counts = Counter(row["chosen"] for row in group)
-    return ", ".join(f"{value:g} ({n})" for value, n in counts.most_common())
 
 
 def _draw(summary: list[Row], path: Path) -> None:
