@@ -13,6 +13,7 @@ NUMBERS = {
     "samples": ["asymptotic", "explicit"],
     "width": ["as it is", "scaled"],
     "accuracy": ["accuracy"],
+    "rates": ["rate 0.05", "own rate", "chosen"],
     "cost": [
         "fit seconds",
         "predict microseconds",
@@ -100,8 +101,11 @@ def made_up(name, rng):
             row[f"{kind} eigenvalues"] = [-number(), number(), 10.0 * number()]
             row[f"{kind} vectors"] = rng.standard_normal((2, 10)).tolist()
     if name == "depth":
-        found = {"residual": number(), "bound": number(), "error": number()}
+        names = ("residual", "bound", "error", "error of a multiple")
+        found = {name: number() for name in names}
         row |= {"depth": 2, "by depth": {"1": found, "2": found}}
+    if name == "rates":
+        row["held out"] = {"0.01": number(), "0.05": number()}
     if name == "dynamics":
         row |= {kind: [number() for _ in range(3)] for kind in ("loss", "accuracy")}
     if name in ("samples", "size"):

@@ -467,3 +467,68 @@ def test_the_pendulum_is_predicted_from_what_is_known():
     drive = X[:, 31 * 4 + 3]
     for step in range(4):
         assert_allclose(X[: -step - 1, 32 * 4 + step], drive[step + 1 :])
+
+
+def test_values_are_chosen_on_the_last_tenth_of_the_training_rows():
+    from benchmarks.paper._choice import choose, often
+
+    asked = []
+
+    def fit(data, value):
+        asked.append([part.tolist() for part in data])
+        return -abs(value - 2.0)
+
+    X, y = np.arange(20.0), np.arange(20)
+    data = X, y, np.array([99.0]), np.array([99])
+    assert choose((1.0, 2.5, 4.0), fit, data) == (
+        2.5,
+        {1.0: -1.0, 2.5: -0.5, 4.0: -2.0},
+    )
+    parts = [list(range(18)), list(range(18)), [18, 19], [18, 19]]
+    assert asked == [parts] * 3
+    assert (
+        often([{"chosen": value} for value in (1.0, 0.25, 0.25)]) == "0.25 (2), 1 (1)"
+    )
+
+
+def test_a_rate_of_its_own_is_the_held_out_rows_choice(monkeypatch):
+    from benchmarks.paper import _choice, rates
+    from benchmarks.paper._networks import Curves
+
+    tried = []
+
+    def train(body, data, *, epochs, lr, seed, every_epoch):
+        tried.append((lr, len(data[0])))
+        return Curves(scores=[100.0 if lr == 0.02 else lr])
+
+    monkeypatch.setattr(_choice, "train", train)
+    cell = next(c for c in rates.cells(quick=True) if c["model"] == "single")
+    row = rates.compute(cell, None)
+    assert (row["chosen"], row[rates.OWN], row[rates.GIVEN]) == (0.02, 100.0, 0.05)
+    n = cell["n"]
+    held = [(rate, n * 9 // 10) for rate in rates.RATES]
+    assert tried == [*held, (rates.RATE, n), (0.02, n)]
+
+
+def test_rates_are_those_of_the_accuracies():
+    """What is told of one rate must be what the other experiment has."""
+    from benchmarks.paper import accuracy, rates
+
+    settings = {"model": "paper", "trainable": "all", "width": 32, "seed": 0}
+    cell = next(c for c in accuracy.cells(quick=True) if settings.items() <= c.items())
+    ours = next(c for c in rates.cells(quick=True) if c["model"] == "paper")
+    ours |= {"n": cell["n"], "width": 32, "epochs": 10}
+    found = rates.compute(ours, None)
+    assert found[rates.GIVEN] == accuracy.compute(cell, None)["accuracy"]
+
+
+def test_kernels_of_other_sizes_are_compared_by_their_nearest_multiples():
+    from benchmarks.paper.depth import _distance_of_multiple
+
+    rng = np.random.default_rng(0)
+    Z = rng.standard_normal((30, 40))
+    K = Z @ Z.T
+    assert _distance_of_multiple(3.0 * K, K) < 1e-8
+    # Eigenvalues 1 and 4 of 2 and 2: of all multiples 0.4 is nearest, 1.2 from both.
+    found = _distance_of_multiple(np.diag([1.0, 4.0, 1.0]), np.diag([2.0, 2.0, 2.0]))
+    assert_allclose(found, 0.6, rtol=1e-6)

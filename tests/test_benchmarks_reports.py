@@ -280,22 +280,6 @@ def test_scores_are_those_of_scikit_learn():
     assert_allclose(score(Y + outputs, Y), expected, rtol=1e-12)
 
 
-def test_what_is_chosen_has_not_seen_the_test_rows():
-    from benchmarks.paper.sequence import _chosen
-
-    seen = []
-
-    def fit(data, value):
-        seen.append((value, len(data[0]), data[2].tolist()))
-        return -abs(value - 2.0)
-
-    rows = np.arange(20.0)
-    found = _chosen((1.0, 2.0, 3.0), fit, (rows, rows, rows[:5] + 100, rows[:5]))
-    assert found == {"score": 0.0, "chosen": 2.0}
-    assert seen[:-1] == [(value, 18, [18.0, 19.0]) for value in (1.0, 2.0, 3.0)]
-    assert seen[-1] == (2.0, 20, (rows[:5] + 100).tolist())
-
-
 def test_costs_are_medians_over_seeds(tmp_path):
     from benchmarks.paper.cost import report
 
