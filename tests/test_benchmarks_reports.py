@@ -89,6 +89,34 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
     assert said[what] == "+4.00 to +6.00 points"
 
 
+def test_claims_of_rates_are_those_of_tables_made_by_hand(tmp_path):
+    from benchmarks.paper.claims import IMAGES, Tables, own_rates
+    from benchmarks.paper.rates import GIVEN, OWN
+
+    for k, images in enumerate(IMAGES):
+        rows = [
+            {
+                "activation": activation,
+                "model": model,
+                f"less DEQ, {GIVEN}": -0.01 * (k + 1),
+                f"less DEQ, {OWN}": 0.02 * k,
+            }
+            for activation, model in (("relu", "single"), ("tanh", "paper"))
+        ]
+        write_table(tmp_path, f"rates-{images}", *rows)
+    said = {what: value for _, what, value, _ in own_rates(Tables(tmp_path))}
+    assert said == {
+        "single less DEQ, relu, the two MNISTs, rate 0.05": "-2.00 to -1.00 points",
+        "single less DEQ, relu, the two MNISTs, own rate": "+0.00 to +2.00 points",
+        "single less DEQ, relu, CIFAR-10, rate 0.05": "-4.00 to -3.00 points",
+        "single less DEQ, relu, CIFAR-10, own rate": "+4.00 to +6.00 points",
+        "paper less DEQ, tanh, the two MNISTs, rate 0.05": "-2.00 to -1.00 points",
+        "paper less DEQ, tanh, the two MNISTs, own rate": "+0.00 to +2.00 points",
+        "paper less DEQ, tanh, CIFAR-10, rate 0.05": "-4.00 to -3.00 points",
+        "paper less DEQ, tanh, CIFAR-10, own rate": "+4.00 to +6.00 points",
+    }
+
+
 def test_claims_of_finite_networks_are_those_of_tables_made_by_hand(tmp_path):
     from benchmarks.paper._networks import models_of
     from benchmarks.paper.claims import IMAGES, Tables, widths

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from benchmarks.paper._networks import models_of
+from benchmarks.paper._networks import MODELS, models_of
 from benchmarks.paper._results import write_csv
 from benchmarks.paper.cost import RESOURCES, TIMES
 from benchmarks.paper.data import TABLES, UNIT
 from benchmarks.paper.depth import ITSELF, MATCHED
+from benchmarks.paper.rates import GIVEN, OWN
 
 Line = dict[str, str]
 Key = tuple[str, ...]
@@ -238,6 +239,29 @@ def accuracies(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
                     yield claim, what, points(found), FILES
 
 
+def own_rates(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
+    """What is claimed of accuracies with a learning rate for each network."""
+    claim = "at a learning rate of its own"
+    for activation in ("relu", "tanh"):
+        for model in MODELS[1:]:
+            for some, images in SETS.items():
+                for rate in (GIVEN, OWN):
+                    found = [
+                        number
+                        for name in images
+                        for number in tables.any_numbers(
+                            f"rates-{name}",
+                            f"less DEQ, {rate}",
+                            activation=activation,
+                            model=model,
+                        )
+                    ]
+                    # Of tanh plain and single are the same.
+                    if found:
+                        what = f"{model} less DEQ, {activation}, {some}, {rate}"
+                        yield claim, what, points(found), "rates-*"
+
+
 def control(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What matching does to the paper's network of the ReLU, and to one layer.
 
@@ -390,7 +414,17 @@ def dynamics(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
             yield claim, what, points(found), name
 
 
-PARTS = (kernels, widths, depths, other_data, accuracies, control, costs, dynamics)
+PARTS = (
+    kernels,
+    widths,
+    depths,
+    other_data,
+    accuracies,
+    own_rates,
+    control,
+    costs,
+    dynamics,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
