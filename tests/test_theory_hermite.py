@@ -478,3 +478,24 @@ def test_kernels_in_the_angle_are_those_in_powers(activation, kernel, rng, monke
     for fast, (slow, scale) in zip(found, expected, strict=True):
         # Rounding of sums of 2,048 terms, and of a cosine to such a power.
         assert np.all(np.abs(fast - slow) <= 1e-11 * scale)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_features_beyond_the_norms_are_those_of_a_sample_alone(activation):
+    """One rule for all must not make them depend on each other."""
+    moments = equilibrium_moments(activation)
+    match = solve_match(moments, architecture="hermite", norms=(0.8, 1.2))
+    kind = match.layers[0].activation.function.kinds[0]
+    norms = np.array([0.1, 0.5, 1.0, 1.5, 1.9, 2.5, 2.6, 9.0])
+    together = kind.features(norms, 0.5)
+    alone = np.concatenate([kind.features(r[None], 0.5) for r in norms[norms != 1.0]])
+    size = alone.shape[1]
+    assert_allclose(together[norms != 1.0, :size], alone, rtol=0, atol=1e-13)
+    # Their definition, with the function of the range's end, by Monte Carlo.
+    x = np.random.default_rng(0).standard_normal(400_000)
+    for norm, end, features in ((0.5, 0.8, together[1]), (1.5, 1.2, together[3])):
+        found = kind(norm * x, np.asarray(end))
+        for k, he in enumerate((np.ones_like(x), x, (x**2 - 1.0) / np.sqrt(2.0))):
+            products = found * he / np.sqrt(1.0 / (1.0 + 0.5 * k))
+            error = products.std() / np.sqrt(len(x))
+            assert abs(products.mean() - features[k]) < 5.0 * error

@@ -172,6 +172,9 @@ class HermiteFunction:
         if len(self.series) == 1:
             return np.asarray(self.table[rows, 0])
         r = np.asarray(self.high if norms is None else norms, dtype=float)
+        # Of one norm for many t it is less work to weigh the table.
+        if r.ndim == 0 and t.size > len(self.table):
+            return np.asarray(np.einsum("rkl,k->rl", self.table, self.weights(r))[rows])
         weights = self.weights(np.broadcast_to(r, t.shape))
         return np.einsum("...kl,...k->...l", self.table[rows], weights)
 
@@ -227,11 +230,12 @@ class HermiteFunction:
         size = self._n_terms if made.all() else max(self._n_terms, _QUADRATURE_TERMS)
         found = np.zeros((len(norms), size))
         found[made, : self._n_terms] = self._made(norms[made], rate)
-        if not made.all():
-            other = along_norms(
-                lambda s: self._measured(np.sqrt(s), rate).T, norms[~made] ** 2
-            ).T
-            found[~made, : other.shape[1]] = other
+        for end in {self.low, self.high}:
+            part = ~made & (np.clip(norms, self.low, self.high) == end)
+            if part.any():
+                measure = partial(self._measured, rate, end)
+                other = along_norms(measure, norms[part] ** 2)
+                found[part, :_QUADRATURE_TERMS] = other.T
         return found
 
     @property
@@ -266,16 +270,20 @@ class HermiteFunction:
         nodes[:, -1] = np.hypot(nodes[:, -1], np.sqrt(rest))
         return nodes
 
-    def _measured(self, norms: np.ndarray, rate: float) -> np.ndarray:
-        """Features at other norms, by quadrature."""
-        weights = np.sqrt(1.0 + rate * np.arange(_QUADRATURE_TERMS))
-        rows = [
-            hermite_coefficients(
-                partial(self, norms=r), (0.0,), np.array([r * r]), _QUADRATURE_TERMS
-            )[0]
-            for r in norms
-        ]
-        return np.array(rows) * weights
+    def _measured(self, rate: float, end: float, squares: np.ndarray) -> np.ndarray:
+        """Features (512, n) by quadrature, beyond the end whose function is used."""
+        found = np.empty((_QUADRATURE_TERMS, len(squares)))
+        # A rule for each octave, so that other samples do not change it.
+        octaves = np.ceil(0.5 * np.log2(np.maximum(squares, 1.0)))
+        for octave in np.unique(octaves):
+            part = octaves == octave
+            found[:, part] = hermite_coefficients(
+                partial(self, norms=np.asarray(end)),
+                (0.0,),
+                squares[part],
+                _QUADRATURE_TERMS,
+            ).T
+        return found * np.sqrt(1.0 + rate * np.arange(_QUADRATURE_TERMS))[:, None]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the table, which is made again."""

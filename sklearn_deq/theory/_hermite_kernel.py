@@ -269,7 +269,7 @@ class _HermiteKernel:
 def _power_sum(first: Array, second: Array, rho: Array) -> Array:
     """Σ_k f_k f'_k ρᵏ of every pair."""
     xp = array_namespace(rho)
-    n_terms = min(first.shape[-1], second.shape[-1])
+    n_terms = min(_n_terms(first), _n_terms(second))
     largest = float(xp.max(xp.abs(rho))) if math.prod(rho.shape) else 0.0
     if largest < 1.0:
         enough = math.log(_NEGLIGIBLE) / math.log(max(largest, 1e-9))
@@ -278,6 +278,14 @@ def _power_sum(first: Array, second: Array, rho: Array) -> Array:
     for k in range(n_terms - 1, -1, -1):
         value = value * rho + first[..., k] * second[..., k]
     return value
+
+
+def _n_terms(features: Array) -> int:
+    """Powers up to the last one that any sample has."""
+    xp = array_namespace(features)
+    axes = tuple(range(features.ndim - 1))
+    (powers,) = xp.nonzero(xp.any(features != 0.0, axis=axes))
+    return int(powers[-1]) + 1 if powers.shape[0] else 1
 
 
 def _homogeneous_reduction(series: HermiteSeries, rate: float) -> Reduction:
