@@ -519,6 +519,8 @@ def test_rates_are_those_of_the_accuracies():
     ours = next(c for c in rates.cells(quick=True) if c["model"] == "paper")
     ours |= {"n": cell["n"], "width": 32, "epochs": 10}
     found = rates.compute(ours, None)
+    full = {cell["epochs"] for cell in rates.cells(quick=False)}
+    assert full == {10}
     assert found[rates.GIVEN] == accuracy.compute(cell, None)["accuracy"]
 
 
@@ -529,6 +531,6 @@ def test_kernels_of_other_sizes_are_compared_by_their_nearest_multiples():
     Z = rng.standard_normal((30, 40))
     K = Z @ Z.T
     assert _distance_of_multiple(3.0 * K, K) < 1e-8
-    # Eigenvalues 1 and 4 of 2 and 2: of all multiples 0.4 is nearest, 1.2 from both.
+    # 0.8 times eigenvalues 1 and 4 are 1.2 from 2 on either side.
     found = _distance_of_multiple(np.diag([1.0, 4.0, 1.0]), np.diag([2.0, 2.0, 2.0]))
     assert_allclose(found, 0.6, rtol=1e-6)

@@ -118,6 +118,30 @@ def test_claims_of_rates_are_those_of_tables_made_by_hand(tmp_path):
             assert said[f"{model}, {some}, {rate}"] == expected
 
 
+def test_sequences_are_scored_on_the_test_rows_after_a_fit_to_all_others(monkeypatch):
+    from benchmarks.paper import sequence
+
+    seen = []
+
+    def ridge(data, penalty):
+        seen.append((penalty, *(len(part) for part in data)))
+        return -abs(penalty - 1.0)
+
+    monkeypatch.setattr(sequence, "_ridge", ridge)
+    cell = next(
+        c
+        for c in sequence.cells(quick=True)
+        if (c["task"], c["model"]) == ("digits", "linear")
+    )
+    assert sequence.compute(cell, None) == {"score": 0.0, "chosen": 1.0}
+    n = 1797
+    fitted = n * 3 // 4
+    held = fitted * 9 // 10
+    parts = (held, held, fitted - held, fitted - held)
+    assert seen[:-1] == [(value, *parts) for value in sequence.PENALTIES]
+    assert seen[-1] == (1.0, fitted, fitted, n - fitted, n - fitted)
+
+
 def test_the_best_rate_is_that_of_all_seeds(tmp_path):
     from benchmarks.paper.rates import BEST, GIVEN, OWN, report
 

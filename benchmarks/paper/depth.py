@@ -122,7 +122,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.2g}")
+    return float(f"{value:.3g}")
 
 
 def draw(summary: list[Row], path: Path) -> None:

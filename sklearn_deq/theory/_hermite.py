@@ -230,6 +230,7 @@ class HermiteFunction:
         size = self._n_terms if made.all() else max(self._n_terms, _QUADRATURE_TERMS)
         found = np.zeros((len(norms), size))
         found[made, : self._n_terms] = self._made(norms[made], rate)
+        found[np.isnan(norms)] = np.nan
         for end in {self.low, self.high}:
             part = ~made & (np.clip(norms, self.low, self.high) == end)
             if part.any():
