@@ -17,7 +17,7 @@ from benchmarks.paper._experiment import (
     mean_error,
     paired,
 )
-from benchmarks.paper._figures import figure
+from benchmarks.paper._figures import figure, legend_below
 from benchmarks.paper._networks import build, models_of, moments_of
 
 # That of `accuracy`, and all that are tried.
@@ -127,7 +127,7 @@ def draw(summary: list[Row], path: Path) -> None:
             panel.axhline(0.0, color="0.6", lw=1)
             panel.set_xticks(places, [line["model"] for line in lines])
             panel.set(title=kind, ylabel="accuracy less the DEQ's")
-            panel.legend()
+        legend_below(axes)
 
 
 EXPERIMENT = Experiment(
