@@ -280,7 +280,8 @@ def test_nothing_is_taken_from_test_rows(monkeypatch):
     data.compute(cell, None)
     for (tau0, K), (tau0_again, K_again) in zip(taken[:2], taken[2:], strict=True):
         assert tau0 == tau0_again
-        assert_allclose(K, K_again, rtol=1e-12)
+        # Rounding only: tables of the kernel are for the norms of all rows.
+        assert_allclose(K, K_again, rtol=1e-12, atol=1e-14)
     # Standardised training rows have mean square 1.
     assert_allclose(taken[0][0], 1.0)
 
