@@ -29,6 +29,8 @@ from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import fit_ridge, ridge_fit
 
 VARIANCES = (0.2, 0.8)
+# Of all weights, by Adam.
+EPOCHS, RATE = 10, 0.05
 # Penalty of kernel ridge, and of the readout (there by sample, as `fit_ridge` has it).
 ALPHA = 0.01
 
@@ -98,9 +100,8 @@ def compute(cell: Cell, source: Source, device: str = "cpu") -> Row:
         device=device,
     )
     if cell["trainable"] == "all":
-        curves = train(
-            body, data, epochs=10, lr=0.05, seed=cell["seed"], every_epoch=False
-        )
+        fit = {"epochs": EPOCHS, "lr": RATE, "seed": cell["seed"]}
+        curves = train(body, data, **fit, every_epoch=False)
         return {"accuracy": curves.scores[-1]}
     Z, Z_test = (features(body, rows).astype(np.float64) for rows in (X, X_test))
     coef, intercept = fit_ridge(Z, targets, ALPHA / len(Z))

@@ -12,6 +12,7 @@ import csv
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 from scipy.stats import spearmanr
 
@@ -167,9 +168,24 @@ def depths(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     held = sum(line["confirmed"] == "True" for line in lines)
     yield claim, "verdicts confirmed", f"{held} of {len(lines)}", "depth"
     two = [line for line in lines if line["depth"] == "2"]
-    nearer = sum(float(line[ITSELF]) < float(line[MATCHED]) for line in two)
-    what = "of two layers' kernels one of φ itself is nearer"
-    yield claim, what, f"{nearer} of {len(two)}", "depth"
+    cks = [line for line in lines if line["kernel"] == "ck"]
+    ntks = [line for line in lines if line["kernel"] != "ck"]
+    for some, part in (("two layers' kernels", two), ("CKs", cks), ("NTKs", ntks)):
+        nearer = sum(float(line[ITSELF]) < float(line[MATCHED]) for line in part)
+        what = f"of {some} one layer of φ itself is nearer"
+        yield claim, what, f"{nearer} of {len(part)}", "depth"
+    gains = [1.0 - float(e[MATCHED]) / float(e["error at p=400"]) for e in ntks]
+    what = "of NTKs' errors a number takes"
+    value = f"{spread(gains, ' %', 100)}, median {100 * median(gains):.3g}"
+    yield claim, what, value, "depth"
+    for name in ("relu", "leaky_relu"):
+        ratios = [
+            float(line[ITSELF]) / float(line[MATCHED])
+            for line in cks
+            if line["activation"] == name and float(line["variance"]) <= 0.7
+        ]
+        what = f"{name}: φ itself less near than two layers, σ_a² to 0.7"
+        yield claim, what, spread(ratios, " times"), "depth"
     values = [float(line[ITSELF]) for line in two]
     yield claim, "errors of that one layer", spread(values, " %", 100), "depth"
 
