@@ -13,7 +13,7 @@ NUMBERS = {
     "samples": ["asymptotic", "explicit"],
     "width": ["as it is", "scaled"],
     "accuracy": ["accuracy"],
-    "rates": ["rate 0.05", "own rate", "chosen"],
+    "rates": [],
     "cost": [
         "fit seconds",
         "predict microseconds",
@@ -105,7 +105,9 @@ def made_up(name, rng):
         found = {name: number() for name in names}
         row |= {"depth": 2, "by depth": {"1": found, "2": found}}
     if name == "rates":
-        row["held out"] = {"0.01": number(), "0.05": number()}
+        row |= {
+            kind: {"0.01": number(), "0.05": number()} for kind in ("held out", "test")
+        }
     if name == "dynamics":
         row |= {kind: [number() for _ in range(3)] for kind in ("loss", "accuracy")}
     if name in ("samples", "size"):

@@ -471,7 +471,7 @@ def test_the_pendulum_is_predicted_from_what_is_known():
 
 
 def test_values_are_chosen_on_the_last_tenth_of_the_training_rows():
-    from benchmarks.paper._choice import choose, often
+    from benchmarks.paper._choice import best, choose, often
 
     asked = []
 
@@ -487,28 +487,65 @@ def test_values_are_chosen_on_the_last_tenth_of_the_training_rows():
     )
     parts = [list(range(18)), list(range(18)), [18, 19], [18, 19]]
     assert asked == [parts] * 3
+    # Of equals the least, though rounding may tell them apart; never NaN.
+    assert best({2.5: 0.1 + 0.2, 1.0: 0.3, 4.0: float("nan")}) == 1.0
     assert (
         often([{"chosen": value} for value in (1.0, 0.25, 0.25)]) == "0.25 (2), 1 (1)"
     )
 
 
-def test_a_rate_of_its_own_is_the_held_out_rows_choice(monkeypatch):
-    from benchmarks.paper import _choice, rates
+def test_rates_are_scored_on_images_that_were_not_trained_on(monkeypatch):
+    from benchmarks.paper import rates
     from benchmarks.paper._networks import Curves
 
-    tried = []
+    tried, tested = [], []
 
     def train(body, data, *, epochs, lr, seed, every_epoch):
-        tried.append((lr, len(data[0])))
-        return Curves(scores=[100.0 if lr == 0.02 else lr])
+        tried.append((lr, *(len(part) for part in data)))
+        return Curves(scores=[lr], readout=lr)
 
-    monkeypatch.setattr(_choice, "train", train)
+    def evaluate(body, readout, X, y):
+        tested.append((readout, len(X), len(y)))
+        return 2 * readout
+
+    monkeypatch.setattr(rates, "train", train)
+    monkeypatch.setattr(rates, "evaluate", evaluate)
     cell = next(c for c in rates.cells(quick=True) if c["model"] == "single")
     row = rates.compute(cell, None)
-    assert (row["chosen"], row[rates.OWN], row[rates.GIVEN]) == (0.02, 100.0, 0.05)
-    n = cell["n"]
-    held = [(rate, n * 9 // 10) for rate in rates.RATES]
-    assert tried == [*held, (rates.RATE, n), (0.02, n)]
+    assert row["held out"] == {f"{rate:g}": rate for rate in rates.RATES}
+    assert row["test"] == {f"{rate:g}": 2 * rate for rate in rates.RATES}
+    n, n_test = cell["n"], cell["n"] // 4
+    left = 1797 - n - n_test
+    assert tried == [(rate, n, n, left, left) for rate in rates.RATES]
+    assert tested == [(rate, n_test, n_test) for rate in rates.RATES]
+
+
+@pytest.mark.parametrize("n_tested", [0, 20])
+@pytest.mark.parametrize(("n_train", "n_held_out"), [(50, 7), (50, 1000), (80, 7)])
+def test_images_to_choose_by_are_no_others(monkeypatch, n_tested, n_train, n_held_out):
+    """Of a set that is used up they are a tenth of those to train on."""
+    from benchmarks.paper import _data
+
+    # Of images of one brightness each, which is their label.
+    X, y = np.repeat(np.arange(100.0)[:, None], 2, axis=1), np.arange(100)
+    monkeypatch.setattr(_data, "load", lambda source: (X, y, n_tested))
+    sizes = n_train, 20, 3
+    drawn = _data.images(None, *sizes)
+    data, held = _data.images_to_choose_by(None, *sizes, n_held_out)
+    used_up = n_train == 80
+    if used_up:
+        assert_array_equal(np.concatenate([data[1], held[1]]), drawn[1])
+        assert len(held[1]) == 8
+    else:
+        for ours, theirs in zip(data, drawn, strict=True):
+            assert_array_equal(ours, theirs)
+        assert len(held[1]) == min(n_held_out, 30)
+        assert not set(held[1]) & {*data[1], *data[3]}
+    assert_array_equal(data[3], drawn[3])
+    # The mean and the scale are those of the images to train on.
+    mean, scale = data[1].mean(), data[1].std()
+    for rows, labels in (data[:2], data[2:], held):
+        assert_allclose(rows.T, [(labels - mean) / scale] * 2, atol=1e-14)
 
 
 def test_rates_are_those_of_the_accuracies():
@@ -522,7 +559,8 @@ def test_rates_are_those_of_the_accuracies():
     found = rates.compute(ours, None)
     full = {cell["epochs"] for cell in rates.cells(quick=False)}
     assert full == {10}
-    assert found[rates.GIVEN] == accuracy.compute(cell, None)["accuracy"]
+    expected = accuracy.compute(cell, None)["accuracy"]
+    assert found["test"][f"{accuracy.RATE:g}"] == expected
 
 
 def test_kernels_of_other_sizes_are_compared_by_their_nearest_multiples():

@@ -142,23 +142,55 @@ def test_sequences_are_scored_on_the_test_rows_after_a_fit_to_all_others(monkeyp
     assert seen[-1] == (1.0, fitted, fitted, n - fitted, n - fitted)
 
 
-def test_the_best_rate_is_that_of_all_seeds(tmp_path):
+def test_rates_are_chosen_by_held_out_images_and_judged_by_test_images(tmp_path):
     from benchmarks.paper.rates import BEST, GIVEN, OWN, report
 
-    kind = {"activation": "relu", GIVEN: 0.5, OWN: 0.5, "chosen": 0.1}
+    rates = ("0.05", "0.1", "0.2")
     held_out = {
-        "deq": [{"0.1": 0.9, "0.2": 0.8}, {"0.1": 0.5, "0.2": 0.8}],
-        "single": [{"0.1": 0.7, "0.2": 0.1}, {"0.1": 0.8, "0.2": 0.9}],
+        # The third seed's best rate by rounding alone is 0.2.
+        "deq": [(0.1, 0.9, 0.8), (0.1, 0.5, 0.8), (0.3, 0.5, 0.5 + 1e-12)],
+        "single": [(0.0, 0.7, 0.1), (0.9, 0.8, 0.9), (0.2, 0.1, 0.6)],
+    }
+    test = {
+        "deq": [(0.1, 0.2, 0.3), (0.3, 0.4, 0.5), (0.5, 0.6, 0.4)],
+        "single": [(0.2, 0.5, 0.1), (0.4, 0.1, 0.7), (0.6, 0.2, 0.8)],
     }
     rows = [
-        {**kind, "model": model, "seed": seed, "held out": found}
+        {
+            "activation": "relu",
+            "model": model,
+            "seed": seed,
+            "held out": dict(zip(rates, found, strict=True)),
+            "test": dict(zip(rates, test[model][seed], strict=True)),
+        }
         for model, seeds in held_out.items()
         for seed, found in enumerate(seeds)
     ]
     deq, single = report(rows, tmp_path / "figure.png")
-    assert (deq[f"accuracy, {BEST}"], single[f"accuracy, {BEST}"]) == (0.8, 0.75)
-    assert single[f"less DEQ, {BEST}"] == -0.05
-    assert single[f"its standard error, {BEST}"] == 0.05
+    assert (deq[BEST], single[BEST]) == (0.2, 0.1)
+    assert deq["own rates"] == "0.1 (2), 0.2 (1)"
+    assert single["own rates"] == "0.1 (1), 0.05 (1), 0.2 (1)"
+    for what, at in {
+        "accuracy": {
+            GIVEN: (0.2, 0.4, 0.6),
+            OWN: (0.5, 0.4, 0.8),
+            BEST: (0.5, 0.1, 0.2),
+        },
+        "less DEQ": {
+            GIVEN: (0.1, 0.1, 0.1),
+            OWN: (0.3, -0.1, 0.2),
+            BEST: (0.2, -0.4, -0.2),
+        },
+        "gain": {GIVEN: (0.0, 0.0, 0.0), OWN: (0.3, 0.0, 0.2), BEST: (0.3, -0.3, -0.4)},
+    }.items():
+        for name, values in at.items():
+            error = np.std(values, ddof=1) / np.sqrt(3)
+            found = (
+                single[f"{what}, {name}"],
+                single[f"standard error of {what}, {name}"],
+            )
+            assert_allclose(found, (np.mean(values), error), atol=1e-5)
+    assert single["held out, rate 0.1"] == 0.5333
 
 
 def test_claims_of_finite_networks_are_those_of_tables_made_by_hand(tmp_path):

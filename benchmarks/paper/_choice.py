@@ -1,16 +1,12 @@
-"""Settings of a fit that are each network's own: what does best on rows held out."""
+"""Settings that are each network's own: those that do best on rows held out."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-
-import numpy as np
-from torch import nn
+from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.paper._data import Split
 from benchmarks.paper._experiment import Row
-from benchmarks.paper._networks import train
 
 # The score on the test rows of a split, with a value of the setting.
 Fit = Callable[[Split, float], float]
@@ -24,19 +20,20 @@ def choose(
     held = len(X) * 9 // 10
     parts = X[:held], y[:held], X[held:], y[held:]
     scores = {value: fit(parts, value) for value in values}
-    return max(scores, key=scores.__getitem__), scores
+    return best(scores), scores
 
 
-def by_rate(body: Callable[[np.ndarray], nn.Module], epochs: int, seed: int) -> Fit:
-    """All weights trained by Adam, at a rate, of the network made for the rows."""
+def best(scores: Mapping[float, float]) -> float:
+    """The value with the highest score; of equals, whatever their rounding, the least.
 
-    def fit(data: Split, rate: float) -> float:
-        curves = train(
-            body(data[0]), data, epochs=epochs, lr=rate, seed=seed, every_epoch=False
-        )
-        return curves.scores[-1]
+    NaN is the lowest of all.
+    """
 
-    return fit
+    def order(value: float) -> tuple[float, float]:
+        score = round(scores[value], 9)
+        return (score if score == score else float("-inf"), -value)
+
+    return max(scores, key=order)
 
 
 def often(rows: list[Row]) -> str:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.paper._sources import Source, load
+from benchmarks.paper._sources import Part, Source, load
 from sklearn_deq.datasets import make_gaussian_mixture
 
-__all__ = ["Source", "drawn", "images", "labelled_mixture", "mixture"]
+__all__ = [
+    "Source",
+    "Split",
+    "drawn",
+    "images",
+    "images_to_choose_by",
+    "labelled_mixture",
+    "mixture",
+]
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -35,22 +43,51 @@ def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
     all of its test images count; of others `n_test` are drawn with the training images.
     The mean image and the scale are those of the training images.
     """
-    X, y, n_tested = load(source)
-    y = y.astype(int)
+    train, test, _ = _shuffled(source, n_train, n_test, seed)
+    return _scaled(source, train, test)
+
+
+def images_to_choose_by(
+    source: Source, n_train: int, n_test: int, seed: int, n_held_out: int
+) -> tuple[Split, Part]:
+    """The images of `images`, and at most so many others to choose settings by.
+
+    These are images of the training set that were not drawn. Of a set that has none
+    left they are the last tenth of those that were, which are then not trained on.
+    """
+    train, test, others = _shuffled(source, n_train, n_test, seed)
+    held = others[:n_held_out]
+    if not len(held):
+        train, held = np.split(train, [len(train) * 9 // 10])
+    *data, X, y = _scaled(source, train, test, held)
+    return tuple(data), (X, y)
+
+
+def _shuffled(
+    source: Source, n_train: int, n_test: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which images to train on, to test on, and which of the others are no test set."""
+    X, _, n_tested = load(source)
     rng = np.random.default_rng(seed)
-    X = X.reshape(len(X), -1)
     if n_tested:
-        train = rng.permutation(len(X) - n_tested)[:n_train]
+        order = rng.permutation(len(X) - n_tested)
         test = np.arange(len(X) - n_tested, len(X))
-    else:
-        order = rng.permutation(len(X))
-        n_train, n_test = _shares(len(X), n_train, n_test)
-        train, test = order[:n_train], order[n_train : n_train + n_test]
-    rows, rows_test = (X[part].astype(np.float64) for part in (train, test))
-    mean = rows.mean(axis=0)
-    scale = np.sqrt(np.mean((rows - mean) ** 2))
-    rows, rows_test = ((part - mean) / scale for part in (rows, rows_test))
-    return rows, y[train], rows_test, y[test]
+        return order[:n_train], test, order[n_train:]
+    order = rng.permutation(len(X))
+    n_train, n_test = _shares(len(X), n_train, n_test)
+    train, test, others = np.split(order, [n_train, n_train + n_test])
+    return train, test, others
+
+
+def _scaled(source: Source, *parts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Images and labels of some parts, scaled and centred as the first one needs."""
+    X, y, _ = load(source)
+    rows = [X[part].reshape(len(part), -1).astype(np.float64) for part in parts]
+    mean = rows[0].mean(axis=0)
+    scale = np.sqrt(np.mean((rows[0] - mean) ** 2))
+    labels = (y[part].astype(int) for part in parts)
+    pairs = zip(rows, labels, strict=True)
+    return tuple(a for part, y in pairs for a in ((part - mean) / scale, y))
 
 
 def _shares(n: int, n_train: int, n_test: int) -> tuple[int, int]:

@@ -269,6 +269,14 @@ def _width(body: Any) -> int:
     return int(body.weights[-1].shape[0])
 
 
+def evaluate(
+    body: nn.Module, readout: torch.Tensor, X: np.ndarray, y: np.ndarray
+) -> float:
+    """Score of a network on rows, after it was trained."""
+    rows, targets = (_tensor(values).to(_device(body)) for values in (X, y))
+    return _score(body, readout, rows, targets)
+
+
 def _score(
     body: nn.Module, readout: torch.Tensor, X: torch.Tensor, y: torch.Tensor
 ) -> float:
