@@ -66,7 +66,7 @@ def compute(cell: Cell, source: Source, device: str = "cpu") -> Row:
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
-    """Accuracies of test images at the rates, less the DEQ's; held-out ones by rate."""
+    """Accuracies of test images at the rates, less the DEQ's; all by rate."""
     groups = {
         kind: _at_rates(group)
         for kind, group in grouped(rows, "activation", "model").items()
@@ -87,19 +87,20 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 line[f"{what}, {name}"] = round(mean, 5)
                 line[f"standard error of {what}, {name}"] = round(error, 5)
         line |= {"own rates": often(group), BEST: group[0][BEST_OF_ALL]}
-        for rate, mean in _held_out(group).items():
-            line[f"held out, rate {rate:g}"] = round(mean, 4)
+        for images in ("held out", "test"):
+            for rate, mean in _by_rate(group, images).items():
+                line[f"{images}, rate {rate:g}"] = round(mean, 5)
         pairs = paired(group, deqs, GIVEN)[2]
         summary.append(line | {"seeds": len(group), "pairs": pairs})
     draw(summary, path)
     return summary
 
 
-def _held_out(group: list[Row]) -> dict[float, float]:
-    """Mean accuracies of held-out images by rate."""
+def _by_rate(group: list[Row], images: str) -> dict[float, float]:
+    """Mean accuracies of held-out or of test images by rate."""
     return {
-        float(rate): float(np.mean([row["held out"][rate] for row in group]))
-        for rate in group[0]["held out"]
+        float(rate): float(np.mean([row[images][rate] for row in group]))
+        for rate in group[0][images]
     }
 
 
@@ -108,10 +109,10 @@ def _at_rates(group: list[Row]) -> list[Row]:
 
     By the held-out images of a seed, and by those of all seeds.
     """
-    shared = best(_held_out(group))
+    shared = best(_by_rate(group, "held out"))
     found = []
     for row in group:
-        chosen, test = best(_held_out([row])), row["test"]
+        chosen, test = best(_by_rate([row], "held out")), row["test"]
         rates = {GIVEN: RATE, OWN: chosen, BEST: shared}
         at = {name: test[f"{rate:g}"] for name, rate in rates.items()}
         found.append(row | at | {"chosen": chosen, BEST_OF_ALL: shared})
