@@ -50,14 +50,15 @@ def images(source: Source, n_train: int, n_test: int, seed: int) -> Split:
 def images_to_choose_by(
     source: Source, n_train: int, n_test: int, seed: int, n_held_out: int
 ) -> tuple[Split, Part]:
-    """The images of `images`, and at most so many others to choose settings by.
+    """The images of `images`, and others to choose settings by.
 
-    These are images of the training set that were not drawn. Of a set that has none
-    left they are the last tenth of those that were, which are then not trained on.
+    These are training images that were not drawn, at most `n_held_out`. Where fewer are
+    left than a tenth of those that were, they are the last tenth of these instead,
+    which are then not trained on.
     """
     train, test, others = _shuffled(source, n_train, n_test, seed)
     held = others[:n_held_out]
-    if not len(held):
+    if len(others) < len(train) // 10:
         train, held = np.split(train, [len(train) * 9 // 10])
     *data, X, y = _scaled(source, train, test, held)
     return tuple(data), (X, y)

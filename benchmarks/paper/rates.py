@@ -79,10 +79,10 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             found = {
                 "accuracy": mean_error(group, name),
                 "less DEQ": paired(group, deqs, name)[:2],
-                "gain": mean_error(
-                    [{name: row[name] - row[GIVEN]} for row in group], name
-                ),
             }
+            if name != GIVEN:
+                gains = [{name: row[name] - row[GIVEN]} for row in group]
+                found["gain"] = mean_error(gains, name)
             for what, (mean, error) in found.items():
                 line[f"{what}, {name}"] = round(mean, 5)
                 line[f"standard error of {what}, {name}"] = round(error, 5)

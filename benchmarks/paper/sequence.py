@@ -78,7 +78,7 @@ def compute(cell: Cell, source: Source) -> Row:
     elif cell["model"] != "linear":
         X = features(_body(cell, X[:split]), X).astype(np.float64)
     data = X[:split], Y[:split], X[split:], Y[split:]
-    chosen, _ = choose(values, fit, data)
+    chosen = choose(values, fit, data)
     return {"score": fit(data, chosen), "chosen": chosen}
 
 
