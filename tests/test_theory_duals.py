@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -194,6 +195,9 @@ def test_hermite_coefficients_of_a_cubic():
         ({"derivative": "one"}, "derivative must be a callable or None, got 'one'"),
         ({"kinks": (0.0, np.inf)}, r"kinks must be a tuple of finite numbers"),
         ({"kinks": 0.0}, r"kinks must be a tuple of finite numbers, got 0.0"),
+        ({"kinks": "12"}, r"kinks must be a tuple of finite numbers, got '12'"),
+        ({"torch_function": "tanh"}, "its dotted name such as 'torch.tanh', .* 'tanh'"),
+        ({"torch_function": 3}, "torch_function must be a callable, .* got 3"),
     ],
 )
 def test_what_is_no_activation_is_refused(arguments, message):
@@ -432,3 +436,40 @@ def test_equal_samples_have_the_energy(function, kinks, derivative, rng):
     else:
         expected = spread_moments(phi, q, 0.0).value
     assert_allclose(found, expected, rtol=2e-7)
+
+
+class Swish:
+    """x σ(βx), whose β can be set."""
+
+    def __init__(self, beta):
+        self.beta = beta
+
+    def __call__(self, x):
+        return x / (1.0 + np.exp(-self.beta * x))
+
+
+@pytest.mark.parametrize("kernel", ["ck", "ntk"])
+def test_a_function_that_has_changed_is_another(rng, kernel):
+    X = rng.standard_normal((10, 4))
+    swish = Swish(1.0)
+    before = Activation(swish)
+    deq_kernel(X, activation=swish, kernel=kernel)
+    lipschitz_constant(swish)
+    swish.beta = 3.0
+    expected = deq_kernel(X, activation=Swish(3.0), kernel=kernel)
+    assert_array_equal(deq_kernel(X, activation=swish, kernel=kernel), expected)
+    assert lipschitz_constant(swish) == lipschitz_constant(Swish(3.0))
+    assert before != Activation(swish) == Activation(swish)
+    far, further = (Activation(partial(np.clip, a_min=-c, a_max=c)) for c in (20, 30))
+    assert far._values != further._values
+
+
+def test_kinks_count_once():
+    """Between two equal ones there would be no interval to look at."""
+
+    def clip(x):
+        return np.clip(x, -1, 1)
+
+    once, twice = (Activation(clip, kinks=each) for each in ((-1, 1), (1, -1, 1, -1)))
+    assert once == twice
+    assert twice.kinks == (-1.0, 1.0)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.special import poch
 
 from sklearn_deq import Activation
 from sklearn_deq.datasets import make_gaussian_mixture
@@ -22,6 +23,8 @@ from sklearn_deq.theory import (
     lipschitz_constant,
     solve_match,
 )
+from sklearn_deq.theory._equivalents import _mixed_moments
+from sklearn_deq.theory._moments import hermite_coefficients
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -320,3 +323,64 @@ def test_equations_that_are_not_solved_are_spoken_of(monkeypatch):
     monkeypatch.setattr(_power_series, "_MAX_STEPS", 1)
     with pytest.warns(SolverWarning, match="not found in 1 steps"):
         solve_match(equilibrium_moments("erf", 0.4, 0.6), architecture="hermite", tol=1)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "elu", "softplus"])
+@pytest.mark.parametrize("rho", [0.1, 0.6, 0.9])
+def test_moments_of_the_equivalent_are_those_of_hermite_series(name, rho):
+    """E[φ^(i) φ^(j)] = q^{−(i+j)/2} Σ_k h_{k+i} h_{k+j} √((k+i)!(k+j)!)/k! ρᵏ."""
+    m = equilibrium_moments(name, 0.3, 0.6, bias_variance=0.2)
+    q = m.tau_star**2
+    h = hermite_coefficients(
+        m.activation.function, m.activation.kinks, np.array([q]), 512
+    )[0]
+    h[0] -= m.offset
+    k = np.arange(500)
+
+    def expectation(i, j):
+        weight = poch(k + 1, i) * poch(k + 1, j)
+        series = h[k + i] * h[k + j] * np.sqrt(weight) * rho**k
+        return series.sum() * q ** (-0.5 * (i + j))
+
+    expected = [expectation(1, 1), expectation(2, 2)]
+    expected += [0.5 * expectation(2, 0), 0.5 * expectation(3, 1)]
+    assert_allclose(_mixed_moments(m, q, rho), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_equivalent_of_small_data_with_a_bias(rng):
+    """Correlations near 1: no series in them serves."""
+    X = rng.standard_normal((100, 400))
+    X *= 0.01 / np.sqrt(np.mean(X**2, axis=1, keepdims=True))
+    tau0 = np.sqrt(np.mean(X**2))
+    m = equilibrium_moments("relu", 0.2, 0.8, bias_variance=1.0, tau0=tau0)
+    exact = deq_kernel(X, bias_variance=1.0, tau0=tau0)
+    found = high_dimensional_equivalent(X, m)
+    scale = np.abs(exact - exact.mean()).max()
+    assert np.abs(found - exact).max() < 1e-4 * scale
+
+
+@pytest.mark.parametrize(
+    ("name", "slope", "bend"),
+    [
+        ("tanh", 1.0, 0.0),
+        ("silu", 0.5, 0.5),
+        ("sigmoid", 0.25, 0.0),
+        ("softplus", 0.5, 0.25),
+        ("elu", 1.0, 0.5),
+    ],
+)
+@pytest.mark.parametrize("tau0", [0.0, 1e-16, 1e-8])
+def test_moments_at_rest_are_limits(name, slope, bend, tau0):
+    """Of differences of φ over arguments that are rounding there is nothing left.
+
+    At the least variances, 1e-12 and 1e-9 where φ(0) ≠ 0, they err by the step, of an
+    ELU with its jump of φ'' by its root, and by 2e-16 |φ(0)| over the variance.
+    """
+    m = equilibrium_moments(name, 0.2, 0.8, tau0=tau0)
+    assert_allclose([m.E_dphi, m.E_d2phi], [slope, bend], atol=2e-6)
+
+
+@pytest.mark.parametrize("settings", [{"tau0": 1e160}, {"input_variance": 1e308}])
+def test_what_is_too_large_is_said(settings):
+    with pytest.raises(ValueError, match="is too large to compute with"):
+        equilibrium_moments("relu", **{"tau0": 3.0, **settings})

@@ -9,7 +9,7 @@ same line serves NumPy arrays and torch tensors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import pi, sqrt
 from typing import Any
 
@@ -50,6 +50,13 @@ class Activation:
     --------
     sklearn_deq.theory.get_activation : Activation of a given name.
 
+    Notes
+    -----
+    What is made for an activation is remembered by it, so that its functions must not
+    change. A bare callable may (an instance whose parameter is set anew): an
+    `Activation` is made of it every time, and told from former ones by its values at
+    some points up to a thousand.
+
     Examples
     --------
     >>> import numpy as np
@@ -67,6 +74,8 @@ class Activation:
     torch_function: ArrayFunction | str | None = None
     name: str | None = None
     dual: ArrayFunction | None = None
+    # Of φ and φ' at some points, so that functions that changed do not compare equal.
+    _values: bytes = field(default=b"", init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be an activation, in words."""
@@ -74,22 +83,35 @@ class Activation:
             raise ValueError(
                 f"function must be a callable of an array, got {self.function!r}."
             )
-        for field in ("derivative", "dual"):
-            value = getattr(self, field)
+        for name in ("derivative", "dual"):
+            value = getattr(self, name)
             if value is not None and not callable(value):
-                raise ValueError(f"{field} must be a callable or None, got {value!r}.")
+                raise ValueError(f"{name} must be a callable or None, got {value!r}.")
+        torch_function = self.torch_function
+        if not (torch_function is None or callable(torch_function)):
+            module, _, name = str(torch_function).rpartition(".")
+            if not (isinstance(torch_function, str) and module and name):
+                raise ValueError(
+                    "torch_function must be a callable, its dotted name such as "
+                    f"'torch.tanh', or None, got {torch_function!r}."
+                )
         try:
-            kinks = tuple(sorted(float(kink) for kink in self.kinks))
+            # Once each: between equal ones there is nothing.
+            kinks = tuple(sorted({float(kink) for kink in self.kinks}))
         except (TypeError, ValueError):
             kinks = (float("nan"),)
-        if not all(np.isfinite(kinks)):
+        if isinstance(self.kinks, str) or not all(np.isfinite(kinks)):
             raise ValueError(
                 f"kinks must be a tuple of finite numbers, got {self.kinks!r}."
             )
         object.__setattr__(self, "kinks", kinks)
-        for field in ("function", "derivative"):
-            if getattr(self, field) is not None:
-                _check_elementwise(getattr(self, field), field)
+        values = [
+            _checked_values(getattr(self, name), name)
+            for name in ("function", "derivative")
+            if getattr(self, name) is not None
+        ]
+        known = np.array(values).tobytes() + _far_values(self.function)
+        object.__setattr__(self, "_values", known)
         _check_derivative(self)
 
     def __str__(self) -> str:
@@ -97,13 +119,16 @@ class Activation:
         return self.name or str(getattr(self.function, "__name__", "activation"))
 
 
-def _check_elementwise(function: ArrayFunction, field: str) -> None:
-    """Raise a ValueError unless an array gives a number for each element of its own."""
-    points = np.array([[-1.5, -0.25], [0.5, 2.0]])
-    other = points.copy()
+# Where functions are looked at: few are the same there and not elsewhere.
+_POINTS = np.linspace(-9.75, 9.75, 40).reshape(2, -1)
+
+
+def _checked_values(function: ArrayFunction, name: str) -> np.ndarray:
+    """Values at some points, of which each must be of its own element alone."""
+    points, other = _POINTS.copy(), _POINTS.copy()
     other[0, 0] = 1.0
     advice = (
-        f"{field} must take a NumPy array and return one number for each element (say "
+        f"{name} must take a NumPy array and return one number for each element (say "
         "np.tanh, not math.tanh; np.full_like(x, 1.0), not 1.0; one of torch is the "
         "torch_function of an Activation)"
     )
@@ -124,9 +149,20 @@ def _check_elementwise(function: ArrayFunction, field: str) -> None:
     # A layer made for a kernel may treat elements differently, but each by itself.
     if not np.array_equal(moved.flat[1:], values.flat[1:], equal_nan=True):
         raise ValueError(
-            f"{field} must treat each element by itself, but {function!r} gives other "
+            f"{name} must treat each element by itself, but {function!r} gives other "
             "values for the rest of an array where one element is another."
         )
+    return values
+
+
+def _far_values(function: ArrayFunction) -> bytes:
+    """Values far out, as bytes; none where they cannot be had."""
+    far = np.geomspace(10.0, 1e3, 16)
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(function(np.stack([-far, far])), dtype=float).tobytes()
+    except Exception:
+        return b""
 
 
 # Where a derivative is compared with differences: points, and half their step.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from sklearn_deq.theory._moments import (
     graded_breaks,
     hermite_coefficients,
 )
+from sklearn_deq.theory._remembered import remembered
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -77,14 +78,11 @@ def series_length(activation: Activation, q: float) -> int | None:
     """Terms that Mehler's series needs at variance q; None if too many."""
     # Of a slightly larger one, which tables ask for again and again.
     q = 2.0 ** (0.5 * math.ceil(2.0 * math.log2(max(q, 1e-200))))
-    try:
-        return _remembered_length(activation, q)
-    except TypeError:
-        # An activation that cannot be hashed.
-        return _find_length(activation, q)
+    return _length(activation, q)
 
 
-def _find_length(activation: Activation, q: float) -> int | None:
+@remembered(256)
+def _length(activation: Activation, q: float) -> int | None:
     n_terms = _FIRST_TERMS
     while n_terms <= _MOST_TERMS:
         h = hermite_coefficients(activation.function, (), np.array([q]), n_terms)[0]
@@ -93,9 +91,6 @@ def _find_length(activation: Activation, q: float) -> int | None:
             return n_terms
         n_terms *= 2
     return None
-
-
-_remembered_length = lru_cache(maxsize=256)(_find_length)
 
 
 def _series(

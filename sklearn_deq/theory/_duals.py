@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from sklearn_deq.theory._norms import (
     norm_range,
 )
 from sklearn_deq.theory._piecewise_linear import piecewise_linear_dual
+from sklearn_deq.theory._remembered import remembered
 from sklearn_deq.theory._spline_dual import SplineDual, spline_dual
 from sklearn_deq.theory._spline_remainder import SplineRemainder
 
@@ -278,11 +279,7 @@ def dual_table(
 
     Warns every time of a table that is not accurate to 1e-7, remembered or not.
     """
-    try:
-        table = _remembered_table(activation, low, high, derivative)
-    except TypeError:
-        # An activation that cannot be hashed.
-        table = _build_table(activation, low, high, derivative)
+    table = _build_table(activation, low, high, derivative)
     if table.error > _WARNED_OF:
         warn_of_solver(_say_poor(activation, derivative, table.error))
     return table
@@ -296,7 +293,7 @@ def _say_poor(activation: Activation, derivative: bool, error: float) -> str:
         feels = ", which tangent kernels feel and conjugate kernels hardly"
     declare = "if its slope jumps somewhere, declare that (Activation(..., kinks=...))"
     scale = "scale the data so that it does not saturate (StandardScaler)"
-    known = activation in ACTIVATIONS.values()
+    known = any(activation.function is each.function for each in ACTIVATIONS.values())
     advice = scale if known else f"{declare}; or {scale}"
     return (
         f"{what} is tabulated to a relative error of {error:.0e} at best{feels}: "
@@ -304,6 +301,7 @@ def _say_poor(activation: Activation, derivative: bool, error: float) -> str:
     )
 
 
+@remembered(256)
 def _build_table(
     activation: Activation, low: float, high: float, derivative: bool
 ) -> DualTable:
@@ -327,9 +325,6 @@ def _build_table(
     core = np.einsum("ar,abk,bs->krs", basis, values, basis, optimize=True)
     table = DualTable(low, high, basis, core, error)
     return replace(table, error=max(error, grid.largest_difference(table)))
-
-
-_remembered_table = lru_cache(maxsize=256)(_build_table)
 
 
 def _last(values: np.ndarray) -> float:

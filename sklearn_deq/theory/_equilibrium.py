@@ -28,6 +28,8 @@ KERNELS = ("ck", "ntk", "ntk_recurrent")
 _MAX_STEPS = 200
 # Error of moments that is warned of.
 _POOR = 1e-6
+# What the input may add to a variance: beyond it, squares overflow.
+_LARGEST_DRIVE = 1e300
 # A variance that grows past this multiple of the input's has no fixed point.
 _LARGEST_GROWTH = 1e8
 
@@ -159,6 +161,12 @@ def _check_variances(
     }
     for name, value in named.items():
         check_nonnegative(name, value)
+    drive = input_variance * tau0 * tau0 + bias_variance
+    if not drive <= _LARGEST_DRIVE:
+        raise ValueError(
+            f"input_variance * tau0**2 + bias_variance is {drive:.1e}, which is too "
+            f"large to compute with (tau0={tau0:.4g}): scale X, or lower them."
+        )
 
 
 def equilibrium_moments(
@@ -224,7 +232,7 @@ def equilibrium_moments(
     check_flag("center", center)
     where = f"at τ* (tau0={tau0:.4g})"
     variances = recurrent_variance, input_variance, bias_variance
-    drive = np.array([input_variance * tau0**2 + bias_variance])
+    drive = np.array([input_variance * tau0 * tau0 + bias_variance])
     offset = None if center else 0.0
     q = _solve_variance(phi, recurrent_variance, drive, offset)
     if not np.isfinite(q[0]):
@@ -278,13 +286,14 @@ def _offset(activation: Activation, mean: np.ndarray, at_rest: bool) -> float:
 def _coefficients(m: EquilibriumMoments) -> dict[str, Any]:
     """α, β and κ² by their names [L24, Theorems 1 and 2; docs/theory.md, section 3]."""
     sa, sb, sc = m.recurrent_variance, m.input_variance, m.bias_variance
+    drive = sb * m.tau0 * m.tau0 + sc
     g1, g2 = m.E_dphi**2, m.E_d2phi**2
     rest = 1.0 - sa * g1
     a1 = sb * g1 / rest
     a4 = sb / (1.0 - 0.5 * sa * m.E_d2phisq)
     link = sa * a1 + sb
-    a2 = 0.25 * g2 * a4**2 / rest
-    a3 = 0.5 * g2 * link**2 / rest
+    a2 = 0.25 * g2 * a4 * a4 / rest
+    a3 = 0.5 * g2 * link * link / rest
     r1, all1 = a1 / rest, (a1 + sb * g1) / rest
     b2 = a2 / rest
     chain = sa * g2 * link
@@ -293,7 +302,7 @@ def _coefficients(m: EquilibriumMoments) -> dict[str, Any]:
         "beta_recurrent": (r1, b2, (a3 + r1 * chain) / rest),
         "kappa2_recurrent": m.gamma2 / (1.0 - m.chi),
         "beta_all": (all1, b2, (a3 + sb * g2 * link + all1 * chain) / rest),
-        "kappa2_all": (m.gamma2 + (sb * m.tau0**2 + sc) * m.E_dphi2) / (1.0 - m.chi),
+        "kappa2_all": (m.gamma2 + drive * m.E_dphi2) / (1.0 - m.chi),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from sklearn_deq.theory._pairs import (
     sphere_reduction,
     stack_kernels,
 )
+from sklearn_deq.theory._remembered import remembered
 from sklearn_deq.theory._rows import inverse_norms
 
 Array = Any
@@ -70,13 +71,11 @@ def equilibrium_kernel(
         if not (isinstance(kernel, list | tuple | np.ndarray) and len(kernel)):
             check_kernel(kernel)
         kernel = tuple(kernel)
-    try:
-        return _remembered_kernel(moments, kernel)
-    except TypeError:
-        # An activation that cannot be hashed.
-        return _build_kernel(moments, kernel)
+    return _build_kernel(moments, kernel)
 
 
+# One object for one kernel, so that what is made for it can be remembered by it.
+@remembered(32)
 def _build_kernel(
     moments: EquilibriumMoments, kernel: str | tuple[str, ...]
 ) -> PairKernel:
@@ -116,10 +115,6 @@ def _build_kernel(
         reduce,
         smooth=not moments.activation.kinks,
     )
-
-
-# One object for one kernel, so that what is made for it can be remembered by it.
-_remembered_kernel = lru_cache(maxsize=32)(_build_kernel)
 
 
 def diagonal_moments(

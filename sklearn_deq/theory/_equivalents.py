@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from sklearn_deq.theory._dual_partials import dual_partials
 from sklearn_deq.theory._equilibrium import EquilibriumMoments
 from sklearn_deq.theory._equilibrium_kernel import (
     equilibrium_covariance,
     moment_means,
 )
-from sklearn_deq.theory._moments import hermite_coefficients
+
+_LEAST_ANGLE = 1e-4
 
 
 def high_dimensional_equivalent(
@@ -148,31 +150,18 @@ def _general_equivalent(gram: np.ndarray, m: EquilibriumMoments) -> np.ndarray:
 
 
 def _mixed_moments(
-    m: EquilibriumMoments, q: float, rho: float, n_terms: int = 512
+    m: EquilibriumMoments, q: float, rho: float
 ) -> tuple[float, float, float, float]:
-    """E[φ'φ'], E[φ''φ''], ½E[φ''φ] and ½E[φ'''φ'] at correlation ρ, from φ alone.
+    """E[φ'φ'], E[φ''φ''], ½E[φ''(φ − b)] and ½E[φ'''φ'] at correlation ρ.
 
-    E[φ^(i)(u) φ^(j)(v)] = q^{−(i+j)/2} Σ_k h_{k+i} h_{k+j} √((k+i)!(k+j)!)/k! ρᵏ; ρ is
-    well inside (−1, 1), so that the series converges geometrically for kinked φ too.
+    The last three are derivatives: of E[φ'φ'] in the covariance c, and of E[φφ] and
+    E[φ'φ'] in one variance, at fixed c (at fixed ρ, c moves along by ½c in log q).
     """
-    activation = m.activation
-    h = hermite_coefficients(
-        activation.function, activation.kinks, np.array([q]), n_terms
-    )[0]
-    h[0] -= m.offset
-    k = np.arange(n_terms - 3)
-
-    def expectation(i: int, j: int) -> float:
-        weight = np.ones(k.size)
-        for order in (i, j):
-            for step in range(1, order + 1):
-                weight = weight * np.sqrt(k + step)
-        terms = h[i : i + k.size] * h[j : j + k.size] * weight * rho**k
-        return float(np.sum(terms)) * q ** (-0.5 * (i + j))
-
-    return (
-        expectation(1, 1),
-        expectation(2, 2),
-        0.5 * expectation(2, 0),
-        0.5 * expectation(3, 1),
-    )
+    # Beside ρ = 1 the ratio of derivatives in θ and of c is rounding.
+    angle = max(float(np.arccos(min(rho, 1.0))), _LEAST_ANGLE)
+    found = dual_partials(m.activation, np.array([q]), np.array([q]), np.array([angle]))
+    c, d1 = q * np.cos(angle), found.slope
+    d2 = found.slope_angle / (-q * np.sin(angle))
+    hq = (found.value_log1 - 0.5 * c * d1) / q - 0.5 * m.offset * m.E_d2phi
+    hql = (found.slope_log1 - 0.5 * c * d2) / q
+    return float(d1[0]), float(d2[0]), float(hq[0]), float(hql[0])

@@ -8,12 +8,12 @@ of √(q_i q_j) an entry of its kernels depends on one number (docs/theory.md, s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import pi, sqrt
 
 import numpy as np
 
 from sklearn_deq.theory._activations import Activation
+from sklearn_deq.theory._remembered import remembered
 
 # Where homogeneity is tested: on both sides, over six decades.
 _PROBES = np.array([1e-3, 0.07, 0.3, 0.9, 1.7, 3.3, 6.5, 29.0, 1e3])
@@ -44,6 +44,7 @@ class Slopes:
         return 0.5 * (self.right**2 + self.left**2)
 
 
+@remembered(128)
 def homogeneous_slopes(activation: Activation) -> Slopes | None:
     """Slopes of φ if it is positively homogeneous, else None.
 
@@ -57,14 +58,6 @@ def homogeneous_slopes(activation: Activation) -> Slopes | None:
     Slopes or None
         The slopes on both sides of 0.
     """
-    try:
-        return _remembered_slopes(activation)
-    except TypeError:
-        # An activation that cannot be hashed.
-        return _find_slopes(activation)
-
-
-def _find_slopes(activation: Activation) -> Slopes | None:
     if any(kink != 0.0 for kink in activation.kinks):
         return None
     points = np.concatenate([[1.0, -1.0], _PROBES, -_PROBES, [0.0]])
@@ -75,6 +68,3 @@ def _find_slopes(activation: Activation) -> Slopes | None:
         line = np.where(points > 0, right, left) * points
         same = np.abs(values - line) <= _ROUNDING * np.abs(line)
     return Slopes(right, left) if np.all(same) else None
-
-
-_remembered_slopes = lru_cache(maxsize=128)(_find_slopes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -15,6 +14,7 @@ from sklearn_deq.theory._chebyshev import (
     chebyshev_nodes,
     last_coefficients,
 )
+from sklearn_deq.theory._remembered import remembered
 
 # Derivatives that are looked at.
 MOST_ORDERS = 4
@@ -32,6 +32,7 @@ _CANDIDATES = 8
 _HALVINGS = 38
 
 
+@remembered(128)
 def kink_jumps(activation: Activation) -> np.ndarray:
     """Jumps of φ and its first derivatives at its declared kinks.
 
@@ -45,20 +46,20 @@ def kink_jumps(activation: Activation) -> np.ndarray:
     ndarray of shape (n_kinks, 1 + MOST_ORDERS)
         From right minus left, order 0 first; 0 where it may be rounding.
     """
-    try:
-        return _remembered_jumps(activation)
-    except TypeError:
-        # An activation that cannot be hashed.
-        return _find_jumps(activation)
+    kinks = np.array(activation.kinks)
+    gaps = np.diff(kinks, prepend=-np.inf, append=np.inf)
+    found = []
+    for kink, before, after in zip(kinks, gaps[:-1], gaps[1:], strict=True):
+        left, left_error = _one_sided(activation, kink, -min(1.0, before))
+        right, right_error = _one_sided(activation, kink, min(1.0, after))
+        jump, error = right - left, left_error + right_error
+        found.append(np.where(np.abs(jump) > _SIGNIFICANT * error, jump, 0.0))
+    return np.array(found).reshape(-1, 1 + MOST_ORDERS)
 
 
 def check_continuous(activation: Activation) -> None:
     """Raise a ValueError where φ jumps: E φ'² does not exist."""
-    try:
-        found = _remembered_jump(activation)
-    except TypeError:
-        # An activation that cannot be hashed.
-        found = _find_jump(activation)
+    found = _largest_jump(activation)
     if found is not None:
         where, jump = found
         raise ValueError(
@@ -68,7 +69,8 @@ def check_continuous(activation: Activation) -> None:
         )
 
 
-def _find_jump(activation: Activation) -> tuple[float, float] | None:
+@remembered(128)
+def _largest_jump(activation: Activation) -> tuple[float, float] | None:
     """Place and size of the largest jump of φ, declared or not."""
     kinks = np.array(activation.kinks)
     jumps = kink_jumps(activation)[:, 0] if kinks.size else np.empty(0)
@@ -78,9 +80,6 @@ def _find_jump(activation: Activation) -> tuple[float, float] | None:
     if np.abs(jumps[largest]) <= _JUMP:
         return None
     return float(where[largest]), float(jumps[largest])
-
-
-_remembered_jump = lru_cache(maxsize=128)(_find_jump)
 
 
 def _hidden_jumps(activation: Activation) -> tuple[np.ndarray, np.ndarray]:
@@ -126,21 +125,6 @@ def steepest_parts(
             np.where(left > right, middle, high),
         )
     return low, high
-
-
-def _find_jumps(activation: Activation) -> np.ndarray:
-    kinks = np.array(activation.kinks)
-    gaps = np.diff(kinks, prepend=-np.inf, append=np.inf)
-    found = []
-    for kink, before, after in zip(kinks, gaps[:-1], gaps[1:], strict=True):
-        left, left_error = _one_sided(activation, kink, -min(1.0, before))
-        right, right_error = _one_sided(activation, kink, min(1.0, after))
-        jump, error = right - left, left_error + right_error
-        found.append(np.where(np.abs(jump) > _SIGNIFICANT * error, jump, 0.0))
-    return np.array(found).reshape(-1, 1 + MOST_ORDERS)
-
-
-_remembered_jumps = lru_cache(maxsize=128)(_find_jumps)
 
 
 def _one_sided(

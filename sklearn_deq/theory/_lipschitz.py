@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from sklearn_deq.theory._activations import Activation, get_activation
 from sklearn_deq.theory._jumps import check_continuous, steepest_parts
+from sklearn_deq.theory._remembered import remembered
 
 # Where φ' is looked for: dense where activations bend, then ever coarser.
 _SLOPE_POINTS = np.concatenate(
@@ -49,15 +49,11 @@ def lipschitz_constant(activation: str | Activation | Callable[..., Any]) -> flo
     >>> round(lipschitz_constant("gelu"), 3)
     1.129
     """
-    phi = get_activation(activation)
-    try:
-        return _remembered_constant(phi)
-    except TypeError:
-        # An activation that cannot be hashed.
-        return _find_constant(phi)
+    return _steepest(get_activation(activation))
 
 
-def _find_constant(phi: Activation) -> float:
+@remembered(128)
+def _steepest(phi: Activation) -> float:
     check_continuous(phi)
     points = np.concatenate([-_SLOPE_POINTS[:0:-1], _SLOPE_POINTS])
     with np.errstate(all="ignore"):
@@ -79,9 +75,6 @@ def _find_constant(phi: Activation) -> float:
             "recurrent_variance_bounds yourself."
         )
     return max(steepest, outer)
-
-
-_remembered_constant = lru_cache(maxsize=128)(_find_constant)
 
 
 def _refined_slope(phi: Activation, low: np.ndarray, high: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from scipy.differentiate import derivative as finite_difference
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._closed_forms import ClosedDual
 from sklearn_deq.theory._homogeneous import Slopes, homogeneous_slopes
-from sklearn_deq.theory._jumps import check_continuous
+from sklearn_deq.theory._jumps import check_continuous, kink_jumps
 
 # Beyond 12.5 the density is below 1e-34: room for activations that grow fast.
 _OUTER_BREAKS = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 12.5)
@@ -277,16 +277,28 @@ def mean_growth(activation: Activation, q: np.ndarray) -> np.ndarray:
     return 0.5 * rule.mean((rule.x * rule.x - 1.0) * (phi - origin))
 
 
+# For differences of φ, and the kinks that ones of this size see.
+_LEAST_VARIANCES, _AT_ZERO = (1e-12, 1e-9), 1e-3
+
+
 def mean_derivatives(
     activation: Activation, q: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """E φ'(√q ξ) and E φ''(√q ξ), each (n,), by Stein's identities."""
+    """E φ'(√q ξ) and E φ''(√q ξ), each (n,), by Stein's identities.
+
+    Of variances below 1e-12 (1e-9 where φ(0) is not 0) those there, where rounding is
+    as small as the difference; but of a φ' that jumps at 0, so that E φ'' has no limit,
+    those that it has.
+    """
     closed = _closed_dual(activation)
     if closed is not None:
         return closed.means(q)[1:]
+    origin = float(activation.function(np.zeros(1))[0])
+    at_zero = np.abs(activation.kinks) < _AT_ZERO
+    if not kink_jumps(activation)[at_zero, :2].any():
+        q = np.maximum(q, _LEAST_VARIANCES[int(origin != 0.0)])
     rule = gaussian_rule(q, activation.kinks)
-    values = np.asarray(activation.function(rule.u), dtype=float)
-    values = values - float(activation.function(np.zeros(1))[0])
+    values = np.asarray(activation.function(rule.u), dtype=float) - origin
     first = rule.mean(rule.x * values) / np.sqrt(q)
     second = rule.mean((rule.x**2 - 1.0) * values) / q
     return first, second

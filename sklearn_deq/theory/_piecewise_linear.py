@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from array_api_compat import array_namespace
 
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._closed_forms import correlation, special
+from sklearn_deq.theory._remembered import remembered
 
 Array = Any
 
@@ -124,6 +124,7 @@ def density(z: Array) -> Array:
     return array_namespace(z).exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
+@remembered(128)
 def piecewise_linear_dual(activation: Activation) -> PiecewiseLinearDual | None:
     """Dual of φ if it is continuous and linear between its declared kinks, else None.
 
@@ -137,14 +138,6 @@ def piecewise_linear_dual(activation: Activation) -> PiecewiseLinearDual | None:
     PiecewiseLinearDual or None
         The dual.
     """
-    try:
-        return _remembered_dual(activation)
-    except TypeError:
-        # An activation that cannot be hashed.
-        return _find_dual(activation)
-
-
-def _find_dual(activation: Activation) -> PiecewiseLinearDual | None:
     kinks = np.array(activation.kinks)
     if not kinks.size:
         return None
@@ -170,9 +163,6 @@ def _find_dual(activation: Activation) -> PiecewiseLinearDual | None:
         activation.kinks,
         tuple(float(jump) for jump in np.diff(slopes)),
     )
-
-
-_remembered_dual = lru_cache(maxsize=128)(_find_dual)
 
 
 def _ratio(kink: float, root: Array) -> Array:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from array_api_compat import array_namespace
 
-from sklearn_deq.theory._closed_forms import gelu_dual, special
+from sklearn_deq.theory._closed_forms import erf_dual, gelu_dual, special
 from sklearn_deq.theory._layers import Array, LayerFunction, LayerMoments
 
 _ROOT_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -98,14 +98,13 @@ class RoundedPiece(LayerFunction):
         area = self.knee**2
         t1, t2, r = q1 / area, q2 / area, c / area
         gelu = 4.0 * gelu_dual(t1, t2, r, derivative)
-        scale = (1.0 + t1) * (1.0 + t2)
+        clip = erf_dual(0.5 * t1, 0.5 * t2, 0.5 * r, derivative)
         mixed = 1.0 / xp.sqrt(1.0 + t1) + 1.0 / xp.sqrt(1.0 + t2)
         line = self.slope * (self.slope + self.rise * mixed)
         if derivative:
-            clip = 1.0 / xp.sqrt(scale - r * r)
-            return line + self.bend**2 * (gelu - 1.0) + self.rise**2 * clip
-        clip = xp.asin(r / xp.sqrt(scale))
-        curved = self.bend**2 * (gelu - r) + self.rise**2 * clip
+            curved = self.bend**2 * (gelu - 1.0)
+            return line + curved + (0.25 * math.pi * self.rise**2) * clip
+        curved = self.bend**2 * (gelu - r) + (0.5 * math.pi * self.rise**2) * clip
         return line * c + area * curved
 
     @classmethod
