@@ -731,3 +731,77 @@ def test_an_empty_batch_leaves_a_layer_that_works():
     layer = EquilibriumLayer(3, 8)
     layer(torch.ones(0, 3)).sum().backward()
     assert math.isfinite(float(layer.chi))
+
+
+@pytest.mark.parametrize("function", [np.sin, np.square, np.arctan])
+def test_tables_are_of_what_is_not_linear_far_out(function):
+    table = torch_activation(function)
+    x = np.linspace(-250, 250, 3001)
+    found = table(torch.from_numpy(x)).numpy()
+    assert_allclose(found, function(x), rtol=1e-9, atol=1e-9)
+    with pytest.warns(SolverWarning, match="tabulated to ±256 .* up to 300: scale X"):
+        table(torch.tensor([-300.0, 0.0, np.nan, 300.0]))
+
+
+def test_tables_can_be_traced():
+    """There what is far out cannot be looked for."""
+    table = torch_activation(np.sin)
+    x = torch.linspace(-30, 30, 12).reshape(3, 4)
+    assert_allclose(torch.vmap(table)(x), torch.sin(x), atol=1e-5)
+    assert table(x.to("meta")).shape == x.shape
+
+
+def test_overflow_far_out_is_no_curvature():
+    table = torch_activation(lambda x: x * np.exp(x) / (1 + np.exp(x)))
+    x = torch.tensor([-300.0, -20.0, 20.0, 300.0], dtype=torch.float64)
+    assert_allclose(table(x), torch.nn.functional.silu(x), atol=1e-9)
+
+
+def test_tables_of_what_varies_too_fast_far_out():
+    """sin(x²): well tabulated to ±16, and not beyond."""
+    table = torch_activation(lambda x: np.sin(x * x))
+    assert table.table_error < 1e-6
+    with pytest.warns(SolverWarning, match="tabulated to ±16 and taken as linear"):
+        table(torch.tensor([20.0]))
+
+
+def test_another_function_of_tensors_is_warned_of():
+    phi = Activation(np.tanh, torch_function=torch.relu)
+    with pytest.warns(SolverWarning, match="is not function: at 4 it is 4, and funct"):
+        torch_activation(phi)
+
+
+def test_functions_with_parameters_of_their_own():
+    """In float32 alone, or for so many units."""
+
+    def leaky(x):
+        return np.where(x > 0, x, 0.25 * x)
+
+    for function in (torch.nn.PReLU(), torch.nn.PReLU(7)):
+        phi = torch_activation(Activation(leaky, kinks=(0,), torch_function=function))
+        x = _inputs(2, 7, dtype=torch.float32)
+        assert_allclose(phi(x).detach(), leaky(x.numpy()), atol=1e-7)
+
+
+def test_a_layer_of_a_bare_function_is_that_of_its_name():
+    x = 20.0 * _inputs(dtype=torch.float32)
+    mine, named = (
+        EquilibriumLayer(3, 32, activation=each, generator=_generator())
+        for each in (np.sin, "sin")
+    )
+    assert_allclose(mine(x).detach(), named(x).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "torch_function", "message"),
+    [
+        (np.tanh, "torch.tahn", "There is no torch_function='torch.tahn'"),
+        (np.tanh, "nowhere.tanh", "There is no torch_function='nowhere.tanh'"),
+        (np.arctan, np.arctan, "must take a tensor and return one, got <ufunc"),
+        (lambda x: np.maximum(x, 0), torch.relu_, "must leave its argument as it is"),
+    ],
+)
+def test_functions_of_tensors_are_looked_at(function, torch_function, message):
+    phi = Activation(function, torch_function=torch_function)
+    with pytest.raises(ValueError, match=message):
+        torch_activation(phi)

@@ -14,12 +14,16 @@ import torch
 from sklearn_deq._warnings import warn_of_solver
 from sklearn_deq.theory import Activation, get_activation
 
-# Range of the table, outside of which the function is continued linearly.
-_LIMIT = 16.0
+# Range of the table, outside of which the function is continued linearly. Where that is
+# not what it does, and unless it grows too fast, a wider table is for what is beyond.
+_LIMIT, _WIDE_LIMIT = 16.0, 256.0
+_LARGEST_VALUE = 1e12
 _STEPS = (2**10, 2**12, 2**14, 2**16)
 _TABLE_TOLERANCE = 1e-10
 # Above this the table is warned of: a kink that was not declared has 1e-5 and more.
 _POOR = 1e-6
+# By which φ on tensors may differ from φ, relative to its largest value.
+_ALIKE = 1e-3
 
 
 class TorchActivation:
@@ -36,6 +40,11 @@ class TorchActivation:
         Largest error of the table on [−16, 16], relative to |φ(x)| or, where that is
         smaller, to max |φ| on [−2, 2]; 0.0 where no table is used.
 
+    Notes
+    -----
+    Where φ is not linear beyond ±16, another table is for arguments to ±256, unless φ
+    is above 1e12 there. Of what is beyond the last table there is a warning.
+
     Examples
     --------
     >>> import torch
@@ -50,8 +59,10 @@ class TorchActivation:
         self.table_error = 0.0
         self._table: _Table | None = None
         self._function = _torch_function(activation)
-        if self._function is None:
-            self._table = _Table(activation)
+        if self._function is not None:
+            _check_torch_function(activation, self._function)
+        else:
+            self._table = _make_table(activation)
             self.table_error = self._table.error
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,10 +143,53 @@ def _torch_function(
 ) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Resolve the torch function of an activation: a callable, or a dotted name."""
     function = activation.torch_function
-    if isinstance(function, str):
-        module, _, name = function.rpartition(".")
-        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-    return function
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.rpartition(".")
+    try:
+        found: Callable[[torch.Tensor], torch.Tensor]
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"There is no torch_function={function!r}: {error}") from error
+    return found
+
+
+def _check_torch_function(
+    activation: Activation, function: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Refuse what cannot be used on tensors, and warn of another function than φ.
+
+    What takes only some dtypes or shapes, as layers with parameters do, is not judged.
+    """
+    if isinstance(function, np.ufunc):
+        raise ValueError(
+            f"torch_function must take a tensor and return one, got {function!r}, "
+            "which is NumPy's."
+        )
+    points = np.linspace(-4.0, 4.0, 33).reshape(3, 11)
+    for dtype in (torch.float64, torch.float32):
+        # No leaf, so that a function in place is told from one that fails.
+        leaf = torch.tensor(points, dtype=dtype, device="cpu", requires_grad=True)
+        x = leaf * 1.0
+        try:
+            values = function(x).detach().cpu().numpy()
+        except Exception:
+            continue
+        if not torch.equal(x, leaf):
+            raise ValueError(
+                f"torch_function must leave its argument as it is, but {function!r} "
+                "writes on it."
+            )
+        expected = np.asarray(activation.function(points), dtype=float)
+        gap = np.abs(values - expected)
+        if not gap.max() <= _ALIKE * np.abs(expected).max():
+            where = np.unravel_index(int(gap.argmax()), gap.shape)
+            warn_of_solver(
+                f"torch_function is not function: at {points[where]:.3g} it is "
+                f"{values[where]:.4g}, and function {expected[where]:.4g}. Networks "
+                "are then of another activation than kernels and matches."
+            )
+        return
 
 
 class _Table:
@@ -146,9 +200,17 @@ class _Table:
     All pieces lie in one array of coefficients, so that kinks cost little.
     """
 
-    def __init__(self, activation: Activation) -> None:
-        inner = sorted({kink for kink in activation.kinks if abs(kink) < _LIMIT})
-        edges = np.array([-_LIMIT, *inner, _LIMIT])
+    # For arguments beyond the limit. These are as they were in tables that were pickled
+    # before there was a choice.
+    far: _Table | None = None
+    limit, linear, name = _LIMIT, True, ""
+
+    def __init__(self, activation: Activation, limit: float, linear: bool) -> None:
+        self.limit, self.linear = limit, linear
+        # Beyond the first limit pieces of their own, whose grids may be coarser.
+        joints = {*activation.kinks, -_LIMIT, _LIMIT}
+        inner = sorted(joint for joint in joints if abs(joint) < self.limit)
+        edges = np.array([-self.limit, *inner, self.limit])
         near = np.asarray(activation.function(np.linspace(-2, 2, 401)), dtype=float)
         floor = max(float(np.abs(near).max()), 1e-300)
         pieces, steps, errors = [], [], []
@@ -157,7 +219,7 @@ class _Table:
             pieces.append(piece)
             steps.append(piece.shape[1] + 2)
             errors.append(error)
-        self.error = max(errors)
+        self.error, self.name = max(errors), str(activation)
         self.kinks = tuple(inner)
         self._arrays = {
             # (4, cells): a gather from each row of its own is what is fast.
@@ -179,15 +241,14 @@ class _Table:
         self._on_device: dict[
             tuple[torch.dtype, torch.device], dict[str, torch.Tensor]
         ] = {}
-        if self.error > _POOR:
-            warn_of_solver(
-                f"The table of {activation} has a relative error of {self.error:.0e}. "
-                "Declare its kinks (Activation(..., kinks=...)) or give a "
-                "torch_function.",
-            )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        bounded = x.clamp(-_LIMIT, _LIMIT)
+        # Where values cannot be looked at, the wide table serves for all.
+        if self.far is not None and _exceeds(x, self.limit, unknown=True):
+            return self.far(x)
+        if not self.linear and _exceeds(x, self.limit, unknown=False):
+            self._warn_of_size(x.detach())
+        bounded = x.clamp(-self.limit, self.limit)
         (c0, c1, c2, c3), t, _ = self._locate(bounded)
         value = c0 + t * (c1 + t * (c2 + t * c3))
         low, high = self.end_slopes
@@ -196,8 +257,18 @@ class _Table:
 
     def derivative(self, x: torch.Tensor) -> torch.Tensor:
         """Slope at x: that of the ends outside of the table."""
-        (_, c1, c2, c3), t, density = self._locate(x.clamp(-_LIMIT, _LIMIT))
+        if self.far is not None and _exceeds(x, self.limit, unknown=True):
+            return self.far.derivative(x)
+        (_, c1, c2, c3), t, density = self._locate(x.clamp(-self.limit, self.limit))
         return (c1 + t * (2 * c2 + 3 * t * c3)) * density
+
+    def _warn_of_size(self, x: torch.Tensor) -> None:
+        size = float(x.abs().nan_to_num(0.0).max())
+        warn_of_solver(
+            f"{self.name} is tabulated to ±{self.limit:g} and taken as linear beyond, "
+            f"but its arguments are up to {size:.3g}: scale X (StandardScaler), or "
+            "give a torch_function (sklearn_deq.Activation(..., torch_function=...)).",
+        )
 
     def _locate(
         self, x: torch.Tensor
@@ -239,6 +310,54 @@ class _Table:
     def __getstate__(self) -> dict[str, Any]:
         """Keep the NumPy arrays alone."""
         return {**self.__dict__, "_on_device": {}}
+
+
+def _make_table(activation: Activation) -> _Table:
+    """Table of a function, with another one for what is far out if it needs one."""
+    limit, linear = _range_of(activation)
+    wide = limit > _LIMIT
+    table = _Table(activation, _LIMIT, linear or wide)
+    if table.error > _POOR:
+        warn_of_solver(
+            f"The table of {activation} has a relative error of {table.error:.0e}. "
+            "Declare its kinks (Activation(..., kinks=...)) or give a torch_function.",
+        )
+    if wide:
+        far = _Table(activation, limit, linear)
+        # One that is as poor as none is not linear either.
+        table.far = far if far.error <= _POOR else None
+        table.linear = table.far is not None
+    return table
+
+
+def _range_of(activation: Activation) -> tuple[float, bool]:
+    """Limit of the table, and whether φ is linear beyond, as far as it is finite."""
+    for limit in (_LIMIT, _WIDE_LIMIT):
+        beyond = limit * np.geomspace(1.0, 4096.0 / limit, 33)
+        with np.errstate(all="ignore"):
+            sides = np.stack([-beyond, beyond])
+            values = np.asarray(activation.function(sides), dtype=float)
+            if limit > _LIMIT and not np.abs(values[:, 0]).max() <= _LARGEST_VALUE:
+                return _LIMIT, False
+            slopes = (values[:, 1] - values[:, 0]) / (sides[:, 1] - sides[:, 0])
+            lines = values[:, :1] + slopes[:, None] * (sides - sides[:, :1])
+            same = np.abs(values - lines) <= _POOR * (1.0 + np.abs(values))
+        # Overflow far out is no curvature.
+        same[:, 2:] |= ~np.isfinite(values[:, 2:])
+        if same.all():
+            return limit, True
+    return _WIDE_LIMIT, False
+
+
+def _exceeds(x: torch.Tensor, limit: float, *, unknown: bool) -> bool:
+    """Whether arguments are beyond a limit; unknown where they are only traced."""
+    if torch.compiler.is_compiling() or x.is_meta:
+        return unknown
+    try:
+        return bool((x.detach().abs() > limit).any())
+    except RuntimeError:
+        # Of vmap and its like.
+        return unknown
 
 
 def _tabulate(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from sklearn_deq.nn._solvers._driver import row_dot
+
 # Pairs remembered; their memory is taken as they come.
 MEMORY = 30
 # A pair of which less than this power of the roundoff is new, relative to its size, is
@@ -38,7 +40,7 @@ class Anderson:
         self._last = gap, image
         proposal = image.clone()
         for direction, moved in zip(self._directions, self._images, strict=True):
-            proposal.sub_(_dot(direction, gap) * moved)
+            proposal.sub_(row_dot(direction, gap) * moved)
         return proposal
 
     def _remember(self, direction: torch.Tensor, moved: torch.Tensor) -> None:
@@ -46,7 +48,7 @@ class Anderson:
         size = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
         for _ in range(2):
             for known, image in zip(self._directions, self._images, strict=True):
-                part = _dot(known, direction)
+                part = row_dot(known, direction)
                 direction.sub_(part * known)
                 moved.sub_(part * image)
         rest = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
@@ -63,8 +65,3 @@ class Anderson:
         self._images = [part[going] for part in self._images]
         if self._last is not None:
             self._last = self._last[0][going], self._last[1][going]
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Row by row, shape (n, 1)."""
-    return torch.linalg.vecdot(a, b, dim=1).unsqueeze(1)

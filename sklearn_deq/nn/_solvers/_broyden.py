@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from sklearn_deq.nn._solvers._driver import row_dot
+
 # Updates remembered; when there are more the method starts anew.
 MEMORY = 30
 
@@ -41,7 +43,7 @@ class Broyden:
         # H Δg and Hᵀ Δz.
         moved = self._apply(change, self._columns, self._rows)
         row = self._apply(step, self._rows, self._columns)
-        below = -_dot(row, change)
+        below = -row_dot(row, change)
         number = torch.finfo(step.dtype)
         least = number.eps * _size(row) * _size(change)
         # Nor is there an update of numbers whose products underflow.
@@ -57,7 +59,7 @@ class Broyden:
         """x + Σ_j u_j (v_j·x)."""
         out = x.clone()
         for column, row in zip(columns, rows, strict=True):
-            out.add_(_dot(row, x) * column)
+            out.add_(row_dot(row, x) * column)
         return out
 
     def keep(self, going: torch.Tensor) -> None:
@@ -66,11 +68,6 @@ class Broyden:
         self._rows = [part[going] for part in self._rows]
         if self._last is not None:
             self._last = self._last[0][going], self._last[1][going]
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Row by row, shape (n, 1)."""
-    return torch.linalg.vecdot(a, b, dim=1).unsqueeze(1)
 
 
 def _size(a: torch.Tensor) -> torch.Tensor:

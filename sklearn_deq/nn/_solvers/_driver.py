@@ -138,6 +138,11 @@ class _Work:
         self.converged[rows] = self.error[part] <= 1.0
 
 
+def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Products of rows with rows, shape (n, 1)."""
+    return torch.linalg.vecdot(a, b, dim=1).unsqueeze(1)
+
+
 def relative_residual(z: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """Measure states as solvers do.
 
