@@ -481,3 +481,16 @@ def test_rows_of_zero_weight_are_not_in_the_sample(table):
     with pytest.warns(UserWarning, match="401 is more than the 400 different samples"):
         whole.set_params(n_components=401).fit(X, y, kept.astype(float))
     assert whole.coef_.shape == (400,)
+
+
+def test_sums_of_another_activation_are_not_used(table, tmp_path, monkeypatch):
+    """Without recurrence, moments of several activations are the same."""
+    X, y, _, _ = table
+    monkeypatch.setattr(_checkpoint, "_PAUSE", 0.0)
+    path = tmp_path / "sums.npz"
+    common = {"n_components": 5, "recurrent_variance": 0.0, "checkpoint": path}
+    _interrupted(monkeypatch, _regressor(activation="identity", **common), 1, X, y)
+    model = _regressor(activation="sin", **common).fit(X, y)
+    assert_array_equal(
+        model.coef_, clone(model).set_params(checkpoint=None).fit(X, y).coef_
+    )

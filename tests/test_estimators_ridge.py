@@ -4,6 +4,8 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,7 @@ from sklearn.utils.estimator_checks import check_param_validation
 
 from sklearn_deq import Activation, DEQKernelRidgeClassifierCV, DEQKernelRidgeCV
 from sklearn_deq._warnings import warn_of_solver
+from sklearn_deq.estimators._ridge_problem import _hearing
 from sklearn_deq.kernels import deq_kernel
 
 ONE = {"kernel": "ck", "recurrent_variance": 0.2}
@@ -549,3 +552,69 @@ def test_memory_is_that_of_two_gram_matrices():
     )
     # Blocks of fixed size are the rest; a Gram matrix takes 18 MB here.
     assert float(result.stdout) < 3.0
+
+
+@pytest.mark.parametrize("classes_of", [[0, 1], [0, 1, 2]], ids=["two", "three"])
+def test_nothing_is_turned_around_where_nothing_is_learnt(classes_of):
+    """One sample of a class: each held out, the others are all there is."""
+    X, y = load_iris(return_X_y=True)
+    rows = [50 * code for code in classes_of]
+    model = DEQKernelRidgeClassifierCV().fit(X[rows], y[rows])
+    assert_array_equal(model.predict(X[rows]), y[rows])
+    known = np.isin(y, classes_of)
+    assert model.score(X[known], y[known]) > 0.7
+
+
+def test_what_is_held_out_again_says_nothing_new(rng, classes):
+    X, y = classes
+    splits = list(KFold(4, shuffle=True, random_state=0).split(X))
+    once, often = (
+        DEQKernelRidgeClassifierCV(cv=splits * times).fit(X, y) for times in (1, 20)
+    )
+    assert len(once.members_) == len(often.members_) > 1
+    assert_allclose(often.predict_proba(X), once.predict_proba(X), atol=1e-9)
+
+
+def test_weights_that_all_classes_have_are_no_samples(classes):
+    """A factor of all weights is one of alpha: the same kernels are as good."""
+    X, y = classes
+    search = {"kernel": ["ck", "ntk"], "activation": ["relu", "tanh"], "average": True}
+    one = DEQKernelRidgeClassifierCV(**search, alphas=1.0).fit(X, y)
+    weights = dict.fromkeys("abc", 30.0)
+    other = DEQKernelRidgeClassifierCV(**search, alphas=30.0, class_weight=weights)
+    other.fit(X, y)
+    found = [[each["params"]["kernel"] for each in m.members_] for m in (one, other)]
+    assert found[0] == found[1]
+    assert_allclose(other._values(X), one._values(X), atol=1e-9)
+
+
+def test_copies_of_samples_are_warned_of_where_nothing_is_smoothed(rng):
+    X = rng.standard_normal((40, 5))
+    y = X[:, 0] + rng.standard_normal(40)
+    model = DEQKernelRidgeCV(**ONE)
+    twice = np.vstack([X, X]), np.r_[y, y]
+    with pytest.warns(UserWarning, match="40 of 80 samples .* copies .* sample_weight"):
+        model.fit(*twice)
+    # As weights they are held out together.
+    model.fit(X, y, sample_weight=2.0)
+    # Samples of few values are equal by nature, and smoothing is of no use to some.
+    X = rng.integers(0, 20, (80, 1)).astype(float)
+    model.fit(X, np.sin(X[:, 0]))
+    iris, y = load_iris(return_X_y=True)
+    DEQKernelRidgeClassifierCV(**ONE).fit(iris[:, [3]], y)
+
+
+def test_scores_in_threads_leave_the_warnings_of_others_alone():
+    """`catch_warnings` in two threads at a time would change them for good."""
+    found = []
+
+    def score():
+        found.append((warnings.filters, warnings._showwarnmsg_impl))
+        return 0.5
+
+    before = warnings.filters, warnings._showwarnmsg_impl
+    thread = threading.Thread(target=_hearing, args=(score, []))
+    thread.start()
+    thread.join()
+    assert found[0][0] is before[0]
+    assert found[0][1] is before[1]

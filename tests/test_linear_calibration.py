@@ -112,7 +112,7 @@ def test_calibration_of_copies_and_of_renamed_classes(mixed):
 
 def test_calibration_of_two_classes_is_one_line(mixed):
     values, codes, _ = mixed
-    f, codes = 2.0 * values[:, 0], (codes == 1).astype(int)
+    f, codes = 2.0 * values[:, 1], (codes == 1).astype(int)
     slope, intercept = fit_calibration(f, codes)
     coef, intercepts = fit_calibration(np.column_stack([-f / 2, f / 2]), codes)
     odds = np.diff(calibrated(np.column_stack([-f / 2, f / 2]), coef, intercepts))
@@ -141,3 +141,21 @@ def test_probabilities_are_ordered_as_the_values(rng):
     assert (probabilities.argmax(axis=1) == values.argmax(axis=1)).all()
     binary = class_probabilities(values[:, 0], 3.0)
     assert_allclose(binary[:, 1], 1 / (1 + np.exp(-3.0 * values[:, 0])))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_decisions_are_never_turned_around(rng, n_classes):
+    """Values of leave-one-out are against their own class where nothing is learnt."""
+    codes = np.arange(30) % n_classes
+    signs = np.where(codes[:, None] == np.arange(n_classes), 1.0, -1.0)
+    values = 0.3 * rng.standard_normal((30, n_classes)) - signs
+    if n_classes == 2:
+        slope, intercept = fit_calibration(values[:, 1], codes)
+        assert slope > 0.0
+        assert_array_equal(slope * values[:, 1] + intercept > 0, values[:, 1] > 0)
+        return
+    coef, intercept = fit_calibration(values, codes)
+    centred = np.eye(3) - 1.0 / 3.0
+    assert np.linalg.eigvalsh(centred @ (coef + coef.T) @ centred)[1] > 0.0
+    decided = calibrated(values, coef, intercept).argmax(axis=1)
+    assert np.mean(decided == values.argmax(axis=1)) > 0.9

@@ -59,3 +59,12 @@ def test_a_penalty_that_rounding_hides_is_refused():
     Z = np.ones((5, 3))
     with pytest.raises(np.linalg.LinAlgError, match="raise alpha"):
         solve_normal_equations(NormalEquations.of(Z, Z), 1e-20, fit_intercept=False)
+
+
+def test_sums_are_in_float64_whatever_the_weights(rng):
+    Z, Y = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
+    weight = rng.uniform(0.5, 2.0, 20).astype(np.float32)
+    sums = NormalEquations.of(Z.astype(np.float32), Y.astype(np.float32), weight)
+    Z, Y, weight = (each.astype(np.float32).astype(float) for each in (Z, Y, weight))
+    assert sums.gram.dtype == sums.moment.dtype == np.float64
+    assert_allclose(sums.gram, (Z.T * weight) @ Z, rtol=1e-12, atol=1e-12)

@@ -193,3 +193,32 @@ def test_as_good_as_counts_weights_as_copies(rng):
         assert as_good_as(best, other, copies, errors=errors) == as_good_as(
             *repeated, errors=errors
         )
+
+
+@pytest.mark.parametrize("rare", [0.02, 0.5])
+def test_as_good_as_knows_how_little_a_weighted_class_says(rare):
+    """Factors of classes make no more samples: 2 % are 20, whatever they count.
+
+    Of differences of mean 0 the share within two standard errors is that of a normal
+    number, 97.7 % (of 20 samples 97.0, by Student's t); of 3,000 draws its error is
+    0.3 %.
+    """
+    rng = np.random.default_rng(0)
+    codes = (np.arange(1000) < 1000 * rare).astype(int)
+    factors = 500.0 / np.bincount(codes)[codes]
+    none = np.zeros(1000)
+    found = [
+        as_good_as(none, rng.standard_normal(1000), factors=factors)
+        for _ in range(3000)
+    ]
+    assert abs(np.mean(found) - 0.975) < 0.012
+
+
+def test_as_good_as_does_not_feel_the_size_of_factors(rng):
+    best, other = rng.standard_normal((2, 30))
+    copies = rng.integers(1, 5, 30)
+    for errors in np.linspace(-3, 3, 25):
+        expected = as_good_as(best, other, copies, errors=errors)
+        factors = np.full(30, 40.0)
+        found = as_good_as(best, other, copies, factors=factors, errors=errors)
+        assert found == expected

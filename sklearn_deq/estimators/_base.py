@@ -79,6 +79,19 @@ def final_step(estimator: Any) -> tuple[Any, list[Any]]:
             return estimator, steps
 
 
+def cast(X: np.ndarray, dtype: Any, remedy: str) -> np.ndarray:
+    """X in a dtype, None being its own; refuse what is too large for it."""
+    dtype = np.dtype(dtype or X.dtype)
+    if X.dtype.itemsize > dtype.itemsize:
+        largest = float(np.abs(X).max(initial=0.0))
+        if largest > float(np.finfo(dtype).max):
+            raise ValueError(
+                f"X is too large for {dtype.name}: it reaches {largest:.1e}. Scale X, "
+                f"or {remedy}."
+            )
+    return X.astype(dtype, copy=False)
+
+
 def check_target_size(y: Any, dtype: np.dtype, limit: float) -> None:
     """Refuse targets beyond a limit, where predictions have this dtype.
 
@@ -108,6 +121,20 @@ def check_target_size(y: Any, dtype: np.dtype, limit: float) -> None:
                 "the mean from y, or use float64."
             )
             break
+
+
+def check_one_type(labels: Any) -> None:
+    """Refuse labels that have no order."""
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind != "O":
+        return
+    # NumPy's strings are strings.
+    types = sorted(
+        {"str" if isinstance(v, str) else type(v).__name__ for v in labels.flat}
+    )
+    if "str" in types and len(types) > 1:
+        raise ValueError(
+            f"y has labels of several types ({', '.join(types)}): make them of one."
+        )
 
 
 def check_weighted_labels(class_weight: dict[Any, Any], labels: list[Any]) -> None:
@@ -202,15 +229,7 @@ class DEQParameters(RefusesUnknownParameters, BaseEstimator):
         if self.normalize:
             # First: what is too large for a dtype is not so on the sphere.
             X = normalize_rows(X)
-        dtype = np.dtype(self.dtype or X.dtype)
-        if X.dtype.itemsize > dtype.itemsize:
-            largest = float(np.abs(X).max())
-            if largest > float(np.finfo(dtype).max):
-                raise ValueError(
-                    f"X is too large for {dtype.name}: it reaches {largest:.1e}. Scale "
-                    "X, or set normalize=True."
-                )
-        return X.astype(dtype, copy=False)
+        return cast(X, self.dtype, "set normalize=True")
 
     def _solve_equilibrium(
         self, X: np.ndarray, sample_weight: np.ndarray | None = None

@@ -54,11 +54,6 @@ def check_columns(estimator: Any, X: Any, *, reset: bool) -> None:
     validate_data(estimator, np.zeros(shape, np.float32), reset=reset)
 
 
-def cast(X: np.ndarray, dtype: str | None) -> np.ndarray:
-    """X in a dtype; None: its own."""
-    return X if dtype is None else X.astype(dtype, copy=False)
-
-
 class Rows:
     """Rows of an array in memory or in a file, in blocks.
 

@@ -421,9 +421,11 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
         """Calibrate the held-out values."""
-        rows = np.concatenate(problem.held_out_rows())
+        rows, number, share = problem.predicted_rows()
+        rows = rows[number]
         codes = np.searchsorted(self.classes_, problem.y[rows])
-        weight = problem.weight
+        if problem.weight is not None:
+            share = share * problem.weight[rows]
         self.calibration_coef_, self.calibration_intercept_ = fit_calibration(
-            held_out, codes, None if weight is None else weight[rows]
+            held_out, codes, share
         )

@@ -30,7 +30,10 @@ from sklearn_deq.estimators._ridge_collection import random_rows
 from sklearn_deq.estimators._ridge_problem import RidgeProblem
 from sklearn_deq.estimators._ridge_targets import Coding, LabelTotals
 from sklearn_deq.kernels._memory import array_bytes, check_memory, memory_budget
+from sklearn_deq.theory import get_activation
 
+# Where activations are told apart.
+_PROBES = np.linspace(-9.0, 9.0, 37)
 # What its tables take while they are made, whatever the number of features (measured).
 _ACTIVATION_BYTES = 40_000_000
 
@@ -197,10 +200,12 @@ class FeatureRidge(DEQParameters):
             return None
         settings = []
         for scaling, transformer in ((each.scaling, each.transformer) for each in maps):
-            # Functions may have names in common, hardly what follows from them.
-            follows = f"{transformer.tau_star_:.9g} {transformer.offset_:.9g}"
-            params = transformer.get_params() | {"activation": follows}
-            params |= {"max_memory": None, "scale": scaling and scaling["method"]}
+            params = transformer.get_params()
+            # Functions may have names in common, hardly values.
+            phi = get_activation(params["activation"])
+            values = np.asarray(phi.function(_PROBES), dtype=float).round(9) + 0.0
+            params |= {"activation": values.tolist(), "max_memory": None}
+            params |= {"scale": scaling and scaling["method"]}
             settings.append(params)
         identity = fingerprint(
             settings,

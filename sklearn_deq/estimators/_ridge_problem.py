@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from sklearn_deq.linear import (
     ridge_path,
     ridge_spectrum,
 )
+from sklearn_deq.theory._equilibrium import UnstableError
 
 
 def ravel_single(values: np.ndarray, single: bool) -> np.ndarray:
@@ -54,8 +57,8 @@ class Outcome:
         Scores on held-out samples; one split for leave-one-out.
     held_out : ndarray of shape (n_held_out, n_targets)
         Predictions of the best alpha, the splits one after the other.
-    losses : ndarray of shape (n_held_out,)
-        Their losses.
+    losses : ndarray of shape (n_predicted,)
+        Their losses, of each of the `RidgeProblem.predicted_rows` the mean.
     unstable : str or None
         Why the kernel does not exist on these data.
     undefined : tuple of str
@@ -195,50 +198,48 @@ class RidgeProblem:
         """Score all alphas with one kernel."""
         # What the best kernel has to say is heard when it is fitted.
         with solver_warnings():
-            if not self.scorer_given:
-                return self._evaluate(params)
-            # What scorers say is collected, to be said once.
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("default", UndefinedMetricWarning)
-                outcome = self._evaluate(params)
-        undefined = []
-        for item in caught:
-            if issubclass(item.category, UndefinedMetricWarning):
-                undefined.append(str(item.message))
-            else:
-                warnings.warn_explicit(
-                    item.message, item.category, item.filename, item.lineno
-                )
-        return replace(outcome, undefined=tuple(undefined))
+            return self._evaluate(params)
 
     def _evaluate(self, params: dict[str, Any]) -> Outcome:
         X = self.scaled(params)
         try:
             tau0 = self.equilibrium(params, X).tau0_
-        except ValueError as error:
-            if not str(error).startswith("Unstable DEQ"):
-                raise
+        except UnstableError as error:
             n_splits = 1 if self.splits is None else len(self.splits)
             scores = np.full((n_splits, len(self.alphas)), np.nan)
             none = np.empty((0, self.targets.shape[1]))
             return Outcome(scores, none, np.empty(0), str(error))
         parts = self._held_out_parts(params, tau0, X)
+        undefined: list[str] = []
         scores = np.array(
             [
-                [self._score(prediction, rows) for prediction in predictions]
+                [self._score(prediction, rows, undefined) for prediction in predictions]
                 for rows, predictions in zip(self.held_out_rows(), parts, strict=True)
             ]
         )
         best = best_index(scores.mean(axis=0), self.alphas)
         held_out = np.concatenate([part[best] for part in parts])
-        rows = np.concatenate(self.held_out_rows())
-        return Outcome(scores, held_out, self._losses(held_out, rows))
+        losses = self._losses(held_out, np.concatenate(self.held_out_rows()))
+        _, number, share = self.predicted_rows()
+        losses = np.bincount(number, share * losses)
+        return Outcome(scores, held_out, losses, undefined=tuple(undefined))
 
     def held_out_rows(self) -> list[np.ndarray]:
         """Rows that are predicted in each split."""
         if self.splits is None:
             return [np.arange(len(self.X))]
         return [test for _, test in self.splits]
+
+    def predicted_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows that are predicted at all; of each prediction which, and its share.
+
+        A row that is held out several times is still one sample.
+        """
+        all_rows = np.concatenate(self.held_out_rows())
+        rows, number, times = np.unique(
+            all_rows, return_inverse=True, return_counts=True
+        )
+        return rows, number, 1.0 / times[number]
 
     def _held_out_parts(
         self, params: dict[str, Any], tau0: float, X: np.ndarray
@@ -271,8 +272,14 @@ class RidgeProblem:
         classes = self.classes is not None
         return prediction_losses(prediction, self.targets[rows], classes=classes)
 
-    def _score(self, prediction: np.ndarray, rows: np.ndarray) -> float:
-        """Score of predictions for these rows, as scikit-learn's scorers give it."""
+    def _score(
+        self, prediction: np.ndarray, rows: np.ndarray, undefined: list[str]
+    ) -> float:
+        """Score of predictions for these rows, as scikit-learn's scorers give it.
+
+        What a scorer of the user says of scores that are not defined is added to a
+        list.
+        """
         weight = None if self.weight is None else self.weight[rows]
         if self.scorer is None:
             losses = self._losses(prediction, rows)
@@ -282,4 +289,24 @@ class RidgeProblem:
             held_out = HeldOutClassifier(self.classes, self.y[rows], weight)
         options = {} if weight is None else {"sample_weight": weight}
         values = ravel_single(prediction, self.single)
-        return float(self.scorer(held_out, values, self.y[rows], **options))
+        score = partial(self.scorer, held_out, values, self.y[rows], **options)
+        return float(_hearing(score, undefined) if self.scorer_given else score())
+
+
+def _hearing(score: Callable[[], float], undefined: list[str]) -> float:
+    """Compute a score; what is said of ones that are not defined goes into a list."""
+    if threading.current_thread() is not threading.main_thread():
+        # Filters are the process's, and scikit-learn's jobs have theirs: where they
+        # overlap, what listens here would for good. They are heard one by one.
+        return score()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", UndefinedMetricWarning)
+        value = score()
+    for item in caught:
+        if issubclass(item.category, UndefinedMetricWarning):
+            undefined.append(str(item.message))
+        else:
+            warnings.warn_explicit(
+                item.message, item.category, item.filename, item.lineno
+            )
+    return value

@@ -26,12 +26,11 @@ from sklearn_deq._compat import (
     validate_parameter_constraints,
 )
 from sklearn_deq._warnings import warn
-from sklearn_deq.estimators._base import TARGET_HEADROOM, check_target_size
+from sklearn_deq.estimators._base import TARGET_HEADROOM, cast, check_target_size
 from sklearn_deq.estimators._blocks import (
     BLOCK_ROWS,
     Block,
     Rows,
-    cast,
     check_columns,
     is_large,
     rows_of,
@@ -40,6 +39,7 @@ from sklearn_deq.estimators._dask import DaskRows, lazy_rows
 from sklearn_deq.estimators._features import member_values
 from sklearn_deq.estimators._held_out import checked_splits
 from sklearn_deq.estimators._kernel import DEQKernelTransformer
+from sklearn_deq.estimators._ridge_advice import judge_copies, judge_size
 from sklearn_deq.estimators._ridge_collection import (
     COLLECTION_SAMPLES,
     GRID,
@@ -67,8 +67,6 @@ from sklearn_deq.theory import get_activation
 OneOrMore = Any  # a value, or a list, tuple or array of values
 _SEQUENCES = (list, tuple, np.ndarray)
 _POSITIVE = Interval(Real, 0, None, closed="neither")
-# Share of the scores by which all penalties may differ and count as equally good.
-_FLAT = 1e-6
 # Mean weight below which weights were hardly meant as numbers of copies.
 _LEAST_WEIGHT = 0.1
 _SCALE = [None, StrOptions(set(SCALINGS))]
@@ -141,7 +139,8 @@ class KernelRidgeCV(FeatureRidge):
         candidates = [self._best_of(i, outcomes) for i in chosen]
         with self._solver_warnings_as_sklearn():
             if not self._is_collection():
-                _judge_size(searched, candidates[0], outcomes[chosen[0]])
+                judge_size(searched, candidates[0], outcomes[chosen[0]])
+            judge_copies(searched, candidates[0])
             if self.n_components is None:
                 self._fit_members(problem, candidates)
             else:
@@ -197,7 +196,7 @@ class KernelRidgeCV(FeatureRidge):
         return rows_of(
             self,
             X,
-            partial(cast, dtype=self.dtype),
+            partial(cast, dtype=self.dtype, remedy="use float64"),
             y,
             sample_weight,
             reset=True,
@@ -429,15 +428,21 @@ class KernelRidgeCV(FeatureRidge):
         best = self.best_index_ // outcomes[0].scores.shape[1]
         if not self._averages():
             return [best]
-        weight = problem.weight
-        if weight is not None:
-            weight = weight[np.concatenate(problem.held_out_rows())]
+        rows, *_ = problem.predicted_rows()
+        copies = factors = None
+        if problem.weight is not None:
+            # Without weights of the samples all that weighs is their class.
+            own = problem.sample_weight
+            copies = np.ones(len(rows)) if own is None else own[rows]
+            factors = problem.weight[rows] / copies
         others = [
             i
             for i, outcome in enumerate(outcomes)
             if i != best
             and not outcome.unstable
-            and as_good_as(outcomes[best].losses, outcome.losses, weight)
+            and as_good_as(
+                outcomes[best].losses, outcome.losses, copies, factors=factors
+            )
         ]
         return [best, *others]
 
@@ -482,7 +487,8 @@ class KernelRidgeCV(FeatureRidge):
 
     def _values(self, X: Any) -> np.ndarray:
         """Values of the ridge regression at new samples: the mean of its members'."""
-        prepare = partial(cast, dtype=self._made_with["dtype"])
+        dtype = self._made_with["dtype"]
+        prepare = partial(cast, dtype=dtype, remedy="use float64")
         rows: Any = rows_of(self, X, prepare, reset=False)
         values = np.empty((len(rows), *self._output_shape()), self._dtype)
         # An exact kernel has blocks of its own, for each of which X_fit_ is scaled.
@@ -538,14 +544,3 @@ class KernelRidgeCV(FeatureRidge):
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
         """Use the held-out predictions of the best candidate."""
-
-
-def _judge_size(
-    problem: RidgeProblem, params: dict[str, Any], outcome: Outcome
-) -> None:
-    """Warn of features that are so small that every penalty is too large."""
-    scores = outcome.scores.mean(axis=0)
-    flat = bool(np.ptp(scores) <= _FLAT * np.abs(scores).max())
-    if flat or params["alpha"] == problem.alphas.min():
-        model = problem.equilibrium(params, problem.scaled(params))
-        model._warn_of_small_features()

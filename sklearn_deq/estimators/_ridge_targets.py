@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 
-from sklearn_deq.estimators._base import check_weighted_labels
+from sklearn_deq.estimators._base import check_one_type, check_weighted_labels
 
 ALL_WEIGHTS_ZERO = "sample_weight must not be zero for all samples."
 
@@ -61,17 +61,6 @@ def _codes(classes: np.ndarray, y: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _check_one_type(labels: np.ndarray) -> None:
-    """Refuse labels that have no order."""
-    if labels.dtype != object:
-        return
-    types = sorted({type(label).__name__ for label in labels.flat})
-    if "str" in types and len(types) > 1:
-        raise ValueError(
-            f"y has labels of several types ({', '.join(types)}): make them of one."
-        )
-
-
 @dataclass(frozen=True)
 class LabelTotals:
     """Labels of some samples, and the sums of their weights.
@@ -93,7 +82,7 @@ class LabelTotals:
     @classmethod
     def of(cls, y: np.ndarray, sample_weight: np.ndarray | None) -> LabelTotals:
         """Count the samples of positive weight."""
-        _check_one_type(y)
+        check_one_type(y)
         check_classification_targets(y)
         labels, codes, totals = _totals(y, sample_weight)
         kept = totals > 0
@@ -106,7 +95,7 @@ class LabelTotals:
     def merged(cls, parts: list[LabelTotals]) -> LabelTotals:
         """Totals of all parts together."""
         names = np.concatenate([part.labels for part in parts])
-        _check_one_type(names)
+        check_one_type(names)
         totals = np.concatenate([part.totals for part in parts])
         labels, numbers, totals = _totals(names, totals)
         ends = np.cumsum([len(part.labels) for part in parts])

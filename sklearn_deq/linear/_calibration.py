@@ -182,6 +182,12 @@ def fit_calibration(
     neighbours. Labels are smoothed as in `fit_temperature`. With more than 1,000
     classes M = βI.
 
+    Decisions are not turned around, as values of held-out samples ask for that are
+    worse than chance (those of leave-one-out are, where there is nothing to learn: they
+    fall with the share of the sample's own class). Where vᵀMv is not positive for a
+    direction v of mean 0, an eigenvector, log odds along it follow the values along it
+    alone, and by the least factor.
+
     Examples
     --------
     >>> import numpy as np
@@ -192,8 +198,26 @@ def fit_calibration(
     (1.47, True)
     """
     scores = _columns(values)
-    n_classes = scores.shape[1]
     weight = np.ones(len(codes)) if sample_weight is None else sample_weight
+    factor = fit_temperature(values, codes, weight)
+    coef, intercept = _penalised_fit(scores, codes, weight, factor, penalty)
+    least = _FLATTEST / (np.abs(scores).max() or 1.0)
+    coef, intercept = _turned_back(coef, intercept, least)
+    if values.ndim == 1:
+        signs = np.array([-1.0, 1.0])
+        return 0.5 * signs @ coef @ signs, signs @ intercept
+    return coef, intercept
+
+
+def _penalised_fit(
+    scores: np.ndarray,
+    codes: np.ndarray,
+    weight: np.ndarray,
+    factor: float,
+    penalty: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """M and b of the least penalised loss, from M = factor · I on."""
+    n_classes = scores.shape[1]
     targets = _smoothed_targets(codes, weight, n_classes)
     entropy = -float(weight @ xlogy(targets, targets).sum(axis=1))
     mixes = n_classes <= _MOST_CLASSES
@@ -205,7 +229,7 @@ def fit_calibration(
         return value - entropy + 0.5 * penalty * float(x[1:] @ x[1:]), slopes
 
     start = np.zeros(1 + n_classes + mixes * n_classes**2)
-    start[0] = fit_temperature(values, codes, weight)
+    start[0] = factor
     size = np.abs(scores).max() or 1.0
     bounds = [(_FLATTEST / size, _STEEPEST / size)] + [(None, None)] * (len(start) - 1)
     options = {"maxiter": 1000, "maxfun": 2000, "ftol": 1e-14, "gtol": 1e-7}
@@ -214,12 +238,24 @@ def fit_calibration(
     )
     factor, intercept, mixing = _unpack(found.x, n_classes)
     coef = factor * np.eye(n_classes)
-    if mixes:
-        coef += mixing
-    if values.ndim == 1:
-        signs = np.array([-1.0, 1.0])
-        return 0.5 * signs @ coef @ signs, signs @ intercept
-    return coef, intercept
+    return coef + mixing if mixes else coef, intercept
+
+
+def _turned_back(
+    coef: np.ndarray, intercept: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """M and b in whose directions of slope below the least there is this alone."""
+    n_classes = len(coef)
+    centring = np.eye(n_classes) - 1.0 / n_classes
+    centred = centring @ (0.5 * (coef + coef.T)) @ centring
+    # The constant direction does not count: above all others.
+    bound = n_classes * np.abs(centred).max() + least
+    slopes, directions = np.linalg.eigh(centred + bound / n_classes)
+    wrong = directions[:, slopes < least]
+    if not wrong.shape[1]:
+        return coef, intercept
+    rest = np.eye(n_classes) - wrong @ wrong.T
+    return rest @ coef @ rest + least * wrong @ wrong.T, rest @ intercept
 
 
 def _unpack(x: np.ndarray, n_classes: int) -> tuple[float, np.ndarray, np.ndarray]:

@@ -57,7 +57,9 @@ class NormalEquations:
         NormalEquations
             The sums.
         """
-        root = np.ones(len(Z)) if sample_weight is None else np.sqrt(sample_weight)
+        root = np.ones(len(Z))
+        if sample_weight is not None:
+            root = np.sqrt(sample_weight, dtype=np.float64)
         # A product of a matrix with its own transpose takes half the time.
         Z = Z * root[:, None]
         Y = Y * root[:, None]

@@ -50,6 +50,7 @@ def as_good_as(
     losses: np.ndarray,
     sample_weight: np.ndarray | None = None,
     *,
+    factors: np.ndarray | None = None,
     errors: float = 2.0,
 ) -> bool:
     """Whether losses exceed the best ones by no more than chance explains.
@@ -60,6 +61,9 @@ def as_good_as(
         Losses of two candidates on the same samples.
     sample_weight : ndarray of shape (n,), default=None
         Weights of the samples, as numbers of copies; None: ones.
+    factors : ndarray of shape (n,), default=None
+        What the copies count for in the mean, such as weights of their classes, which
+        make no more samples of them; None: ones.
     errors : float, default=2.0
         Standard errors of the mean difference that count as chance.
 
@@ -81,7 +85,10 @@ def as_good_as(
     (True, False)
     """
     difference = losses - best
-    weight = np.ones(len(best)) if sample_weight is None else sample_weight
-    mean = np.average(difference, weights=weight)
-    variance = np.average((difference - mean) ** 2, weights=weight)
-    return bool(mean <= errors * np.sqrt(variance / weight.sum()))
+    copies = np.ones(len(best)) if sample_weight is None else sample_weight
+    share = copies if factors is None else factors * copies
+    share = share / share.sum()
+    mean = share @ difference
+    # Var Σ s d of independent copies, each of the weight s/copies.
+    variance = (share**2 / copies) @ (difference - mean) ** 2
+    return bool(mean <= errors * np.sqrt(variance))
