@@ -2,6 +2,7 @@
 
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -236,3 +237,12 @@ def test_settings_that_are_unstable_between_the_extremes_are_refused(approximati
     )
     with pytest.raises(ValueError, match="Unstable DEQ"):
         model.fit(X)
+
+
+def test_weights_that_are_read_only(rng, tmp_path):
+    """As of a model that is loaded with its arrays mapped."""
+    X = rng.standard_normal((20, 3))
+    model = DEQKernelTransformer(n_components=8, approximation="random_features")
+    joblib.dump(model.fit(X), tmp_path / "model.joblib")
+    mapped = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
+    assert_array_equal(mapped.transform(X), model.transform(X))

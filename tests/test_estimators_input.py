@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import (
 
 from sklearn_deq import (
     DEQClassifier,
+    DEQKernelRidgeClassifierCV,
     DEQKernelTransformer,
     DEQRegressor,
     ExplicitEquivalentClassifier,
@@ -264,3 +265,23 @@ def test_huge_learning_rates_are_not_silent(data):
         warnings.simplefilter("always")
         DEQRegressor(**SMALL, lr=1e10).fit(*data)
     assert any(issubclass(w.category, ConvergenceWarning) for w in caught)
+
+
+@pytest.mark.parametrize("cls", [DEQClassifier, ExplicitEquivalentClassifier])
+def test_samples_too_large_for_the_weights(cls, data):
+    """Of a network in float32 as the data were, whatever the dtype of new samples."""
+    X, y = data
+    model = cls(**SMALL).fit(X.astype(np.float32), y)
+    far = np.full((1, X.shape[1]), 1e200)
+    with pytest.raises(ValueError, match=r"too large for float32: it reaches 1\.0e"):
+        model.predict_proba(far)
+
+
+def test_labels_of_several_types(data):
+    labels = np.array(["a", 1] * (len(data[0]) // 2), dtype=object)
+    for cls in (DEQClassifier, DEQKernelRidgeClassifierCV):
+        with pytest.raises(ValueError, match=r"several types \(int, str\): make them"):
+            cls().fit(data[0][: len(labels)], labels)
+    # NumPy's strings are strings.
+    labels[1::2] = np.str_("b")
+    DEQClassifier(**SMALL).fit(data[0][: len(labels)], labels)

@@ -1,6 +1,7 @@
 """Exported networks give the predictions of the estimators, in onnxruntime."""
 
 import json
+import warnings
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.preprocessing import (
     FunctionTransformer,
     MinMaxScaler,
     OneHotEncoder,
+    PowerTransformer,
     StandardScaler,
 )
 
@@ -203,3 +205,21 @@ def test_an_encoder_before_the_scaler_is_spoken_of(tmp_path):
     ).fit(X, raw[:, 0] > 0)
     with pytest.raises(ValueError, match="takes 2 features and the network 4"):
         model.export_onnx(tmp_path / "model.onnx", preprocessing=encoder)
+
+
+def test_what_a_transformer_does_to_probes_is_not_the_users(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    scaler = FunctionTransformer(np.log1p).fit(X)
+    model = ExplicitEquivalentClassifier(**SMALL).fit(scaler.transform(X), y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(ValueError, match="must be fitted, and scale and shift"):
+            model.export_onnx(tmp_path / "model.onnx", preprocessing=scaler)
+
+
+def test_probes_that_a_transformer_refuses(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    scaler = PowerTransformer(method="box-cox").fit(X)
+    model = ExplicitEquivalentClassifier(**SMALL).fit(scaler.transform(X), y)
+    with pytest.raises(ValueError, match=r"as StandardScaler.*It fails on some rows"):
+        model.export_onnx(tmp_path / "model.onnx", preprocessing=scaler)

@@ -484,3 +484,24 @@ def test_parallel_searches_do_not_oversubscribe(iris, monkeypatch):
     assert search.cv_results_["mean_test_score"].max() <= allowed
     serial = Parallel(n_jobs=1)(delayed(_threads)() for _ in range(1))
     assert serial == [torch.get_num_threads()]
+
+
+def test_groups_of_an_optimizer_keep_their_rates(iris):
+    """A factory may train the recurrent weight at a rate of its own."""
+    X, y = iris
+
+    def two_rates(parameters, lr):
+        (group,) = parameters
+        first, *others = group["params"]
+        groups = [{"params": [first], "lr": 0.25 * lr}, {"params": others}]
+        return torch.optim.SGD(groups, lr=lr)
+
+    found = []
+
+    class Noted(Callback):
+        def on_grad_computed(self, net, **kwargs):
+            found.append([group["lr"] for group in net.optimizer_.param_groups])
+
+    model = DEQClassifier(**SMALL, lr=0.2, optimizer=two_rates, callbacks=[Noted()])
+    model.set_params(batch_size=150).fit(X, y)
+    assert_allclose(found, np.outer([1.0, 0.75, 0.25], [0.05, 0.2]))

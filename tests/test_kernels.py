@@ -390,3 +390,8 @@ def test_what_threads_have_to_say_is_heard(rng):
     finally:
         torch.set_num_threads(before)
     assert any("is tabulated to a relative error" in message for message in heard)
+
+
+def test_devices_need_float64(rng):
+    with pytest.raises(ValueError, match="machine that has float64, got 'meta'"):
+        deq_kernel(rng.standard_normal((3, 2)), device="meta")

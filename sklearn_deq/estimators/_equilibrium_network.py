@@ -16,7 +16,8 @@ from sklearn_deq.estimators._monitoring import (
 )
 from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._solves import Solves, bring_back
-from sklearn_deq.estimators._training import BLOCK, as_tensor
+from sklearn_deq.estimators._training import BLOCK
+from sklearn_deq.kernels._samples import as_tensor
 from sklearn_deq.nn import BACKWARDS, SOLVERS, EquilibriumLayer
 from sklearn_deq.nn._checks import STABILITIES
 from sklearn_deq.theory import EquilibriumMoments

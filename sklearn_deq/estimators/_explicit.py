@@ -57,7 +57,9 @@ class ExplicitEquivalentClassifier(
         problem, which leaves no `partial_fit`.
     optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
         Of the mini-batch training: a name, a torch optimizer class, or a function of
-        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
+        a list of one parameter group and of lr, such as
+        ``functools.partial(torch.optim.SGD, momentum=0.9)``. If it makes several
+        groups, each is annealed from its own rate.
     lr : float or "auto", default="auto"
         Its learning rate at the start; annealed to 0 along a cosine, unless one of the
         callbacks is an LRScheduler. "auto": 0.05, with SGD 1.0. The weights have unit
@@ -278,7 +280,9 @@ class ExplicitEquivalentRegressor(
         problem, which leaves no `partial_fit`.
     optimizer : {"adam", "adamw", "sgd"}, class or callable, default="adam"
         Of the mini-batch training: a name, a torch optimizer class, or a function of
-        parameters and lr, such as ``functools.partial(torch.optim.SGD, momentum=0.9)``.
+        a list of one parameter group and of lr, such as
+        ``functools.partial(torch.optim.SGD, momentum=0.9)``. If it makes several
+        groups, each is annealed from its own rate.
     lr : float or "auto", default="auto"
         Its learning rate at the start; annealed to 0 along a cosine, unless one of the
         callbacks is an LRScheduler. "auto": 0.03, with SGD 1.0. The weights have unit

@@ -23,8 +23,9 @@ from sklearn_deq.estimators._match_report import (
 from sklearn_deq.estimators._network import NetworkEstimator
 from sklearn_deq.estimators._norms import outside_norms, warn_outside
 from sklearn_deq.estimators._onnx import build_network, save
-from sklearn_deq.estimators._training import as_tensor, in_blocks
+from sklearn_deq.estimators._training import in_blocks
 from sklearn_deq.exceptions import MatchWarning
+from sklearn_deq.kernels._samples import as_tensor
 from sklearn_deq.nn import ExplicitNetwork
 from sklearn_deq.theory import (
     ARCHITECTURES,
@@ -158,7 +159,7 @@ class ExplicitNetworkEstimator(NetworkEstimator):
 
     def _finite_kernel(self, X: np.ndarray) -> np.ndarray:
         """Kernel of this network on X, of the kind that was matched."""
-        rows = self._prepare_input(X).astype(self._working_dtype(), copy=False)
+        rows = self._as_trained(self._prepare_input(X))
         if self.kernel == "ck" or self.trainable == "readout":
             features = in_blocks(self._body, rows).astype(np.float64)
             return features @ features.T

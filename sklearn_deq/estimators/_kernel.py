@@ -31,7 +31,7 @@ from sklearn_deq.estimators._dask import DaskRows, is_dask, lazy_rows
 from sklearn_deq.estimators._norms import outside_norms, warn_of_norms
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.kernels._memory import array_bytes, check_memory
-from sklearn_deq.kernels._samples import resolve_device
+from sklearn_deq.kernels._samples import as_tensor, resolve_device
 from sklearn_deq.linear import nystroem_map
 from sklearn_deq.nn import draw_weights, explicit_features, layer_activations
 from sklearn_deq.theory import Activation, EquilibriumMoments, solve_match
@@ -394,7 +394,7 @@ class DEQKernelTransformer(FeaturesMixin, DEQParameters):
             root = self.normalization_
             return lambda X: self._kernel(X, self.X_fit_, dtype="float64") @ root
         place = resolve_device(self.device)
-        weights = [torch.from_numpy(weight).to(place) for weight in self.weights_]
+        weights = [as_tensor(weight).to(place) for weight in self.weights_]
         activations = layer_activations(self.match_.layers)
         offsets = [layer.offset for layer in self.match_.layers]
 

@@ -119,38 +119,41 @@ def shrink(body: Any, times: int) -> None:
 class Annealing(Callback):
     """Anneal the learning rate to 0 along a cosine, once over every call of `train`.
 
-    A rate that was set by others is left to them.
+    From the rates that the groups of the optimizer were made with. Rates that were set
+    by others later are left to them.
 
     Parameters
     ----------
-    lr : float
-        Rate at the start.
     scheduled : bool, default=False
         Whether another callback sets the rate, from the first update on.
     """
 
-    def __init__(self, lr: float, scheduled: bool = False) -> None:
-        self.lr, self.scheduled = lr, scheduled
+    def __init__(self, scheduled: bool = False) -> None:
+        self.scheduled = scheduled
         self.steps_ = 0
         self.step_ = 0
-        self.rate_: float | None = None
+        self.initial_: list[float] | None = None
+        self.rates_: list[float] | None = None
 
     def start(self, steps: int) -> None:
         """Begin anew, to end after so many steps; 0 keeps the rate as it is."""
-        self.steps_, self.step_, self.rate_ = steps, 0, None
+        self.steps_, self.step_, self.rates_ = steps, 0, None
 
     def on_batch_begin(self, net: NeuralNet, training: bool = False, **_: Any) -> None:
-        """Set the rate of the update."""
+        """Set the rates of the update."""
         groups = net.optimizer_.param_groups
-        found = {group["lr"] for group in groups}
-        self.scheduled |= self.rate_ is not None and found != {self.rate_}
+        found = [group["lr"] for group in groups]
+        self.scheduled |= self.rates_ is not None and found != self.rates_
         if not training or self.scheduled:
             return
-        self.rate_ = self.lr
+        if self.initial_ is None:
+            self.initial_ = found
+        factor = 1.0
         if self.steps_:
-            self.rate_ *= 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
-        for group in groups:
-            group["lr"] = self.rate_
+            factor = 0.5 * (1.0 + math.cos(math.pi * self.step_ / self.steps_))
+        self.rates_ = [factor * rate for rate in self.initial_]
+        for group, rate in zip(groups, self.rates_, strict=True):
+            group["lr"] = rate
         self.step_ += 1
 
 

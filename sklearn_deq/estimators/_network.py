@@ -23,6 +23,7 @@ from sklearn_deq.estimators._base import (
     TARGET_HEADROOM,
     DEQParameters,
     FeaturesMixin,
+    cast,
     check_target_size,
 )
 from sklearn_deq.estimators._persistence import (
@@ -35,7 +36,6 @@ from sklearn_deq.estimators._training import (
     FeaturesReadout,
     InterruptibleNet,
     TrainingPlan,
-    as_tensor,
     check_outcome,
     in_blocks,
     loss_curve,
@@ -45,7 +45,7 @@ from sklearn_deq.estimators._training import (
     validation_outcome,
 )
 from sklearn_deq.estimators._training_tools import OPTIMIZERS, check_training_tools
-from sklearn_deq.kernels._samples import resolve_device
+from sklearn_deq.kernels._samples import as_tensor, resolve_device
 from sklearn_deq.theory import EquilibriumMoments
 
 # A convex readout needs some regularisation to have a unique optimum.
@@ -148,8 +148,6 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     def _check_tools(self, *, held_out: bool) -> torch.device:
         """Refuse a device, an optimizer or callbacks that are of no use."""
         device = resolve_device(self.device)
-        if device.type == "meta":
-            raise ValueError("device='meta' computes nothing: give 'cpu' or a GPU.")
         if self.trainable != "readout":
             check_training_tools(
                 self.optimizer, self.weight_decay, self.callbacks, held_out=held_out
@@ -212,7 +210,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
             y_numeric=self._numeric_targets,
         )
         X = self._prepare_input(X)
-        return X if reset else X.astype(self._working_dtype(), copy=False), y
+        return X if reset else self._as_trained(X), y
 
     def _targets(self, X: np.ndarray, y: Any, **options: Any) -> np.ndarray:
         """Encoded labels, or targets in the dtype of X."""
@@ -419,8 +417,7 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
     def _check_input(self, X: Any) -> np.ndarray:
         """Samples for the body, of a fitted estimator."""
         check_is_fitted(self)
-        X = self._as_fitted()._check_data(X, reset=False)
-        return X.astype(self._working_dtype(), copy=False)
+        return self._as_trained(self._as_fitted()._check_data(X, reset=False))
 
     def _features(self, X: Any) -> np.ndarray:
         return self._evaluate(X)
@@ -435,6 +432,10 @@ class NetworkEstimator(FeaturesMixin, DEQParameters):
 
     def _torch_dtype(self) -> torch.dtype:
         return next(self._body.parameters()).dtype
+
+    def _as_trained(self, X: np.ndarray) -> np.ndarray:
+        """X in the dtype of the weights."""
+        return cast(X, self._working_dtype(), "fit to float64")
 
     def _working_dtype(self) -> np.dtype:
         return np.dtype(str(self._torch_dtype()).removeprefix("torch."))

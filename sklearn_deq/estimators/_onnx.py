@@ -201,26 +201,28 @@ def _affine(preprocessing: Any, n_features: int) -> tuple[np.ndarray, np.ndarray
     # Large ones show what is clipped, and NaN what is imputed.
     probes = np.concatenate([normal * size for size in _PROBES])
     missing = np.full((1, n_features), np.nan)
-    with warnings.catch_warnings():
+    refusal = (
+        "preprocessing must be fitted, and scale and shift each feature by itself, as "
+        f"StandardScaler does, with nothing clipped or imputed; got {preprocessing!r}."
+    )
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         # A scaler fitted on a data frame would like the probes to have its names.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         far = np.full((1, n_features), _FAR)
-        shift, low, high, found = (
-            np.asarray(preprocessing.transform(rows))
-            for rows in (0.0 * far, -far, far, probes)
-        )
+        try:
+            shift, low, high, found = (
+                np.asarray(preprocessing.transform(rows))
+                for rows in (0.0 * far, -far, far, probes)
+            )
+        except ValueError as error:
+            raise ValueError(f"{refusal} It fails on some rows: {error}") from error
         passes = _passes_nan(preprocessing, missing)
-    factor = (high - low) / (2.0 * _FAR)
-    if (
-        found.shape != probes.shape
-        or not np.allclose(found, probes * factor + shift)
-        or not passes
-    ):
-        raise ValueError(
-            "preprocessing must be fitted, and scale and shift each feature by itself, "
-            "as StandardScaler does, with nothing clipped or imputed; got "
-            f"{preprocessing!r}."
+        factor = (high - low) / (2.0 * _FAR)
+        affine = found.shape == probes.shape and np.allclose(
+            found, probes * factor + shift
         )
+    if not (affine and passes):
+        raise ValueError(refusal)
     return factor, shift
 
 

@@ -19,7 +19,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import nn
 
 from sklearn_deq._warnings import warn
-from sklearn_deq.estimators._base import check_weighted_labels
+from sklearn_deq.estimators._base import check_one_type, check_weighted_labels
 from sklearn_deq.estimators._training import WeightedCrossEntropy
 from sklearn_deq.linear import fit_logistic, fit_ridge
 
@@ -70,6 +70,7 @@ class NetworkClassifierMixin:
         """Codes of the classes, or zeros and ones of several labels."""
         if isinstance(y, np.ndarray) and any(v is None for v in y.flat):
             raise ValueError("y contains None: give every sample a label.")
+        check_one_type(y)
         check_classification_targets(y)
         several = type_of_target(y) == "multilabel-indicator"
         if not several and np.ndim(y) == 2:
@@ -97,7 +98,8 @@ class NetworkClassifierMixin:
         if unknown and going_on:
             raise ValueError(
                 f"y has classes that were not seen before: {unknown}; "
-                "give all of them to the first partial_fit as classes."
+                "give all of them to the first partial_fit as classes, or call fit "
+                "with warm_start=False."
             )
         if unknown:
             raise ValueError(f"classes lacks values of y: {unknown}.")

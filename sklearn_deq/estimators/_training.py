@@ -35,6 +35,7 @@ from sklearn_deq.estimators._monitoring import (
     UpdateGuard,
 )
 from sklearn_deq.estimators._training_tools import as_callback, optimizer_options
+from sklearn_deq.kernels._samples import as_tensor
 from sklearn_deq.nn._gradients import drop_vanishing
 
 # Rows evaluated at once outside of training.
@@ -288,7 +289,7 @@ def make_net(
         own_callbacks = copy.deepcopy(list(plan.callbacks or []))
     scheduled = any(isinstance(as_callback(c), LRScheduler) for c in own_callbacks)
     callbacks: list[Any] = [
-        ("annealing", Annealing(plan.lr, scheduled)),
+        ("annealing", Annealing(scheduled)),
         ("held_out", HeldOutStopping(patience=PATIENCE, load_best=True)),
         ("solver_record", SolverRecord()),
         *own_callbacks,
@@ -482,11 +483,6 @@ def validation_outcome(net: InterruptibleNet) -> tuple[list[float], int | None]:
     kept = getattr(net.callback("held_out"), "best_epoch_", 0)
     numbers = [row["epoch"] for row in rows]
     return losses, 1 + numbers.index(kept) if kept in numbers else None
-
-
-def as_tensor(X: np.ndarray) -> torch.Tensor:
-    """Tensor of an array: torch wants it writeable and with positive strides."""
-    return torch.from_numpy(np.require(X, requirements=["C", "W", "A"]))
 
 
 def in_blocks(

@@ -89,7 +89,7 @@ def _try_optimizer(optimizer: Any, weight_decay: float) -> None:
         return
     allowed = (
         f"optimizer must be one of {sorted(OPTIMIZERS)}, a torch optimizer class, or a "
-        "function of parameters and lr that makes one, such as "
+        "function of a list of one parameter group and of lr that makes one, such as "
         "functools.partial(torch.optim.SGD, momentum=0.9)"
     )
     fixed = {"lr", "weight_decay"} & set(getattr(optimizer, "keywords", None) or ())
@@ -100,7 +100,8 @@ def _try_optimizer(optimizer: Any, weight_decay: float) -> None:
         parameter.grad = torch.ones_like(parameter)
     try:
         make, options = optimizer_options(optimizer, weight_decay)
-        made = make(parameters, lr=0.1, **options)
+        # As skorch gives them.
+        made = make([{"params": parameters}], lr=0.1, **options)
         made.step(lambda: torch.zeros(()))
         usable = isinstance(made, torch.optim.Optimizer)
     except Exception as error:

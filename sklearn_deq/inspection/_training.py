@@ -101,10 +101,9 @@ class TrainingDisplay(Display):
                 "TrainingDisplay needs a network trained by epochs (trainable='all' or "
                 f"'recurrent'), got {estimator!r}."
             )
-        held_out = [float(row.get("valid_loss", np.nan)) for row in net.history]
         display = cls(
             loss=network.loss_curve_,
-            validation_loss=None if np.isnan(held_out).all() else held_out,
+            validation_loss=getattr(network, "validation_loss_curve_", None),
             solver_history=getattr(network, "solver_history_", None),
         )
         return display.plot(ax=ax)

@@ -104,15 +104,22 @@ def check_range(diagonal: np.ndarray, dtype: np.dtype) -> None:
         )
 
 
+def as_tensor(X: np.ndarray) -> torch.Tensor:
+    """Tensor of an array: torch wants it writeable and with positive strides."""
+    return torch.from_numpy(np.require(X, requirements=["C", "W", "A"]))
+
+
 def resolve_device(device: str) -> torch.device:
     """Return the torch device of a name; "auto" takes a GPU where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        # An allocation shows whether it is really there.
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+        # A number there and back shows whether it is of use.
+        probe = torch.zeros(1, dtype=torch.float64, device=device)
+        probe.cpu()
+        return probe.device
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
-            f"device must be 'cpu', 'auto' or a torch device of this machine, got "
-            f"{device!r}: {str(error).splitlines()[0]}"
+            "device must be 'cpu', 'auto' or a torch device of this machine that has "
+            f"float64, got {device!r}: {str(error).splitlines()[0]}"
         ) from error
