@@ -795,7 +795,7 @@ def test_a_layer_of_a_bare_function_is_that_of_its_name():
 @pytest.mark.parametrize(
     ("function", "torch_function", "message"),
     [
-        (np.tanh, "torch.tahn", "There is no torch_function='torch.tahn'"),
+        (np.tanh, "torch.tangens", "There is no torch_function='torch.tangens'"),
         (np.tanh, "nowhere.tanh", "There is no torch_function='nowhere.tanh'"),
         (np.arctan, np.arctan, "must take a tensor and return one, got <ufunc"),
         (lambda x: np.maximum(x, 0), torch.relu_, "must leave its argument as it is"),
