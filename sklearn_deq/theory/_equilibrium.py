@@ -146,13 +146,13 @@ def check_kernel(kernel: Any) -> None:
         )
 
 
-def _check_variances(
+def _checked_drive(
     recurrent_variance: float,
     input_variance: float,
     bias_variance: float,
     tau0: float,
-) -> None:
-    """Raise a ValueError for a negative or non-finite parameter."""
+) -> float:
+    """Variance σ_b² τ0² + σ_c² of the drive; refuse parameters out of range."""
     named = {
         "recurrent_variance": recurrent_variance,
         "input_variance": input_variance,
@@ -161,12 +161,18 @@ def _check_variances(
     }
     for name, value in named.items():
         check_nonnegative(name, value)
-    drive = input_variance * tau0 * tau0 + bias_variance
+    drive = _drive(input_variance, bias_variance, tau0)
     if not drive <= _LARGEST_DRIVE:
         raise ValueError(
             f"input_variance * tau0**2 + bias_variance is {drive:.1e}, which is too "
             f"large to compute with (tau0={tau0:.4g}): scale X, or lower them."
         )
+    return drive
+
+
+def _drive(input_variance: float, bias_variance: float, tau0: float) -> float:
+    # No power: that of a large float raises.
+    return input_variance * tau0 * tau0 + bias_variance
 
 
 def equilibrium_moments(
@@ -228,11 +234,11 @@ def equilibrium_moments(
     (0.926566, 0.1)
     """
     phi = get_activation(activation)
-    _check_variances(recurrent_variance, input_variance, bias_variance, tau0)
+    known = _checked_drive(recurrent_variance, input_variance, bias_variance, tau0)
     check_flag("center", center)
     where = f"at τ* (tau0={tau0:.4g})"
     variances = recurrent_variance, input_variance, bias_variance
-    drive = np.array([input_variance * tau0 * tau0 + bias_variance])
+    drive = np.array([known])
     offset = None if center else 0.0
     q = _solve_variance(phi, recurrent_variance, drive, offset)
     if not np.isfinite(q[0]):
@@ -286,7 +292,7 @@ def _offset(activation: Activation, mean: np.ndarray, at_rest: bool) -> float:
 def _coefficients(m: EquilibriumMoments) -> dict[str, Any]:
     """α, β and κ² by their names [L24, Theorems 1 and 2; docs/theory.md, section 3]."""
     sa, sb, sc = m.recurrent_variance, m.input_variance, m.bias_variance
-    drive = sb * m.tau0 * m.tau0 + sc
+    drive = _drive(sb, sc, m.tau0)
     g1, g2 = m.E_dphi**2, m.E_d2phi**2
     rest = 1.0 - sa * g1
     a1 = sb * g1 / rest
