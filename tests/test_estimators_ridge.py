@@ -32,7 +32,7 @@ from sklearn.utils.estimator_checks import check_param_validation
 
 from sklearn_deq import Activation, DEQKernelRidgeClassifierCV, DEQKernelRidgeCV
 from sklearn_deq._warnings import warn_of_solver
-from sklearn_deq.estimators._ridge_problem import _hearing
+from sklearn_deq.estimators._ridge_problem import RidgeProblem, _hearing
 from sklearn_deq.kernels import deq_kernel
 
 ONE = {"kernel": "ck", "recurrent_variance": 0.2}
@@ -608,13 +608,52 @@ def test_scores_in_threads_leave_the_warnings_of_others_alone():
     """`catch_warnings` in two threads at a time would change them for good."""
     found = []
 
-    def score():
-        found.append((warnings.filters, warnings._showwarnmsg_impl))
-        return 0.5
+    def listen():
+        with _hearing([]):
+            found.append((warnings.filters, warnings._showwarnmsg_impl))
 
     before = warnings.filters, warnings._showwarnmsg_impl
-    thread = threading.Thread(target=_hearing, args=(score, []))
+    thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
     assert found[0][0] is before[0]
     assert found[0][1] is before[1]
+
+
+def test_copies_are_judged_with_scorers_that_take_no_weights(rng):
+    X = rng.standard_normal((40, 5))
+    y = X[:, 0] + rng.standard_normal(40)
+    model = DEQKernelRidgeCV(**ONE, scoring="neg_max_error")
+    with pytest.warns(UserWarning, match="40 of 80 samples .* copies"):
+        model.fit(np.vstack([X, X]), np.r_[y, y])
+
+
+def test_weights_of_copies_are_summed_up(rng, monkeypatch):
+    seen = []
+    own = RidgeProblem.evaluate
+    monkeypatch.setattr(
+        RidgeProblem, "evaluate", lambda *args: seen.append(args[0]) or own(*args)
+    )
+    X = rng.standard_normal((40, 5))
+    y = X[:, 0] + rng.standard_normal(40)
+    weight = np.repeat([1.0, 9.0], 40)
+    with pytest.warns(UserWarning, match="40 of 80 samples .* copies"):
+        DEQKernelRidgeCV(**ONE).fit(np.vstack([X, X]), np.r_[y, y], weight)
+    (once,) = (problem for problem in seen if len(problem.X) == 40)
+    assert_array_equal(once.weight, 10.0)
+    assert_array_equal(once.sample_weight, 10.0)
+
+
+def test_a_scorer_that_warns_is_heard_once_for_a_kernel(classes):
+    def score(model, X, y):
+        warnings.warn("of the user", UserWarning, stacklevel=2)
+        return float(np.mean(model.predict(X) == y))
+
+    model = DEQKernelRidgeClassifierCV(
+        activation=["relu", "tanh"], alphas=[0.1, 1.0, 10.0], scoring=score
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        model.fit(*classes)
+    # Three scores of two kernels.
+    assert sum(str(each.message) == "of the user" for each in caught) == 2

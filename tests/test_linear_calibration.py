@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss
 
 from sklearn_deq.linear import (
     calibrated,
+    class_log_probabilities,
     class_probabilities,
     fit_calibration,
     fit_temperature,
@@ -159,3 +160,27 @@ def test_decisions_are_never_turned_around(rng, n_classes):
     assert np.linalg.eigvalsh(centred @ (coef + coef.T) @ centred)[1] > 0.0
     decided = calibrated(values, coef, intercept).argmax(axis=1)
     assert np.mean(decided == values.argmax(axis=1)) > 0.9
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.1), (0.9, 0.07, 0.03)])
+@pytest.mark.parametrize("seed", range(4))
+def test_shares_of_the_classes_are_known_where_nothing_is_learnt(shares, seed):
+    """Some of these values are worse than chance: what is cut off is their slope."""
+    rng = np.random.default_rng(seed)
+    codes = rng.choice(len(shares), size=400, p=shares)
+    values = rng.standard_normal((400, len(shares)))
+    values = values[:, 0] if len(shares) == 2 else values
+    log_odds = calibrated(values, *fit_calibration(values, codes))
+    loss = -class_log_probabilities(log_odds)[np.arange(400), codes].mean()
+    counts = np.bincount(codes) / 400
+    # The penalty draws the intercepts of 400 samples to 0 by some tenths.
+    assert loss < 0.05 - counts @ np.log(counts)
+
+
+def test_a_slope_at_its_bound_keeps_the_intercept():
+    """It is the common factor, which is bounded by the same: only rounding differs."""
+    codes = np.repeat([0, 1], [80, 20])
+    values = 1e-5 * np.random.default_rng(0).standard_normal(100)
+    slope, intercept = fit_calibration(values, codes)
+    assert slope > 0.0
+    assert intercept < -0.5

@@ -222,3 +222,11 @@ def test_as_good_as_does_not_feel_the_size_of_factors(rng):
         factors = np.full(30, 40.0)
         found = as_good_as(best, other, copies, factors=factors, errors=errors)
         assert found == expected
+
+
+def test_as_good_as_does_not_count_samples_of_no_weight(rng):
+    best, other = rng.standard_normal((2, 40))
+    weight = np.append(np.zeros(10), np.ones(30))
+    for errors in np.linspace(-2.0, 2.0, 9):
+        expected = as_good_as(best[10:], other[10:], errors=errors)
+        assert as_good_as(best, other, weight, errors=errors) == expected

@@ -22,25 +22,27 @@ _VARIED = 0.25
 def judge_copies(problem: RidgeProblem, params: dict[str, Any]) -> None:
     """Warn if leave-one-out smooths nothing for the copies that are left in."""
     alphas = problem.alphas
-    if problem.splits is not None or params["alpha"] > alphas.min():
+    if problem.splits is not None or len(alphas) < 2:
+        return
+    if params["alpha"] > alphas.min():
         return
     samples = np.hstack([problem.X, problem.targets])
-    _, rows, numbers = np.unique(samples, axis=0, return_index=True, return_counts=True)
+    _, rows, sample = np.unique(
+        samples, axis=0, return_index=True, return_inverse=True
+    )
     n, copies = len(samples), len(samples) - len(rows)
-    if copies < _MANY_COPIES * n or len(alphas) < 2:
+    if copies < _MANY_COPIES * n:
         return
     # Where columns have few values, samples are equal by nature.
     varied = max(len(np.unique(column)) for column in problem.X.T)
     if varied < _VARIED * n:
         return
-    once = problem.subset(rows)
     weight, own = (
-        numbers * (1.0 if each is None else each)
-        for each in (once.weight, once.sample_weight)
+        np.bincount(sample.ravel(), weights=each)
+        for each in (problem.weight, problem.sample_weight)
     )
-    once = replace(once, weight=weight, sample_weight=own)
-    scores = once.evaluate(params).scores.mean(axis=0)
-    if alphas[best_index(scores, alphas)] == alphas.min():
+    once = replace(problem.subset(rows), weight=weight, sample_weight=own)
+    if _smooths_nothing(once, params) or not _smooths_nothing(problem, params):
         return
     warn(
         f"{copies} of {n} samples are copies of others, by which they are predicted "
@@ -49,6 +51,13 @@ def judge_copies(problem: RidgeProblem, params: dict[str, Any]) -> None:
         "the number of copies as sample_weight; or hold copies out together "
         "(cv=GroupKFold(), and groups).",
     )
+
+
+def _smooths_nothing(problem: RidgeProblem, params: dict[str, Any]) -> bool:
+    """Whether the least alpha has the least losses: a scorer may take no weights."""
+    scores = replace(problem, scorer=None).evaluate(params).scores.mean(axis=0)
+    best = problem.alphas[best_index(scores, problem.alphas)]
+    return bool(best == problem.alphas.min())
 
 
 def judge_size(problem: RidgeProblem, params: dict[str, Any], outcome: Outcome) -> None:

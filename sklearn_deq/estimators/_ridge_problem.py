@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -211,12 +211,15 @@ class RidgeProblem:
             return Outcome(scores, none, np.empty(0), str(error))
         parts = self._held_out_parts(params, tau0, X)
         undefined: list[str] = []
-        scores = np.array(
-            [
-                [self._score(prediction, rows, undefined) for prediction in predictions]
-                for rows, predictions in zip(self.held_out_rows(), parts, strict=True)
-            ]
-        )
+        with _hearing(undefined) if self.scorer_given else nullcontext():
+            scores = np.array(
+                [
+                    [self._score(prediction, rows) for prediction in predictions]
+                    for rows, predictions in zip(
+                        self.held_out_rows(), parts, strict=True
+                    )
+                ]
+            )
         best = best_index(scores.mean(axis=0), self.alphas)
         held_out = np.concatenate([part[best] for part in parts])
         losses = self._losses(held_out, np.concatenate(self.held_out_rows()))
@@ -272,14 +275,8 @@ class RidgeProblem:
         classes = self.classes is not None
         return prediction_losses(prediction, self.targets[rows], classes=classes)
 
-    def _score(
-        self, prediction: np.ndarray, rows: np.ndarray, undefined: list[str]
-    ) -> float:
-        """Score of predictions for these rows, as scikit-learn's scorers give it.
-
-        What a scorer of the user says of scores that are not defined is added to a
-        list.
-        """
+    def _score(self, prediction: np.ndarray, rows: np.ndarray) -> float:
+        """Score of predictions for these rows, as scikit-learn's scorers give it."""
         weight = None if self.weight is None else self.weight[rows]
         if self.scorer is None:
             losses = self._losses(prediction, rows)
@@ -289,19 +286,20 @@ class RidgeProblem:
             held_out = HeldOutClassifier(self.classes, self.y[rows], weight)
         options = {} if weight is None else {"sample_weight": weight}
         values = ravel_single(prediction, self.single)
-        score = partial(self.scorer, held_out, values, self.y[rows], **options)
-        return float(_hearing(score, undefined) if self.scorer_given else score())
+        return float(self.scorer(held_out, values, self.y[rows], **options))
 
 
-def _hearing(score: Callable[[], float], undefined: list[str]) -> float:
-    """Compute a score; what is said of ones that are not defined goes into a list."""
+@contextmanager
+def _hearing(undefined: list[str]) -> Iterator[None]:
+    """Put what is said of scores that are not defined into a list."""
     if threading.current_thread() is not threading.main_thread():
         # Filters are the process's, and scikit-learn's jobs have theirs: where they
         # overlap, what listens here would for good. They are heard one by one.
-        return score()
+        yield
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", UndefinedMetricWarning)
-        value = score()
+        yield
     for item in caught:
         if issubclass(item.category, UndefinedMetricWarning):
             undefined.append(str(item.message))
@@ -309,4 +307,3 @@ def _hearing(score: Callable[[], float], undefined: list[str]) -> float:
             warnings.warn_explicit(
                 item.message, item.category, item.filename, item.lineno
             )
-    return value

@@ -186,7 +186,8 @@ def fit_calibration(
     worse than chance (those of leave-one-out are, where there is nothing to learn: they
     fall with the share of the sample's own class). Where vᵀMv is not positive for a
     direction v of mean 0, an eigenvector, log odds along it follow the values along it
-    alone, and by the least factor.
+    alone, and by the least factor; b is fitted anew then, so that the shares of the
+    classes are kept.
 
     Examples
     --------
@@ -202,7 +203,12 @@ def fit_calibration(
     factor = fit_temperature(values, codes, weight)
     coef, intercept = _penalised_fit(scores, codes, weight, factor, penalty)
     least = _FLATTEST / (np.abs(scores).max() or 1.0)
-    coef, intercept = _turned_back(coef, intercept, least)
+    wrong = _wrong_directions(coef, least)
+    if wrong.shape[1]:
+        rest = np.eye(len(coef)) - wrong @ wrong.T
+        coef = rest @ coef @ rest + least * wrong @ wrong.T
+        # It went with the coefficients that are gone: shares of the classes are left.
+        intercept = _fit_intercept(scores @ coef, codes, weight, penalty, intercept)
     if values.ndim == 1:
         signs = np.array([-1.0, 1.0])
         return 0.5 * signs @ coef @ signs, signs @ intercept
@@ -241,21 +247,43 @@ def _penalised_fit(
     return coef + mixing if mixes else coef, intercept
 
 
-def _turned_back(
-    coef: np.ndarray, intercept: np.ndarray, least: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """M and b in whose directions of slope below the least there is this alone."""
+def _wrong_directions(coef: np.ndarray, least: float) -> np.ndarray:
+    """Directions of mean 0 along which log odds rise by less than the least slope.
+
+    Orthonormal columns, eigenvectors of the symmetric part of M between such directions.
+    """
     n_classes = len(coef)
     centring = np.eye(n_classes) - 1.0 / n_classes
     centred = centring @ (0.5 * (coef + coef.T)) @ centring
-    # The constant direction does not count: above all others.
-    bound = n_classes * np.abs(centred).max() + least
-    slopes, directions = np.linalg.eigh(centred + bound / n_classes)
-    wrong = directions[:, slopes < least]
-    if not wrong.shape[1]:
-        return coef, intercept
-    rest = np.eye(n_classes) - wrong @ wrong.T
-    return rest @ coef @ rest + least * wrong @ wrong.T, rest @ intercept
+    # A number that all share changes nothing: above[i, j] = above/n is that multiple of
+    # the projection on it, which lifts its slope of 0 above all others.
+    above = n_classes * np.abs(centred).max() + least
+    slopes, directions = np.linalg.eigh(centred + above / n_classes)
+    # The common factor may be the least one itself, but for rounding.
+    return directions[:, slopes < (1.0 - 1e-6) * least]
+
+
+def _fit_intercept(
+    logits: np.ndarray,
+    codes: np.ndarray,
+    weight: np.ndarray,
+    penalty: float,
+    start: np.ndarray,
+) -> np.ndarray:
+    """b of the least penalised loss for coefficients that are given."""
+    targets = _smoothed_targets(codes, weight, logits.shape[1])
+
+    def loss(intercept: np.ndarray) -> tuple[float, np.ndarray]:
+        x = np.concatenate([[1.0], intercept])
+        value, slopes = _cross_entropy(x, logits, targets, weight)
+        value += 0.5 * penalty * float(intercept @ intercept)
+        return value, slopes[1:] + penalty * intercept
+
+    options = {"ftol": 1e-14, "gtol": 1e-9}
+    found: np.ndarray = minimize(
+        loss, start, jac=True, method="L-BFGS-B", options=options
+    ).x
+    return found
 
 
 def _unpack(x: np.ndarray, n_classes: int) -> tuple[float, np.ndarray, np.ndarray]:

@@ -86,9 +86,10 @@ def as_good_as(
     """
     difference = losses - best
     copies = np.ones(len(best)) if sample_weight is None else sample_weight
-    share = copies if factors is None else factors * copies
-    share = share / share.sum()
-    mean = share @ difference
-    # Var Σ s d of independent copies, each of the weight s/copies.
-    variance = (share**2 / copies) @ (difference - mean) ** 2
+    one = np.ones(len(best)) if factors is None else factors
+    # Of each copy; a sample without any counts for nothing.
+    share = one / (one @ copies)
+    mean = (share * copies) @ difference
+    # Var Σ s d of independent copies.
+    variance = (share**2 * copies) @ (difference - mean) ** 2
     return bool(mean <= errors * np.sqrt(variance))
