@@ -14,6 +14,7 @@ NUMBERS = {
     "width": ["as it is", "scaled"],
     "accuracy": ["accuracy"],
     "rates": [],
+    "penalties": ["size", "given"],
     "cost": [
         "fit seconds",
         "predict microseconds",
@@ -104,7 +105,7 @@ def made_up(name, rng):
         names = ("residual", "bound", "error", "error of a multiple")
         found = {name: number() for name in names}
         row |= {"depth": 2, "by depth": {"1": found, "2": found}}
-    if name == "rates":
+    if name in ("rates", "penalties"):
         row |= {
             kind: {"0.01": number(), "0.05": number()} for kind in ("held out", "test")
         }

@@ -168,8 +168,8 @@ def test_rates_are_chosen_by_held_out_images_and_judged_by_test_images(tmp_path)
     ]
     deq, single = report(rows, tmp_path / "figure.png")
     assert (deq[BEST], single[BEST]) == (0.2, 0.1)
-    assert deq["own rates"] == "0.1 (2), 0.2 (1)"
-    assert single["own rates"] == "0.05 (1), 0.1 (1), 0.2 (1)"
+    assert deq["own rate, seeds"] == "0.1 (2), 0.2 (1)"
+    assert single["own rate, seeds"] == "0.05 (1), 0.1 (1), 0.2 (1)"
     for what, at in {
         "accuracy": {
             GIVEN: (0.2, 0.4, 0.6),

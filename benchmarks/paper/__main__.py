@@ -30,6 +30,7 @@ NAMES = (
     "width",
     "accuracy",
     "rates",
+    "penalties",
     "cost",
     "data",
     "depth",
@@ -100,7 +101,7 @@ def arguments() -> argparse.ArgumentParser:
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="where the networks of accuracy and rates are (%(default)s)",
+        help="where the networks of accuracy, rates and penalties are (%(default)s)",
     )
     parser.add_argument(
         "--jobs",

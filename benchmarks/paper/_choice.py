@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.paper._data import Split
-from benchmarks.paper._experiment import Row
+from benchmarks.paper._experiment import Row, grouped, mean_error, paired
+from benchmarks.paper._figures import figure, legend_below
 
 # The score on the test rows of a split, with a value of the setting.
 Fit = Callable[[Split, float], float]
@@ -37,3 +43,125 @@ def often(rows: list[Row]) -> str:
     """Values that were chosen, the most frequent first, of these the least."""
     counts = Counter(sorted(row["chosen"] for row in rows))
     return ", ".join(f"{value:g} ({n})" for value, n in counts.most_common())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Accuracies with a setting that all share, and with one of each network's own.
+
+    Rows have accuracies by the values that were tried, "held out" of images to choose
+    by and "test" of all test images, and that of the shared setting as "given".
+
+    Attributes
+    ----------
+    name : str
+        What is chosen, such as "rate".
+    given : str
+        What is shared.
+    settings : tuple of str
+        Columns that say what a row is of. The first are of a panel, in whose row of the
+        figure all have the same first one, and "model" is the last.
+    """
+
+    name: str
+    given: str
+    settings: tuple[str, ...]
+
+    @property
+    def own(self) -> str:
+        """By the images held out of each seed."""
+        return f"own {self.name}"
+
+    @property
+    def best(self) -> str:
+        """One for all seeds, by all of their images."""
+        return f"best {self.name}"
+
+    @property
+    def ways(self) -> tuple[str, str, str]:
+        """What is shared, what is a seed's own, and what is best for all seeds."""
+        return self.given, self.own, self.best
+
+    def report(self, rows: list[Row]) -> list[Row]:
+        """Accuracies of test images each way, less the DEQ's; all by value."""
+        groups = {
+            kind: self._chosen(group)
+            for kind, group in grouped(rows, *self.settings).items()
+        }
+        summary = []
+        for kind, group in groups.items():
+            line: Row = dict(zip(self.settings, kind, strict=True))
+            deqs = groups.get((*kind[:-1], "deq"), [])
+            for way in self.ways:
+                found = {
+                    "accuracy": mean_error(group, way),
+                    "less DEQ": paired(group, deqs, way)[:2],
+                }
+                if way != self.given:
+                    gains = [{way: row[way] - row[self.given]} for row in group]
+                    found["gain"] = mean_error(gains, way)
+                for what, (mean, error) in found.items():
+                    line[f"{what}, {way}"] = round(mean, 5)
+                    line[f"standard error of {what}, {way}"] = round(error, 5)
+            shared = best(_by_value(group, "held out"))
+            line |= {f"{self.own}, seeds": often(group), self.best: shared}
+            for images in ("held out", "test"):
+                for value, mean in _by_value(group, images).items():
+                    line[f"{images}, {self.name} {value:g}"] = round(mean, 5)
+            pairs = paired(group, deqs, self.given)[2]
+            summary.append(line | {"seeds": len(group), "pairs": pairs})
+        return summary
+
+    def _chosen(self, group: list[Row]) -> list[Row]:
+        """Add test accuracies each way."""
+        shared = best(_by_value(group, "held out"))
+        found = []
+        for row in group:
+            chosen, test = best(_by_value([row], "held out")), row["test"]
+            found.append(
+                row
+                | {self.given: row["given"], "chosen": chosen}
+                | {self.own: test[f"{chosen:g}"], self.best: test[f"{shared:g}"]}
+            )
+        return found
+
+    def draw(self, summary: list[Row], path: Path) -> None:
+        """Differences from the DEQ each way, side by side."""
+        kinds = grouped(summary, *self.settings[:-1])
+        # Not of the kernel, which is no network beside a DEQ.
+        networks = {kind: v for kind, v in kinds.items() if v[0]["model"] != "kernel"}
+        kinds = networks or kinds
+        names = [name for (name,) in grouped(summary, self.settings[0])]
+        columns = -(-len(kinds) // len(names))
+        with figure(path, columns, len(names)) as axes:
+            panels = np.atleast_1d(axes).reshape(len(names), columns)
+            used = dict.fromkeys(names, 0)
+            for kind, lines in kinds.items():
+                panel = panels[names.index(kind[0]), used[kind[0]]]
+                used[kind[0]] += 1
+                self._draw(panel, [line for line in lines if line["model"] != "deq"])
+                rest = zip(self.settings[1:-1], kind[1:], strict=True)
+                said = [str(kind[0]), *(f"{name} = {value:g}" for name, value in rest)]
+                panel.set_title(", ".join(said))
+            legend_below(axes)
+
+    def _draw(self, panel: Any, lines: list[Row]) -> None:
+        places = np.arange(len(lines), dtype=float)
+        for shift, way in zip((-0.15, 0.0, 0.15), self.ways, strict=True):
+            values = [100 * line[f"less DEQ, {way}"] for line in lines]
+            errors = [
+                100 * line[f"standard error of less DEQ, {way}"] for line in lines
+            ]
+            style = {"fmt": "o", "capsize": 4, "label": way}
+            panel.errorbar(places + shift, values, yerr=np.nan_to_num(errors), **style)
+        panel.axhline(0.0, color="0.6", lw=1)
+        panel.set_xticks(places, [line["model"] for line in lines])
+        panel.set_ylabel("accuracy less the DEQ's, points")
+
+
+def _by_value(group: list[Row], images: str) -> dict[float, float]:
+    """Mean accuracies of held-out or of test images by value."""
+    return {
+        float(value): float(np.mean([row[images][value] for row in group]))
+        for value in group[0][images]
+    }

@@ -21,7 +21,7 @@ from benchmarks.paper._results import write_csv
 from benchmarks.paper.cost import RESOURCES, TIMES
 from benchmarks.paper.data import TABLES, UNIT
 from benchmarks.paper.depth import ITSELF, MATCHED
-from benchmarks.paper.rates import BEST, GIVEN, OWN
+from benchmarks.paper.rates import CHOICE as RATE
 
 Line = dict[str, str]
 Key = tuple[str, ...]
@@ -261,7 +261,7 @@ def own_rates(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     for activation in ("relu", "tanh"):
         for model in MODELS[1:]:
             for some, images in SETS.items():
-                for rate in (GIVEN, OWN, BEST):
+                for rate in RATE.ways:
                     found = [
                         number
                         for name in images
