@@ -561,6 +561,29 @@ def test_rates_are_those_of_the_accuracies():
     assert found["test"][f"{accuracy.RATE:g}"] == expected
 
 
+@pytest.mark.parametrize("model", ["deq", "paper", "kernel"])
+def test_penalties_are_multiples_of_the_size_and_one_is_that_of_the_accuracies(
+    monkeypatch, model
+):
+    from benchmarks.paper import accuracy, penalties
+
+    settings = {"model": model, "trainable": "readout", "variance": 0.2, "seed": 0}
+    cell = next(c for c in accuracy.cells(quick=True) if settings.items() <= c.items())
+    ours = next(
+        c
+        for c in penalties.cells(quick=True)
+        if (c["model"], c["variance"]) == (model, 0.2)
+    )
+    ours |= {"n": cell["n"], "held_out": 100}
+    row = penalties.compute(ours, None)
+    assert row["given"] == accuracy.compute(cell, None)["accuracy"]
+    # As if that one had been the multiple.
+    monkeypatch.setattr(penalties, "PENALTIES", (accuracy.ALPHA / row["size"],))
+    again = penalties.compute(ours, None)
+    assert list(again["test"].values()) == [row["given"]]
+    assert len(row["test"]) == len(row["held out"]) == 11
+
+
 def test_kernels_of_other_sizes_are_compared_by_their_nearest_multiples():
     from benchmarks.paper.depth import _distance_of_multiple
 

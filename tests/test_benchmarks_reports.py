@@ -91,16 +91,18 @@ def test_claims_of_accuracies_are_those_of_tables_made_by_hand(tmp_path):
 
 def test_claims_of_rates_are_those_of_tables_made_by_hand(tmp_path):
     from benchmarks.paper.claims import IMAGES, Tables, own_rates
-    from benchmarks.paper.rates import BEST, GIVEN, OWN
+    from benchmarks.paper.rates import CHOICE
+
+    given, own, best = CHOICE.ways
 
     for k, images in enumerate(IMAGES):
         rows = [
             {
                 "activation": activation,
                 "model": model,
-                f"less DEQ, {GIVEN}": -0.01 * (k + 1),
-                f"less DEQ, {OWN}": 0.02 * k,
-                f"less DEQ, {BEST}": 0.03,
+                f"less DEQ, {given}": -0.01 * (k + 1),
+                f"less DEQ, {own}": 0.02 * k,
+                f"less DEQ, {best}": 0.03,
             }
             for activation, model in (("relu", "single"), ("tanh", "paper"))
         ]
@@ -109,11 +111,11 @@ def test_claims_of_rates_are_those_of_tables_made_by_hand(tmp_path):
     assert len(said) == 12
     for model in ("single less DEQ, relu", "paper less DEQ, tanh"):
         for some, rate, expected in (
-            ("the two MNISTs", GIVEN, "-2.00 to -1.00 points"),
-            ("the two MNISTs", OWN, "+0.00 to +2.00 points"),
-            ("CIFAR-10", GIVEN, "-4.00 to -3.00 points"),
-            ("CIFAR-10", OWN, "+4.00 to +6.00 points"),
-            ("CIFAR-10", BEST, "+3.00 to +3.00 points"),
+            ("the two MNISTs", given, "-2.00 to -1.00 points"),
+            ("the two MNISTs", own, "+0.00 to +2.00 points"),
+            ("CIFAR-10", given, "-4.00 to -3.00 points"),
+            ("CIFAR-10", own, "+4.00 to +6.00 points"),
+            ("CIFAR-10", best, "+3.00 to +3.00 points"),
         ):
             assert said[f"{model}, {some}, {rate}"] == expected
 
@@ -143,8 +145,9 @@ def test_sequences_are_scored_on_the_test_rows_after_a_fit_to_all_others(monkeyp
 
 
 def test_rates_are_chosen_by_held_out_images_and_judged_by_test_images(tmp_path):
-    from benchmarks.paper.rates import BEST, GIVEN, OWN, report
+    from benchmarks.paper.rates import CHOICE, report
 
+    given, own, best = CHOICE.ways
     rates = ("0.05", "0.1", "0.2")
     held_out = {
         # The third seed's best rate by rounding alone is 0.2.
@@ -167,21 +170,21 @@ def test_rates_are_chosen_by_held_out_images_and_judged_by_test_images(tmp_path)
         for seed, found in enumerate(seeds)
     ]
     deq, single = report(rows, tmp_path / "figure.png")
-    assert (deq[BEST], single[BEST]) == (0.2, 0.1)
+    assert (deq[best], single[best]) == (0.2, 0.1)
     assert deq["own rate, seeds"] == "0.1 (2), 0.2 (1)"
     assert single["own rate, seeds"] == "0.05 (1), 0.1 (1), 0.2 (1)"
     for what, at in {
         "accuracy": {
-            GIVEN: (0.2, 0.4, 0.6),
-            OWN: (0.5, 0.4, 0.8),
-            BEST: (0.5, 0.1, 0.2),
+            given: (0.2, 0.4, 0.6),
+            own: (0.5, 0.4, 0.8),
+            best: (0.5, 0.1, 0.2),
         },
         "less DEQ": {
-            GIVEN: (0.1, 0.1, 0.1),
-            OWN: (0.3, -0.1, 0.2),
-            BEST: (0.2, -0.4, -0.2),
+            given: (0.1, 0.1, 0.1),
+            own: (0.3, -0.1, 0.2),
+            best: (0.2, -0.4, -0.2),
         },
-        "gain": {OWN: (0.3, 0.0, 0.2), BEST: (0.3, -0.3, -0.4)},
+        "gain": {own: (0.3, 0.0, 0.2), best: (0.3, -0.3, -0.4)},
     }.items():
         for name, values in at.items():
             error = np.std(values, ddof=1) / np.sqrt(3)

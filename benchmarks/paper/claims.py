@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 from scipy.stats import spearmanr
 
+from benchmarks.paper._choice import Choice
 from benchmarks.paper._networks import MODELS, models_of
 from benchmarks.paper._results import write_csv
 from benchmarks.paper.cost import RESOURCES, TIMES
 from benchmarks.paper.data import TABLES, UNIT
 from benchmarks.paper.depth import ITSELF, MATCHED
+from benchmarks.paper.penalties import CHOICE as PENALTY
 from benchmarks.paper.rates import CHOICE as RATE
 
 Line = dict[str, str]
@@ -259,23 +261,43 @@ def own_rates(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of accuracies with a learning rate for each network."""
     claim = "at a learning rate of its own"
     for activation in ("relu", "tanh"):
-        for model in MODELS[1:]:
-            for some, images in SETS.items():
-                for rate in RATE.ways:
-                    found = [
-                        number
-                        for name in images
-                        for number in tables.any_numbers(
-                            f"rates-{name}",
-                            f"less DEQ, {rate}",
-                            activation=activation,
-                            model=model,
-                        )
-                    ]
-                    # Of tanh plain and single are the same.
-                    if found:
-                        what = f"{model} less DEQ, {activation}, {some}, {rate}"
-                        yield claim, what, points(found), "rates-*"
+        where: dict[str, object] = {"activation": activation}
+        yield from _own(tables, claim, "rates", RATE, activation, where)
+
+
+def own_penalties(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
+    """What is claimed of readouts with a penalty for each network."""
+    claim = "at a penalty of its own"
+    for activation in ("relu", "tanh"):
+        for width, variance in ((1024, 0.2), (1024, 0.8), (4096, 0.2)):
+            where = {"activation": activation, "width": width, "σ_a²": variance}
+            what = f"{activation}, width {width}, σ_a² = {variance:g}"
+            yield from _own(tables, claim, "penalties", PENALTY, what, where)
+
+
+def _own(
+    tables: Tables,
+    claim: str,
+    table: str,
+    choice: Choice,
+    of: str,
+    where: Mapping[str, object],
+) -> Iterator[tuple[str, str, str, str]]:
+    """Differences from the DEQ, with a setting for all and one of each network's."""
+    for model in MODELS[1:]:
+        for some, images in SETS.items():
+            for way in choice.ways:
+                found = [
+                    number
+                    for name in images
+                    for number in tables.any_numbers(
+                        f"{table}-{name}", f"less DEQ, {way}", model=model, **where
+                    )
+                ]
+                # Of tanh plain and single are the same.
+                if found:
+                    what = f"{model} less DEQ, {of}, {some}, {way}"
+                    yield claim, what, points(found), f"{table}-*"
 
 
 def control(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
@@ -437,6 +459,7 @@ PARTS = (
     other_data,
     accuracies,
     own_rates,
+    own_penalties,
     control,
     costs,
     dynamics,
