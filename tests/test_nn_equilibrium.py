@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from torch.func import functional_call, jacrev
+from torch.func import functional_call, grad, jacrev
 
 from sklearn_deq import Activation
 from sklearn_deq.exceptions import SolverWarning
@@ -741,6 +741,62 @@ def test_tables_are_of_what_is_not_linear_far_out(function):
     assert_allclose(found, function(x), rtol=1e-9, atol=1e-9)
     with pytest.warns(SolverWarning, match="tabulated to ±256 .* up to 300: scale X"):
         table(torch.tensor([-300.0, 0.0, np.nan, 300.0]))
+
+
+EDGES = {
+    "clip16": Activation(lambda x: np.clip(x, -16, 16), kinks=(-16.0, 16.0)),
+    "undeclared": Activation(lambda x: np.clip(x, -16, 16)),
+    "ramp16": Activation(lambda x: np.maximum(x - 16, 0) + np.tanh(x), kinks=(16.0,)),
+    "jump16": Activation(lambda x: x + (x < -16), kinks=(-16.0,)),
+    "bump17": Activation(lambda x: np.maximum(1 - abs(x - 17), 0), kinks=(16, 17, 18)),
+    "clip256": Activation(lambda x: np.clip(x, -256, 256), kinks=(-256.0, 256.0)),
+    "clip300": Activation(lambda x: np.clip(x, -300, 300), kinks=(-300.0, 300.0)),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_kinks_at_the_limits_of_tables_and_beyond(name):
+    phi, table = EDGES[name], torch_activation(EDGES[name])
+    assert table.table_error < 1e-10
+    x = np.array([1.5, 15.9, 16.2, 17.0, 17.3, 100.0, 255.0, 257.0, 301.0, 5e3])
+    # One argument beyond the limit sends all to the other table.
+    for points in (x[:2], -x[:2], x, -x):
+        t = torch.from_numpy(points).requires_grad_()
+        assert_allclose(table(t).detach(), phi.function(points), atol=1e-9)
+        off = points[np.abs(points) != 17.0]
+        slopes = (phi.function(off + 1e-6) - phi.function(off - 1e-6)) / 2e-6
+        t = torch.from_numpy(off).requires_grad_()
+        (gradient,) = torch.autograd.grad(table(t).sum(), t)
+        assert_allclose(gradient, slopes, atol=1e-5)
+        assert_allclose(table.derivative(t), slopes, atol=1e-5)
+
+
+def test_a_kink_at_the_wide_limit_that_is_not_declared_is_warned_of():
+    table = torch_activation(lambda x: np.clip(x, -256, 256))
+    with pytest.warns(SolverWarning, match="tabulated to ±256 and taken as linear"):
+        table(torch.tensor([1000.0]))
+
+
+def test_tables_of_before_there_was_a_choice_load():
+    phi = torch_activation(Activation(np.tanh))
+    for later in ("far", "limit", "warns_beyond", "name"):
+        vars(phi._table).pop(later, None)
+    x = torch.linspace(-300, 300, 7, dtype=torch.float64)
+    assert_allclose(pickle.loads(pickle.dumps(phi))(x), torch.tanh(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("kinks", [(), (0.3,)])
+@pytest.mark.parametrize("function", [np.tanh, np.sin])
+def test_tables_have_gradients_of_each_sample(function, kinks):
+    """A vector of numbers, each of which vmap shows as a tensor without axes."""
+    table = torch_activation(Activation(function, kinks=kinks))
+    x = torch.linspace(-20, 20, 12, dtype=torch.float64)
+    for slope in (grad(table), table.derivative):
+        found = torch.vmap(slope)(x)
+        assert_allclose(found, table.derivative(x), rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        ahead, behind = table(x + 1e-5), table(x - 1e-5)
+    assert_allclose(found, (ahead - behind) / 2e-5, atol=1e-8)
 
 
 def test_tables_can_be_traced():

@@ -42,8 +42,9 @@ class TorchActivation:
 
     Notes
     -----
-    Where φ is not linear beyond ±16, another table is for arguments to ±256, unless φ
-    is above 1e12 there. Of what is beyond the last table there is a warning.
+    Where φ is not linear beyond ±16, another table is for arguments to ±256 (or twice
+    the outermost kink), unless φ is above 1e12 there. Of what is beyond the last table
+    there is a warning where φ is not linear there either.
 
     Examples
     --------
@@ -200,13 +201,14 @@ class _Table:
     All pieces lie in one array of coefficients, so that kinks cost little.
     """
 
-    # For arguments beyond the limit. These are as they were in tables that were pickled
-    # before there was a choice.
+    # Another table, for arguments beyond the limit; without it the function goes on
+    # linearly, and it is said if φ does not. Here, for tables that were pickled before
+    # there was a choice.
     far: _Table | None = None
-    limit, linear, name = _LIMIT, True, ""
+    limit, warns_beyond, name = _LIMIT, False, ""
 
-    def __init__(self, activation: Activation, limit: float, linear: bool) -> None:
-        self.limit, self.linear = limit, linear
+    def __init__(self, activation: Activation, limit: float) -> None:
+        self.limit = limit
         # Beyond the first limit pieces of their own, whose grids may be coarser.
         joints = {*activation.kinks, -_LIMIT, _LIMIT}
         inner = sorted(joint for joint in joints if abs(joint) < self.limit)
@@ -246,7 +248,7 @@ class _Table:
         # Where values cannot be looked at, the wide table serves for all.
         if self.far is not None and _exceeds(x, self.limit, unknown=True):
             return self.far(x)
-        if not self.linear and _exceeds(x, self.limit, unknown=False):
+        if self.warns_beyond and _exceeds(x, self.limit, unknown=False):
             self._warn_of_size(x.detach())
         bounded = x.clamp(-self.limit, self.limit)
         (c0, c1, c2, c3), t, _ = self._locate(bounded)
@@ -275,20 +277,18 @@ class _Table:
     ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
         """Coefficients of the cells of x, the places in them, cells per unit."""
         tensors = self._tensors(x)
-        piece: torch.Tensor | int = 0
+        piece = torch.zeros_like(x, dtype=torch.long)
         for kink in self.kinks:
             piece = piece + (x.detach() >= kink).long()
         left, density, offset, last = (
-            tensors[name][piece] for name in ("left", "density", "offset", "last")
+            _pick(tensors[name], piece)
+            for name in ("left", "density", "offset", "last")
         )
         position = (x - left) * density
         # Clamped as integers: NaN then has a cell, and stays NaN by its place in it.
         cell = torch.minimum(position.detach().long().clamp(min=1), last)
-        row = (cell + offset).reshape(-1)
-        found = [
-            column.index_select(0, row).reshape(x.shape)
-            for column in tensors["coefficients"]
-        ]
+        row = cell + offset
+        found = [_pick(column, row) for column in tensors["coefficients"]]
         return found, position - cell, density
 
     def _tensors(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -312,41 +312,47 @@ class _Table:
         return {**self.__dict__, "_on_device": {}}
 
 
+def _pick(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Elements of a vector; unlike ``values[index]``, of one number in vmap too."""
+    return values.index_select(0, index.reshape(-1)).reshape(index.shape)
+
+
 def _make_table(activation: Activation) -> _Table:
     """Table of a function, with another one for what is far out if it needs one."""
-    limit, linear = _range_of(activation)
-    wide = limit > _LIMIT
-    table = _Table(activation, _LIMIT, linear or wide)
+    table = _Table(activation, _LIMIT)
     if table.error > _POOR:
         warn_of_solver(
             f"The table of {activation} has a relative error of {table.error:.0e}. "
             "Declare its kinks (Activation(..., kinks=...)) or give a torch_function.",
         )
-    if wide:
-        far = _Table(activation, limit, linear)
-        # One that is as poor as none is not linear either.
-        table.far = far if far.error <= _POOR else None
-        table.linear = table.far is not None
+    outermost = max(map(abs, activation.kinks), default=0.0)
+    if outermost < _LIMIT and _goes_on(activation, table):
+        return table
+    # A table knows nothing of a kink at its limit.
+    limit = max(_WIDE_LIMIT, 2.0 * outermost)
+    with np.errstate(all="ignore"):
+        ends = np.asarray(activation.function(np.array([-limit, limit])), dtype=float)
+    if np.abs(ends).max() <= _LARGEST_VALUE:
+        far = _Table(activation, limit)
+        if far.error <= _POOR:
+            far.warns_beyond = not _goes_on(activation, far)
+            table.far = far
+            return table
+    table.warns_beyond = True
     return table
 
 
-def _range_of(activation: Activation) -> tuple[float, bool]:
-    """Limit of the table, and whether φ is linear beyond, as far as it is finite."""
-    for limit in (_LIMIT, _WIDE_LIMIT):
-        beyond = limit * np.geomspace(1.0, 4096.0 / limit, 33)
-        with np.errstate(all="ignore"):
-            sides = np.stack([-beyond, beyond])
-            values = np.asarray(activation.function(sides), dtype=float)
-            if limit > _LIMIT and not np.abs(values[:, 0]).max() <= _LARGEST_VALUE:
-                return _LIMIT, False
-            slopes = (values[:, 1] - values[:, 0]) / (sides[:, 1] - sides[:, 0])
-            lines = values[:, :1] + slopes[:, None] * (sides - sides[:, :1])
-            same = np.abs(values - lines) <= _POOR * (1.0 + np.abs(values))
-        # Overflow far out is no curvature.
-        same[:, 2:] |= ~np.isfinite(values[:, 2:])
-        if same.all():
-            return limit, True
-    return _WIDE_LIMIT, False
+def _goes_on(activation: Activation, table: _Table) -> bool:
+    """Whether φ goes on as the table does beyond its limit, as far as it is finite."""
+    beyond = table.limit * np.geomspace(1.0, 256.0, 33)[1:]
+    sides = np.stack([-beyond, beyond])
+    found = table(torch.tensor(sides, device="cpu")).numpy()
+    with np.errstate(all="ignore"):
+        values = np.asarray(activation.function(sides), dtype=float)
+        same = np.abs(found - values) <= _POOR * (1.0 + np.abs(values))
+    # Overflow far out is no curvature.
+    same[:, 1:] |= ~np.isfinite(values[:, 1:])
+    return bool(same.all())
 
 
 def _exceeds(x: torch.Tensor, limit: float, *, unknown: bool) -> bool:
