@@ -825,6 +825,43 @@ def test_another_function_of_tensors_is_warned_of():
     phi = Activation(np.tanh, torch_function=torch.relu)
     with pytest.warns(SolverWarning, match="is not function: at 4 it is 4, and funct"):
         torch_activation(phi)
+    # Where φ is steep what is small counts, too.
+    phi = Activation(lambda x: x**3, torch_function=lambda x: x**3 + 0.05 * x.tanh())
+    with pytest.warns(SolverWarning, match="is not function: at "):
+        torch_activation(phi)
+    phi = Activation(lambda x: 1.0 * (x > 0), kinks=(0.0,), torch_function=torch.isnan)
+    with pytest.warns(SolverWarning, match="it is 0, and function 1"):
+        torch_activation(phi)
+
+
+def _single(function):
+    """A function that refuses float64."""
+
+    def alone(x):
+        if x.dtype != torch.float32:
+            raise TypeError
+        return function(x)
+
+    return alone
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "sinh", "cube", "log", "pole"])
+def test_the_function_itself_is_not_warned_of(name, single):
+    """Also where it is steep, or not finite."""
+    functions = {
+        "sinh": (np.sinh, torch.sinh),
+        "cube": (lambda x: x**3, lambda x: x**3),
+        "log": (lambda x: np.log(x + 3.6), lambda x: torch.log(x + 3.6)),
+        "pole": (lambda x: 1 / x, lambda x: 1 / x),
+    }
+    if name in ACTIVATIONS:
+        function, known = ACTIVATIONS[name].function, torch_activation(name)
+    else:
+        function, known = functions[name]
+    torch_activation(
+        Activation(function, torch_function=_single(known) if single else known)
+    )
 
 
 def test_functions_with_parameters_of_their_own():
@@ -855,6 +892,15 @@ def test_a_layer_of_a_bare_function_is_that_of_its_name():
         (np.tanh, "nowhere.tanh", "There is no torch_function='nowhere.tanh'"),
         (np.arctan, np.arctan, "must take a tensor and return one, got <ufunc"),
         (lambda x: np.maximum(x, 0), torch.relu_, "must leave its argument as it is"),
+        (np.tanh, "..a.tanh", "There is no torch_function='..a.tanh'"),
+        (np.tanh, "a..tanh", "There is no torch_function='a..tanh'"),
+        (np.tanh, "torch.pi", "got 3.14.*, which is no function"),
+        (np.tanh, "torch.nn.Tanh", "the class Tanh: give an instance, such as torch."),
+        (np.tanh, torch.nn.Tanh, "the class Tanh: give an instance, such as torch."),
+        (np.tanh, lambda x: 1, r"<class 'int'> for a tensor of shape \(3, 11\)"),
+        (np.tanh, lambda x: x.tanh().sum(-1), r"returns shape \(3,\) for a tensor"),
+        (np.tanh, lambda x: x.tanh().sum(-1, keepdim=True), r"returns shape \(3, 1\)"),
+        (np.tanh, lambda x: (x.tanh(), x), "returns <class 'tuple'> for a tensor"),
     ],
 )
 def test_functions_of_tensors_are_looked_at(function, torch_function, message):

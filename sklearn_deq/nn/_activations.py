@@ -22,7 +22,8 @@ _STEPS = (2**10, 2**12, 2**14, 2**16)
 _TABLE_TOLERANCE = 1e-10
 # Above this the table is warned of: a kink that was not declared has 1e-5 and more.
 _POOR = 1e-6
-# By which φ on tensors may differ from φ, relative to its largest value.
+# By which φ on tensors may differ from φ, relative to |φ(x)| or, where that is smaller,
+# to what it is near 0.
 _ALIKE = 1e-3
 
 
@@ -150,7 +151,8 @@ def _torch_function(
     try:
         found: Callable[[torch.Tensor], torch.Tensor]
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        # The latter two: dots at odd places.
         raise ValueError(f"There is no torch_function={function!r}: {error}") from error
     return found
 
@@ -162,18 +164,25 @@ def _check_torch_function(
 
     What takes only some dtypes or shapes, as layers with parameters do, is not judged.
     """
-    if isinstance(function, np.ufunc):
+    advice = "torch_function must take a tensor and return one"
+    if isinstance(function, type):
         raise ValueError(
-            f"torch_function must take a tensor and return one, got {function!r}, "
-            "which is NumPy's."
+            f"{advice}, got the class {function.__name__}: give an instance, such as "
+            "torch.nn.Tanh()."
         )
+    if isinstance(function, np.ufunc) or not callable(function):
+        kind = "NumPy's" if callable(function) else "no function"
+        raise ValueError(f"{advice}, got {function!r}, which is {kind}.")
     points = np.linspace(-4.0, 4.0, 33).reshape(3, 11)
     for dtype in (torch.float64, torch.float32):
         # No leaf, so that a function in place is told from one that fails.
         leaf = torch.tensor(points, dtype=dtype, device="cpu", requires_grad=True)
         x = leaf * 1.0
         try:
-            values = function(x).detach().cpu().numpy()
+            result = function(x)
+            is_tensor = isinstance(result, torch.Tensor)
+            # As lists: NumPy does not have all dtypes of torch.
+            values = np.array(result.detach().tolist() if is_tensor else None)
         except Exception:
             continue
         if not torch.equal(x, leaf):
@@ -181,16 +190,35 @@ def _check_torch_function(
                 f"torch_function must leave its argument as it is, but {function!r} "
                 "writes on it."
             )
-        expected = np.asarray(activation.function(points), dtype=float)
-        gap = np.abs(values - expected)
-        if not gap.max() <= _ALIKE * np.abs(expected).max():
-            where = np.unravel_index(int(gap.argmax()), gap.shape)
-            warn_of_solver(
-                f"torch_function is not function: at {points[where]:.3g} it is "
-                f"{values[where]:.4g}, and function {expected[where]:.4g}. Networks "
-                "are then of another activation than kernels and matches."
+        if values.shape != points.shape:
+            shape = f"shape {values.shape}" if is_tensor else repr(type(result))
+            raise ValueError(
+                f"{advice} of the same shape, each element by itself, but {function!r} "
+                f"returns {shape} for a tensor of shape {points.shape}."
             )
+        _compare(activation, points, values)
         return
+
+
+def _compare(activation: Activation, points: np.ndarray, values: np.ndarray) -> None:
+    """Warn where values of the torch function are not those of φ."""
+    with np.errstate(all="ignore"):
+        expected = np.asarray(activation.function(points), dtype=float)
+        # Not finite in the same way is no difference.
+        same = (values == expected) | (np.isnan(values) & np.isnan(expected))
+        gap = np.where(same, 0.0, np.abs(values - expected))
+    size = np.nan_to_num(np.abs(expected), posinf=0.0)
+    # Not 0 where φ is 0 near 0: float32 rounds there.
+    floor = max(size[np.abs(points) <= 2.0].max(), 1e-3 * size.max())
+    scale = np.maximum(size, floor)
+    poor = ~(gap <= _ALIKE * scale)
+    if poor.any():
+        where = np.unravel_index(int(np.where(poor, gap, -1.0).argmax()), gap.shape)
+        warn_of_solver(
+            f"torch_function is not function: at {points[where]:.3g} it is "
+            f"{values[where] + 0.0:.4g}, and function {expected[where]:.4g}. Networks "
+            "are then of another activation than kernels and matches."
+        )
 
 
 class _Table:
