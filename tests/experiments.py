@@ -103,7 +103,8 @@ def made_up(name, rng):
             row[f"{kind} vectors"] = rng.standard_normal((2, 10)).tolist()
     if name == "depth":
         names = ("residual", "bound", "error", "error of a multiple")
-        found = {name: number() for name in names}
+        found: dict = {name: number() for name in names} | {"architecture": "rounded"}
+        found["closest of all"] = dict(found)
         row |= {"depth": 2, "by depth": {"1": found, "2": found}}
     if name in ("rates", "penalties"):
         row |= {

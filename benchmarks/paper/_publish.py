@@ -60,7 +60,7 @@ def joined(
         if place is None:
             rows.append(row)
             places.append(None)
-        elif all(row[count] >= before[place][count] for count in COUNTS):
+        elif all(row.get(name, 1) >= before[place].get(name, 1) for name in COUNTS):
             rows[place], places[place] = row, None
     return rows, places
 
@@ -75,9 +75,9 @@ def _together(about: About, own: list[Row], rows: list[Row]) -> About:
     seeds = sorted(set().union(*(run["seeds"] for run in runs)))
     there, missing = about["cells"]["there"], about["cells"]["missing"]
     found: About = {"seeds": seeds, "cells of this run": about["cells"]}
-    # Where every cell is a seed of one row.
-    if there == sum(row.get("seeds", 0) for row in own):
-        joint = sum(row["seeds"] for row in rows)
+    # Where every cell is a seed of one row, or a row by itself.
+    if there == sum(row.get("seeds", 1) for row in own):
+        joint = sum(row.get("seeds", 1) for row in rows)
         found["cells"] = {"there": joint, "missing": there + missing - joint}
     return found
 

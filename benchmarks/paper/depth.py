@@ -65,18 +65,16 @@ def compute(cell: Cell, source: Source) -> Row:
             if candidate.depth == depth
         ]
         least = min(match.residual for match, _ in found)
-        # Solutions are not equal off the equations: the closest of those as good.
-        kernels = [
-            _kernel_of(match, X, kernel)
-            for match, _ in found
-            if match.residual <= max(1e-6, 1.1 * least)
-        ]
-        closest = min(kernels, key=lambda K: relative_distance(K, exact))
+        measured = [_measured(match, X, kernel, exact) for match, _ in found]
+        # Solutions are not equal off the equations: the closest of those as good, and
+        # that of all, which may be no solution.
+        limit = max(1e-6, 1.1 * least)
+        closest = _closest([each for each in measured if each["residual"] <= limit])
         row["by depth"][str(depth)] = {
+            **closest,
             "residual": least,
             "bound": min(bound for _, bound in found),
-            "error": relative_distance(closest, exact),
-            "error of a multiple": _distance_of_multiple(closest, exact),
+            "closest of all": _closest(measured),
         }
     # No equations: one layer of the activation itself.
     own = explicit_moments([moments.activation], tau0=moments.tau0).layers
@@ -90,10 +88,21 @@ def _distance_of_multiple(K: np.ndarray, exact: np.ndarray) -> float:
     return relative_distance(best_scale(K, exact) * K, exact)
 
 
-def _kernel_of(match: MatchResult, X: np.ndarray, kernel: str) -> np.ndarray:
-    return explicit_kernel(
+def _measured(match: MatchResult, X: np.ndarray, kernel: str, exact: np.ndarray) -> Row:
+    """What a network is, how it solves the equations, and how far its kernel is."""
+    K = explicit_kernel(
         X, layers=match.layers, kernel=kernel, multipliers=match.multipliers
     )
+    return {
+        "architecture": match.architecture,
+        "residual": match.residual,
+        "error": relative_distance(K, exact),
+        "error of a multiple": _distance_of_multiple(K, exact),
+    }
+
+
+def _closest(measured: list[Row]) -> Row:
+    return min(measured, key=lambda row: row["error"])
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
@@ -105,6 +114,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         meets = min((d for d in found if found[d]["residual"] < 1e-6), default=None)
         line = {name: row[name] for name in ("activation", "variance", "kernel")}
         line |= {"depth": depth, "depth that matched": meets}
+        line["architecture"] = found[depth]["architecture"]
         line["error at p=400"] = _short(found[depth]["error"])
         line[MATCHED] = _short(found[depth]["error of a multiple"])
         if depth > 1:
@@ -114,6 +124,15 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 "its error at p=400": _short(found[1]["error"]),
             }
         line[ITSELF] = _short(row["error of itself"])
+        nearest = found[depth]["closest of all"]
+        line |= {
+            "closest, solution or not": nearest["architecture"],
+            "its residual": _short(nearest["residual"]),
+            "its error": _short(nearest["error"]),
+            "error of its best multiple, solution or not": _short(
+                nearest["error of a multiple"]
+            ),
+        }
         possible = depth > 1 and found[1]["bound"] < 1e-6
         line["confirmed"] = meets == depth and not possible
         summary.append(line)
@@ -161,4 +180,6 @@ EXPERIMENT = Experiment(
     cells,
     compute,
     report,
+    settings=("activation", "variance", "kernel"),
+    draw=draw,
 )
