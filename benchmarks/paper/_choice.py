@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.paper._data import Split
 from benchmarks.paper._experiment import Row, grouped, mean_error, paired
 from benchmarks.paper._figures import figure, legend_below
+from benchmarks.paper._networks import control_of
 
 # The score on the test rows of a split, with a value of the setting.
 Fit = Callable[[Split, float], float]
@@ -83,7 +84,7 @@ class Choice:
         return self.given, self.own, self.best
 
     def report(self, rows: list[Row]) -> list[Row]:
-        """Accuracies of test images each way, less the DEQ's; all by value."""
+        """Accuracies of test images each way, less the DEQ's and others'; by value."""
         groups = {
             kind: self._chosen(group)
             for kind, group in grouped(rows, *self.settings).items()
@@ -92,10 +93,13 @@ class Choice:
         for kind, group in groups.items():
             line: Row = dict(zip(self.settings, kind, strict=True))
             deqs = groups.get((*kind[:-1], "deq"), [])
+            control = control_of(str(line["model"]), str(line["activation"]))
+            others = groups.get((*kind[:-1], control), [])
             for way in self.ways:
                 found = {
                     "accuracy": mean_error(group, way),
                     "less DEQ": paired(group, deqs, way)[:2],
+                    "less unmatched": paired(group, others, way)[:2],
                 }
                 if way != self.given:
                     gains = [{way: row[way] - row[self.given]} for row in group]

@@ -30,6 +30,13 @@ PAPERS = {"relu": "leaky_relu", "tanh": "hard_tanh"}
 MODELS = ("deq", "paper", "hermite", "plain", "single")
 
 
+def control_of(model: str, activation: str) -> str | None:
+    """The network of a matched one's shape that is not matched."""
+    if model == "paper" or (model, activation) == ("hermite", "tanh"):
+        return "plain"
+    return "single" if model == "hermite" else None
+
+
 def models_of(activation: str) -> tuple[str, ...]:
     """Models that differ: the paper's network of tanh has a single layer."""
     return MODELS if activation == "relu" else MODELS[:-1]

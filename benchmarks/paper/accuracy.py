@@ -20,6 +20,7 @@ from benchmarks.paper._figures import band, figure, legend_below
 from benchmarks.paper._networks import (
     MODELS,
     build,
+    control_of,
     features,
     models_of,
     moments_of,
@@ -117,6 +118,10 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         mean, error = mean_error(group, "accuracy")
         deqs = groups.get((activation, variance, trainable, "deq", width), [])
         less, less_error, pairs = paired(group, deqs, "accuracy")
+        # What matching is worth, with the same weights drawn.
+        control = control_of(model, activation)
+        others = groups.get((activation, variance, trainable, control, width), [])
+        gain, gain_error, _ = paired(group, others, "accuracy")
         summary.append(
             {
                 "activation": activation,
@@ -128,6 +133,8 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 "standard error": round(error, 5),
                 "less DEQ": round(less, 5),
                 "its standard error": round(less_error, 5),
+                "less unmatched": round(gain, 5),
+                "standard error of less unmatched": round(gain_error, 5),
                 "seeds": len(group),
                 "pairs": pairs,
                 # Of DEQs that did not converge on some images.

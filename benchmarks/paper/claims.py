@@ -17,7 +17,7 @@ from statistics import median
 from scipy.stats import spearmanr
 
 from benchmarks.paper._choice import Choice
-from benchmarks.paper._networks import MODELS, models_of
+from benchmarks.paper._networks import MODELS, control_of, models_of
 from benchmarks.paper._results import write_csv
 from benchmarks.paper.cost import RESOURCES, TIMES
 from benchmarks.paper.data import TABLES, UNIT
@@ -31,11 +31,11 @@ IMAGES = ("mnist10k", "fashion_mnist", "cifar10", "cifar10-patches")
 SETS = {"the two MNISTs": IMAGES[:2], "CIFAR-10": IMAGES[2:]}
 FILES = "accuracy-*"
 # Matched networks, and those of the same shape that are not; of tanh both have a layer.
-PAIRS = (
-    ("relu", "hermite", "single"),
-    ("relu", "paper", "plain"),
-    ("tanh", "hermite", "plain"),
-    ("tanh", "paper", "plain"),
+PAIRS = tuple(
+    (activation, model, control)
+    for activation in ("relu", "tanh")
+    for model in ("hermite", "paper")
+    if (control := control_of(model, activation))
 )
 
 
