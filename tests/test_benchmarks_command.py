@@ -150,7 +150,7 @@ def test_cells_of_some_settings_alone(roots, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(command, "experiment", lambda name: roots)
     arguments = ["size", "--quick", "--jobs", "1", "--output", str(tmp_path)]
-    assert command.main([*arguments, "--only", "x=9.0", "x=4.0,1.0", "seed=3"]) == 0
+    assert command.main([*arguments, "--only", "x=4.0,-1.0", "seed=3"]) == 0
     kept = (tmp_path / "roots-quick.jsonl").read_text().strip().splitlines()
     assert [json.loads(line)["cell"]["x"] for line in kept] == [4.0]
     # What is left goes on from there.
@@ -159,11 +159,63 @@ def test_cells_of_some_settings_alone(roots, monkeypatch, tmp_path, capsys):
     assert [json.loads(line)["cell"]["x"] for line in kept if line] == [4.0, -1.0]
     said = refused(capsys, *arguments, "--only", "x=4.0", "seed=1")
     assert said.endswith(
-        "no cell of size has them all; it has x: 4.0, -1.0; seed: 1, 3"
+        "no cell of size with --quick has them all; there are x: 4.0, -1.0; seed: 1, 3"
     )
     assert "'width' is not like width=1024" in refused(
         capsys, *arguments, "--only", "width"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        (
+            "accuracy",
+            "model=deq,hermit",
+            "'hermit' is no model of accuracy with --quick; there are deq, paper, "
+            "plain, kernel, single, hermite. Did you mean 'hermite'?",
+        ),
+        # That of --full.
+        (
+            "accuracy",
+            "width=32,4096",
+            "'4096' is no width of accuracy with --quick; there are 0, 32, 64.",
+        ),
+        (
+            "depth",
+            "activations=relu",
+            "'activations' is no setting of depth with --quick; there are activation, "
+            "variance, kernel. Did you mean 'activation'?",
+        ),
+        (
+            "all",
+            "optimizer=sdg",
+            "'sdg' is no optimizer of any of these experiments with --quick; there are "
+            "sgd, adam. Did you mean 'sgd'?",
+        ),
+    ],
+)
+def test_settings_that_no_cell_has_are_named(name, given, said, capsys):
+    found = refused(capsys, name, "--quick", "--only", "activation=relu", given)
+    assert found.endswith(f"error: --only: {said}")
+
+
+def test_of_several_experiments_one_may_have_a_setting(tmp_path, capsys):
+    from benchmarks.paper.__main__ import main
+
+    for name, width in (("width", 64), ("accuracy", 64), ("accuracy", 32)):
+        kept = tmp_path / f"{name}-full-digits.jsonl"
+        write_results(name, kept, n=2, width=(width,))
+    arguments = ["all", "--full", "--report", "--output", str(tmp_path), "--only"]
+    assert main([*arguments, "width=32", "variance=0.2"]) == 0
+    said = capsys.readouterr().out
+    assert "1 experiment in" in said
+    assert "\naccuracy: How accurate" in said
+    left_out = said.splitlines()[0].removeprefix("no cells with what --only asks for: ")
+    assert len(left_out.split(", ")) == 11
+    # Each has one of them, none has both.
+    said = refused(capsys, *arguments, "optimizer=sgd", "variance=0.2")
+    assert "no cell of any of these experiments with --full has them all" in said
 
 
 def test_a_report_on_nothing_fails(tmp_path, capsys):

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from benchmarks.paper._sources import (
     load,
     name_of,
 )
+from sklearn_deq.theory._checks import did_you_mean
 
 NAMES = (
     "spectra",
@@ -125,19 +126,40 @@ def _setting(text: str) -> tuple[str, list[str]]:
     return name, values.split(",")
 
 
-def _without(name: str, quick: bool, only: Settings) -> str:
-    """Say what is wrong if no cell of an experiment has these settings."""
-    cells = experiment(name).cells(quick)
+def _wrong(names: Sequence[str], quick: bool, only: Settings) -> str:
+    """Say which setting is wrong, if any: each must be one of some experiment's."""
+    cells = [cell for name in names for cell in experiment(name).cells(quick)]
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        for setting, value in cell.items():
+            found.setdefault(setting, set()).add(str(value))
+    known = {
+        setting: sorted(values, key=lambda v: (len(v), v))
+        for setting, values in found.items()
+    }
+    which = names[0] if len(names) == 1 else "any of these experiments"
+    which += " with --quick" if quick else " with --full"
+    for setting, values in only.items():
+        if setting not in known:
+            return f"{setting!r} is no setting of {which}; {_there(setting, known)}"
+        for value in values:
+            if value not in known[setting]:
+                there = _there(value, known[setting])
+                return f"{value!r} is no {setting} of {which}; {there}"
     if any(has(cell, only) for cell in cells):
         return ""
-    known = {
-        setting: {str(cell.get(setting)) for cell in cells} for setting in cells[0]
-    }
-    listed = "; ".join(
-        f"{setting}: {', '.join(sorted(values, key=lambda v: (len(v), v)))}"
-        for setting, values in known.items()
-    )
-    return f"no cell of {name} has them all; it has {listed}"
+    listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in known.items())
+    return f"no cell of {which} has them all; there are {listed}"
+
+
+def _there(name: str, known: Iterable[str]) -> str:
+    """What there is instead, and what was probably meant."""
+    return f"there are {', '.join(known)}.{did_you_mean(name, known)}"
+
+
+def _chosen(name: str, quick: bool, only: Settings) -> bool:
+    """Whether an experiment has any cells with these settings."""
+    return any(has(cell, only) for cell in experiment(name).cells(quick))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,9 +176,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     only: Settings = {}
     for setting, values in options.only:
         only.setdefault(setting, []).extend(values)
+    if wrong := _wrong(names, options.quick, only):
+        parser.error(f"--only: {wrong}")
+    left_out = [name for name in names if not _chosen(name, options.quick, only)]
+    names = [name for name in names if name not in left_out]
     for name in names:
-        if wrong := _without(name, options.quick, only):
-            parser.error(f"--only: {wrong}")
         if options.device != "cpu" and not experiment(name).devices:
             parser.error(f"--device: {name} is computed on the CPU alone")
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -179,6 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 parser.error(f"--{name}: {error}")
+    if left_out:
+        print(f"no cells with what --only asks for: {', '.join(left_out)}")
     started = time.perf_counter()
     try:
         found = [one(name, source, only, options) for name in names]
