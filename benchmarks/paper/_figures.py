@@ -13,6 +13,9 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+# Tables say it in a word, docs/paper.md "the formula" and "the matched network".
+LABELS = {"asymptotic": "asymptotic (formula)", "explicit": "explicit (matched)"}
+
 
 @contextmanager
 def figure(path: Path, columns: int = 1, rows: int = 1, **more: Any) -> Iterator[Any]:
@@ -24,6 +27,18 @@ def figure(path: Path, columns: int = 1, rows: int = 1, **more: Any) -> Iterator
     yield axes[0, 0] if axes.size == 1 else axes
     drawn.savefig(path, dpi=80)
     plt.close(drawn)
+
+
+def number(text: Any) -> tuple[float, float]:
+    """Mean and error that a table has as "0.12 ± 0.03"; no error of a mean alone."""
+    mean, _, error = str(text).partition(" ± ")
+    return float(mean), float(error or "nan")
+
+
+def ticks_at(panel: Any, values: Any) -> None:
+    """Ticks at the values that there are, on an axis of powers of two or ten."""
+    panel.set_xticks(values, [f"{value:g}" for value in values])
+    panel.set_xticks([], minor=True)
 
 
 def band(axes: Any, points: Any, label: str, **more: Any) -> None:
@@ -47,6 +62,6 @@ def legend_below(axes: Any) -> None:
         found.values(),
         found.keys(),
         loc="outside lower center",
-        ncols=min(len(found), 5),
+        ncols=min(len(found), 6),
         fontsize=8,
     )

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from benchmarks.paper._data import Source, drawn
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import figure, legend_below
+from benchmarks.paper._figures import LABELS, figure, legend_below, number
 from benchmarks.paper._kernels import kernels
 from benchmarks.paper._texts import docstrings
 from sklearn_deq.linear import ridge_fit
@@ -40,11 +40,7 @@ TEXTS = {
 UNIT = tuple(
     f"unit-{data}" for data in ("student-3", "toeplitz-0.95", "sparse-0.01", *TABLES)
 )
-OTHERS = {
-    "asymptotic": "the formula",
-    "explicit": "four equations",
-    "hermite": "Hermite",
-}
+OTHERS = {**LABELS, "hermite": "Hermite layer"}
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -145,7 +141,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
         for name in ("exact", *OTHERS):
             line[f"{name} accuracy"] = _mean_accuracy(group, name)
         summary.append({**line, "seeds": len(group)})
-    _draw(rows, path)
+    draw(summary, path)
     return summary
 
 
@@ -164,20 +160,22 @@ def _mean_accuracy(group: list[Row], name: str) -> str:
     return f"{mean:.3f} ± {error:.3f}"
 
 
-def _draw(rows: list[Row], path: Path) -> None:
-    """Dots, a panel for each activation; none for data that are not there yet."""
-    names = [data for (data,) in grouped(rows, "data")]
-    activations = grouped(rows, "activation")
+def draw(summary: list[Row], path: Path) -> None:
+    """Dots, a panel for each activation; none for data that are not there yet.
+
+    An error as large as its mean reaches down to 0, which is beyond the left edge.
+    """
+    names = [data for (data,) in grouped(summary, "data")]
+    activations = grouped(summary, "activation")
     size = (4.6 * len(activations), 1.5 + 0.24 * len(names))
     with figure(path, len(activations), 1, sharey=True, figsize=size) as axes:
         panels = np.atleast_1d(axes).ravel()
         for panel, ((activation,), own) in zip(
             panels, activations.items(), strict=True
         ):
-            groups = grouped(own, "data")
-            places = [names.index(data) for (data,) in groups]
+            places = [names.index(row["data"]) for row in own]
             for name, label in OTHERS.items():
-                found = [mean_error(g, f"{name} error") for g in groups.values()]
+                found = [number(row[f"{name} error"]) for row in own]
                 mean, error = np.array(found).T
                 bars = {"xerr": np.nan_to_num(error), "ls": "", "label": label}
                 panel.errorbar(mean, places, marker="o", ms=5, capsize=2, **bars)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from benchmarks.paper._data import Source, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure, legend_below
+from benchmarks.paper._figures import (
+    LABELS,
+    band,
+    figure,
+    legend_below,
+    number,
+    ticks_at,
+)
 from benchmarks.paper._kernels import kernels
 
 ACTIVATIONS = ("relu", "tanh")
@@ -69,27 +76,31 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             mean, error = mean_error(group, other)
             line[other] = f"{mean:.3g} ± {error:.1g}"
         summary.append({**line, "seeds": len(group)})
-    with figure(path, 2, sharey=True) as axes:
-        for (series, activation), group in grouped(
-            rows, "series", "activation"
-        ).items():
-            x = "n" if series == "samples" else "p"
-            panel = axes.ravel()[int(series == "bias")]
-            for other, style in zip(OTHERS, ("-", "--"), strict=True):
-                found = [
-                    (size, *mean_error(part, other))
-                    for (size,), part in grouped(group, x).items()
-                ]
-                color = f"C{ACTIVATIONS.index(activation)}"
-                band(panel, found, f"{activation}, {other}", ls=style, color=color)
-        p = rows[0]["p"]
-        first, second = axes.ravel()
-        first.set(xlabel="number of samples n", title=f"p = {p}, no bias")
-        second.set(xlabel="number of features p (n = 0.8 p)", title=f"σ_c² = {BIAS:g}")
-        first.set(xscale="log", yscale="log", ylabel="relative error of the CK")
-        second.set(xscale="log")
-        legend_below(axes)
+    draw(summary, path)
     return summary
+
+
+def draw(summary: list[Row], path: Path) -> None:
+    """A panel for each series, a line for each activation and kernel."""
+    with figure(path, 2, sharey=True) as axes:
+        panels = dict(zip(("samples", "bias"), axes.ravel(), strict=True))
+        for (series, activation), part in grouped(
+            summary, "series", "activation"
+        ).items():
+            panel, x = panels[series], "n" if series == "samples" else "p"
+            for other, style in zip(OTHERS, ("-", "--"), strict=True):
+                found = [(row[x], *number(row[other])) for row in part]
+                color = f"C{ACTIVATIONS.index(activation)}"
+                label = f"{activation}, {LABELS[other]}"
+                band(panel, found, label, ls=style, color=color)
+            without = f"p = {part[0]['p']}, no bias"
+            title = without if series == "samples" else f"σ_c² = {BIAS:g}"
+            panel.set(xscale="log", yscale="log", title=title)
+            ticks_at(panel, sorted({row[x] for row in part}))
+        panels["samples"].set_xlabel("number of samples n")
+        panels["samples"].set_ylabel("relative error of the CK")
+        panels["bias"].set_xlabel("number of features p (n = 0.8 p)")
+        legend_below(axes)
 
 
 EXPERIMENT = Experiment(

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from benchmarks.paper._data import Source, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure, legend_below
+from benchmarks.paper._figures import LABELS, band, figure, legend_below, ticks_at
 from benchmarks.paper._kernels import kernels
 
 # Some coincide: the marks of one must leave those of the others to be seen.
@@ -105,27 +105,34 @@ def _architectures(group: list[Row]) -> str:
 
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Slopes in log–log, and the errors at every size."""
-    sizes = sorted(p for (p,) in grouped(rows, "p"))
+    summary = _summary(rows)
+    draw(summary, path)
+    return summary
+
+
+def draw(summary: list[Row], path: Path) -> None:
+    """Errors at every size: a row of panels for each kernel."""
+    at = "error at p="
+    sizes = [int(name.removeprefix(at)) for name in summary[0] if name.startswith(at)]
     with figure(path, 2, 3, sharex=True, sharey=True) as axes:
         for (i, kernel), (j, other) in product(enumerate(KERNELS), enumerate(OTHERS)):
-            axes[i, j].set(xscale="log", yscale="log", title=f"{kernel}, {other}")
-        for (kernel, activation), group in grouped(
-            rows, "kernel", "activation"
-        ).items():
-            for panel, other in zip(axes[KERNELS.index(kernel)], OTHERS, strict=True):
-                found = [
-                    (p, *mean_error(part, other))
-                    for (p,), part in grouped(group, "p").items()
-                ]
-                band(panel, found, activation, **STYLES[activation])
+            title = f"{kernel}, {LABELS[other]}"
+            axes[i, j].set(xscale="log", yscale="log", title=title)
+        for row in summary:
+            panel = axes[KERNELS.index(row["kernel"]), OTHERS.index(row["other"])]
+            # Of sizes that are not there yet nothing is known.
+            found = [
+                (p, row[f"{at}{p}"], row[f"± at p={p}"])
+                for p in sizes
+                if row[f"{at}{p}"]
+            ]
+            band(panel, found, row["activation"], **STYLES[row["activation"]])
         for panel in axes[-1]:
-            panel.set_xticks(sizes, [str(p) for p in sizes])
-            panel.set_xticks([], minor=True)
+            ticks_at(panel, sizes)
             panel.set_xlabel("number of features p (n = 0.8 p)")
         for panel in axes[:, 0]:
             panel.set_ylabel("relative error")
         legend_below(axes)
-    return _summary(rows)
 
 
 EXPERIMENT = Experiment(

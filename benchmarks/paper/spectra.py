@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.paper._data import Source, images, labelled_mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row
-from benchmarks.paper._figures import figure
+from benchmarks.paper._figures import LABELS, figure, legend_below
 from benchmarks.paper._kernels import kernels
 from benchmarks.paper._networks import finite_width_kernel
 
@@ -84,8 +84,12 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             for panel, name in zip(planes, KERNELS, strict=True):
                 _draw_plane(panel, row, name)
         for panel, name in zip(axes[0, 1:], KERNELS, strict=True):
-            panel.set_title(f"{name}: first and\nsecond eigenvector", fontsize=9)
+            title = f"{LABELS.get(name, name)}: first\nand second eigenvector"
+            panel.set_title(title, fontsize=9)
         axes[-1, 0].set_xlabel("eigenvalue")
+        for k in sorted({k for row in rows for k in row["classes"]}):
+            axes[0, 1].plot([], [], "o", ms=4, color=f"C{k}", label=f"class {k}")
+        legend_below(axes)
     return [_line(row, name) for row in rows for name in KERNELS]
 
 
@@ -132,13 +136,14 @@ def _draw_spectrum(panel: Any, row: Row) -> None:
             where = {"xy": (0.01, place - 0.15), "xycoords": ("axes fraction", "data")}
             panel.annotate(f"+ {below} further left", **where, fontsize=7)
     panel.set(xscale="log", xlim=(least, largest), ylim=(len(KERNELS) - 0.5, -0.9))
-    panel.set_yticks(range(len(KERNELS)), KERNELS)
+    names = [LABELS.get(name, name).replace(" ", "\n") for name in KERNELS]
+    panel.set_yticks(range(len(KERNELS)), names)
     panel.set_title(f"{row['data']}, {row['activation']}, {row['kernel']}", fontsize=9)
 
 
 def _draw_plane(panel: Any, row: Row, name: str) -> None:
     """A dot for each row of the data, by class; the axes are those of all kernels."""
-    panel.scatter(*row[f"{name} vectors"], c=row["classes"], s=5, cmap="tab10")
+    panel.scatter(*row[f"{name} vectors"], c=[f"C{k}" for k in row["classes"]], s=5)
     every = np.concatenate([row[f"{other} vectors"] for other in KERNELS], axis=1)
     low, high = every.min(axis=1), every.max(axis=1)
     low, high = low - 0.08 * (high - low), high + 0.08 * (high - low)
