@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from benchmarks._tables import best_scale, relative_distance
 from benchmarks.paper._data import Source, images, mixture
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure, legend_below
+from benchmarks.paper._figures import band, figure, legend_below, number, ticks_at
 from benchmarks.paper._networks import (
     MODELS,
     build,
@@ -122,7 +122,7 @@ def report(rows: list[Row], path: Path) -> list[Row]:
                 part = by_width.get((width,), [])
                 line[f"width {width or '∞'}"] = _text(part, kind)
             summary.append({**line, "seeds": min(map(len, by_width.values()))})
-    draw(rows, path)
+    draw(summary, path)
     return summary
 
 
@@ -134,11 +134,13 @@ def _text(rows: list[Row], kind: str) -> str | None:
     return f"{mean:.3g} ± {error:.1g}"
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(summary: list[Row], path: Path) -> None:
     """A panel for each kernel, data, activation and variance."""
+    rows = [row for row in summary if row["of"] == "scaled"]
     lines = list(grouped(rows, "kernel", "data"))
     columns = list(grouped(rows, "activation", "variance"))
-    widths = sorted({row["width"] for row in rows if row["width"]})
+    names = [name.removeprefix("width ") for name in rows[0]]
+    widths = [int(name) for name in names if name.isdecimal()]
     size = (3.3 * len(columns), 2.7 * len(lines))
     with figure(path, len(columns), len(lines), figsize=size) as axes:
         panels = np.atleast_1d(axes).reshape(len(lines), len(columns))
@@ -153,27 +155,26 @@ def draw(rows: list[Row], path: Path) -> None:
             panel.set_ylabel("distance × √width")
         for panel in panels[-1]:
             panel.set_xlabel("width")
+        dotted = {"ls": ":", "color": "0.2", "label": "what is left at width ∞"}
+        panels[-1, -1].plot([], [], **dotted)
         legend_below(panels)
 
 
 def draw_models(panel: Axes, rows: list[Row], widths: list[int]) -> None:
     """Every model, times √width: level while chance is all; of its limit, dotted."""
     roots = np.sqrt(widths)
-    for (model,), group in grouped(rows, "model").items():
-        color = f"C{MODELS.index(model)}"
-        by_width = grouped(group, "width")
-        limit = by_width.pop((0,), None)
+    for row in rows:
+        color = f"C{MODELS.index(row['model'])}"
         points = [
-            (width, *np.multiply(mean_error(part, "scaled"), np.sqrt(width)))
-            for (width,), part in by_width.items()
+            (width, *np.multiply(number(row[f"width {width}"]), root))
+            for width, root in zip(widths, roots, strict=True)
+            if row[f"width {width}"]
         ]
-        band(panel, points, model, color=color)
-        if limit:
-            mean, _ = mean_error(limit, "scaled")
-            panel.plot(widths, mean * roots, ls=":", color=color)
+        band(panel, points, row["model"], color=color)
+        if limit := row.get("width ∞"):
+            panel.plot(widths, number(limit)[0] * roots, ls=":", color=color)
     panel.set(xscale="log", ylim=(0.0, None))
-    panel.set_xticks(widths, [str(width) for width in widths])
-    panel.set_xticks([], minor=True)
+    ticks_at(panel, widths)
 
 
 EXPERIMENT = Experiment(
