@@ -227,6 +227,30 @@ def test_a_report_takes_what_is_there(name, part, tmp_path):
         json.dumps(line)
 
 
+def test_strengths_at_which_no_network_learns_are_off_the_line(monkeypatch, tmp_path):
+    from benchmarks.paper import regularisation
+
+    def row(by, strength, gap):
+        gaps = {f"{model} gap": gap for model in regularisation.PARTNERS}
+        return {**made, "by": by, "strength": strength, "seed": 0, **gaps}
+
+    made = made_up("regularisation", np.random.default_rng(0))
+    found = []
+    monkeypatch.setattr(
+        regularisation,
+        "band",
+        lambda panel, points, label, **more: found.append(
+            ([x for x, *_ in points], more.get("ls"))
+        ),
+    )
+    rows = [row("weight_decay", 1e-3, 0.1), row("weight_decay", 1e-2, 0.0)]
+    rows += [row("patience", strength, 0.1) for strength in (0, 1, 2, 4)]
+    regularisation.report(rows, tmp_path / "figure.png")
+    decay, off, patience = ([1e-3], None), ([1e-2], ""), ([0, 3, 2, 1], None)
+    for drawn in (decay, off, patience):
+        assert found.count(drawn) == 2 * len(regularisation.PARTNERS)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:No artists with labels found:UserWarning")
 @pytest.mark.parametrize("name", NUMBERS)

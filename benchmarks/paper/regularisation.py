@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.axes import Axes
+
 from benchmarks.paper._data import Source, images
 from benchmarks.paper._experiment import Cell, Experiment, Row, grouped, mean_error
-from benchmarks.paper._figures import band, figure, legend_below
-from benchmarks.paper._networks import alignment, build, features, moments_of, train
+from benchmarks.paper._figures import band, figure, legend_below, number
+from benchmarks.paper._networks import (
+    MODELS,
+    alignment,
+    build,
+    features,
+    moments_of,
+    train,
+)
 
 STRENGTHS = {
     "weight_decay": (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
@@ -15,6 +24,9 @@ STRENGTHS = {
     "label_smoothing": (0.0, 0.05, 0.1, 0.2),
     "patience": (0, 1, 2, 4),
 }
+# The order that is drawn, where it is not that of the numbers: without early stopping
+# patience is 0, and the least there is stops soonest.
+STRONGER = {"patience": (0, 4, 2, 1)}
 PARTNERS = ("hermite", "paper", "plain", "single")
 WIDTH = 256
 
@@ -70,26 +82,64 @@ def report(rows: list[Row], path: Path) -> list[Row]:
             for name in ("deq epochs", f"{partner} epochs"):
                 line[name.removeprefix(f"{partner} ")] = mean_error(group, name)[0]
             summary.append({**line, "seeds": len(group)})
-    with figure(path, len(STRENGTHS), 2) as axes:
+    draw(summary, path)
+    return summary
+
+
+def draw(summary: list[Row], path: Path) -> None:
+    """Gaps and alignments, a column of panels for each regulariser."""
+    size = (3.3 * len(STRENGTHS), 6.0)
+    with figure(path, len(STRENGTHS), 2, figsize=size) as axes:
         for column, by in enumerate(STRENGTHS):
-            for row, name in enumerate(("gap", "alignment")):
-                panel = axes[row, column]
-                for partner in PARTNERS:
-                    found = [
-                        (s, *mean_error(group, f"{partner} {name}"))
-                        for (how, s), group in groups.items()
-                        if how == by
-                    ]
-                    band(panel, found, partner)
-                panel.set(xlabel=by)
-                if by == "weight_decay":
-                    panel.set_xscale("symlog", linthresh=1e-5)
+            part = [row for row in summary if row["by"] == by]
+            for panel, name in zip(axes[:, column], ("gap", "alignment"), strict=True):
+                draw_partners(panel, part, name)
+                set_strengths(panel, by)
         axes[0, 0].set_ylabel("accuracy, partner − DEQ")
         axes[1, 0].set_ylabel("alignment of the trained kernels")
         for panel in axes[0]:
             panel.axhline(0.0, color="0.7", lw=1, zorder=0)
         legend_below(axes)
-    return summary
+
+
+def draw_partners(panel: Axes, part: list[Row], name: str) -> None:
+    """A line for each partner; apart from it, and open, where no network learns."""
+    fails = [
+        strength
+        for (strength,), group in grouped(part, "strength").items()
+        # All are as accurate as the DEQ, to the last image.
+        if all(number(row["gap"])[0] == 0.0 for row in group)
+    ]
+    for (partner,), group in grouped(part, "partner").items():
+        color = f"C{MODELS.index(partner)}"
+        for failed, style in ((False, {}), (True, {"ls": "", "mfc": "white"})):
+            found = [
+                (place(row["by"], row["strength"]), *number(row[name]))
+                for row in group
+                if (row["strength"] in fails) == failed
+            ]
+            band(panel, found, partner, color=color, **style)
+    if fails:
+        text = "open: no network learns"
+        panel.text(0.04, 0.04, text, fontsize=8, transform=panel.transAxes)
+
+
+def place(by: str, strength: float) -> float:
+    """Where a strength is on its axis."""
+    return STRONGER[by].index(strength) if by in STRONGER else strength
+
+
+def set_strengths(panel: Axes, by: str) -> None:
+    """Ticks at the strengths, and what they are."""
+    panel.set_xlabel(by)
+    if by == "weight_decay":
+        panel.set_xscale("symlog", linthresh=1e-5)
+    elif by == "patience":
+        order = STRONGER[by]
+        panel.set_xticks(range(len(order)), [str(s or "none") for s in order])
+        panel.set_xlabel("patience in epochs (1 stops soonest)")
+    else:
+        panel.set_xticks(STRENGTHS[by])
 
 
 EXPERIMENT = Experiment(
