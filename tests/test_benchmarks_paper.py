@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import importlib
 import json
 import shutil
 import subprocess
@@ -225,6 +226,49 @@ def test_a_report_takes_what_is_there(name, part, tmp_path):
     for line in summary:
         # Nothing but strings, numbers and None; JSON has it all.
         json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy", "data", "regularisation", "samples", "size", "width"]
+)
+def test_a_figure_is_drawn_anew_from_its_table(name, tmp_path):
+    from benchmarks.paper import __main__, _results
+
+    experiment, rng = __main__.experiment(name), np.random.default_rng(0)
+    cells = experiment.cells(quick=False)[::3]
+    cells = [cell for cell in cells if cell.get("activation") != "tanh"]
+    rows = [{**cell, **made_up(name, rng)} for cell in cells]
+    summary = experiment.report(rows, tmp_path / "report.png")
+    _results.write_csv(tmp_path / "table.csv", summary)
+    table = _results.read_csv(tmp_path / "table.csv")
+    importlib.import_module(f"benchmarks.paper.{name}").draw(
+        table, tmp_path / "drawn.png"
+    )
+    first, second = (tmp_path / f"{of}.png" for of in ("report", "drawn"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(("seeds", "opened"), [(10, set()), (4, {1024})])
+def test_points_of_fewer_seeds_are_open(seeds, opened, monkeypatch, tmp_path):
+    from benchmarks.paper import accuracy
+
+    points, legends = set(), []
+
+    def band(panel, found, label, **more):
+        if more.get("mfc") == "white":
+            points.update(width for width, *_ in found)
+
+    def legend(panels):
+        legends.extend(panels[-1, -1].get_legend_handles_labels()[1])
+
+    monkeypatch.setattr(accuracy, "band", band)
+    monkeypatch.setattr(accuracy, "legend_below", legend)
+    cells = [c for c in accuracy.cells(quick=False) if c["trainable"] == "readout"]
+    cells = [c for c in cells if c["width"] != 1024 or c["seed"] < seeds]
+    rows = [{**cell, "accuracy": 0.1 * cell["seed"]} for cell in cells]
+    accuracy.report(rows, tmp_path / "figure.png")
+    assert points == opened
+    assert ("fewer than 10 seeds" in legends) == bool(opened)
 
 
 def test_strengths_at_which_no_network_learns_are_off_the_line(monkeypatch, tmp_path):

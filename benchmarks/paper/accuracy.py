@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +18,7 @@ from benchmarks.paper._experiment import (
     mean_error,
     paired,
 )
-from benchmarks.paper._figures import band, figure, legend_below
+from benchmarks.paper._figures import band, figure, legend_below, ticks_at
 from benchmarks.paper._networks import (
     MODELS,
     build,
@@ -32,6 +34,8 @@ from sklearn_deq.linear import fit_ridge, ridge_fit
 VARIANCES = (0.2, 0.8)
 # Of all weights, by Adam.
 EPOCHS, RATE = 10, 0.05
+# Of kernels, which are level lines, and close: each leaves the others to be seen.
+DASHES = (":", "--", "-.")
 # Penalty of kernel ridge, and of the readout (there by sample, as `fit_ridge` has it).
 ALPHA = 0.01
 
@@ -149,7 +153,10 @@ def draw(summary: list[Row], path: Path) -> None:
     """The DEQ and the kernel themselves, then what others have less or more."""
     kinds = list(grouped(summary, "σ_a²", "trainable"))
     activations = [name for (name,) in grouped(summary, "activation")]
-    with figure(path, 1 + len(kinds), len(activations)) as axes:
+    # Of kernel ridge there may be more.
+    most = max((row["seeds"] for row in summary if row["width"]), default=0)
+    size = (3.3 * (1 + len(kinds)), 3.0 * len(activations) + 0.5)
+    with figure(path, 1 + len(kinds), len(activations), figsize=size) as axes:
         panels = np.atleast_2d(axes)
         for row, activation in enumerate(activations):
             own = [line for line in summary if line["activation"] == activation]
@@ -160,40 +167,57 @@ def draw(summary: list[Row], path: Path) -> None:
                     if (line["σ_a²"], line["trainable"]) == (variance, trainable)
                 ]
                 title = f"σ_a² = {variance:g}, {trainable}"
-                color = f"C{len(MODELS) + column}"
-                draw_own(panels[row, 0], part, title, color)
-                draw_others(panels[row, column + 1], part, title)
+                style = {"color": f"C{len(MODELS) + column}", "ls": DASHES[column]}
+                draw_own(panels[row, 0], part, title, style, most)
+                draw_others(panels[row, column + 1], part, title, most)
             panels[row, 0].set(title=activation, ylabel="test accuracy")
             panels[row, 1].set_ylabel("accuracy less the DEQ's")
         widths = sorted({row["width"] for row in summary if row["width"]})
         for panel in panels.ravel():
             panel.set(xscale="log", xlabel="width")
-            panel.set_xticks(widths, [str(width) for width in widths])
-            panel.set_xticks([], minor=True)
+            ticks_at(panel, widths)
+        if any(row["seeds"] < most for row in summary if row["width"]):
+            marks = {"marker": "o", "ms": 4, "mfc": "white", "color": "0.3", "ls": ""}
+            panels[-1, -1].plot([], [], label=f"fewer than {most} seeds", **marks)
         legend_below(panels)
 
 
-def draw_own(panel: Axes, part: list[Row], title: str, color: str) -> None:
+def draw_own(
+    panel: Axes, part: list[Row], title: str, style: dict[str, Any], most: int
+) -> None:
     """Accuracy of the DEQ, and of the kernel."""
-    names = ("width", "accuracy", "standard error")
-    found = [tuple(row[k] for k in names) for row in part if row["model"] == "deq"]
-    band(panel, found, f"deq, {title}", color=color)
+    own = [row for row in part if row["model"] == "deq"]
+    names = ("width", "accuracy", "standard error", "seeds")
+    draw_line(panel, own, names, most, f"deq, {title}", style["color"])
     for row in part:
         if row["model"] == "kernel":
-            panel.axhline(
-                row["accuracy"], ls=":", color=color, label=f"kernel, {title}"
-            )
+            panel.axhline(row["accuracy"], label=f"kernel, {title}", **style)
 
 
-def draw_others(panel: Axes, part: list[Row], title: str) -> None:
+def draw_others(panel: Axes, part: list[Row], title: str, most: int) -> None:
     """Differences of the others from the DEQ."""
-    names = ("width", "less DEQ", "its standard error")
-    for model in MODELS[1:]:
-        found = [tuple(row[k] for k in names) for row in part if row["model"] == model]
-        found = [each for each in found if np.isfinite(each[1])]
-        band(panel, found, model, color=f"C{MODELS.index(model)}")
+    names = ("width", "less DEQ", "its standard error", "pairs")
+    for place, model in enumerate(MODELS[1:], 1):
+        own = [row for row in part if row["model"] == model]
+        own = [row for row in own if np.isfinite(row["less DEQ"])]
+        draw_line(panel, own, names, most, model, f"C{place}")
     panel.axhline(0.0, color="0.6", lw=1)
     panel.set_title(title)
+
+
+def draw_line(
+    panel: Axes,
+    rows: list[Row],
+    names: Sequence[str],
+    most: int,
+    label: str,
+    color: str,
+) -> None:
+    """A line, with open marks where fewer seeds than elsewhere are behind a point."""
+    points = [tuple(row[name] for name in names) for row in rows]
+    band(panel, [point[:3] for point in points], label, color=color)
+    fewer = [point[:3] for point in points if point[3] < most]
+    band(panel, fewer, label, color=color, ls="", mfc="white")
 
 
 EXPERIMENT = Experiment(
