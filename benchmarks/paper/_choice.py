@@ -135,18 +135,21 @@ class Choice:
         # Not of the kernel, which is no network beside a DEQ.
         networks = {kind: v for kind, v in kinds.items() if v[0]["model"] != "kernel"}
         kinds = networks or kinds
-        names = [name for (name,) in grouped(summary, self.settings[0])]
-        columns = -(-len(kinds) // len(names))
-        with figure(path, columns, len(names)) as axes:
-            panels = np.atleast_1d(axes).reshape(len(names), columns)
-            used = dict.fromkeys(names, 0)
-            for kind, lines in kinds.items():
-                panel = panels[names.index(kind[0]), used[kind[0]]]
-                used[kind[0]] += 1
-                self._draw(panel, [line for line in lines if line["model"] != "deq"])
+        # A row for each activation if there are several panels of each.
+        names = [kind[0] for kind in kinds]
+        most = max(map(names.count, names))
+        shape = (len(kinds), 1) if most == 1 else (most, len(set(names)))
+        with figure(path, *shape) as axes:
+            panels = np.atleast_1d(axes).ravel()
+            in_rows = sorted(kinds, key=lambda kind: names.index(kind[0]))
+            for panel, kind in zip(panels, in_rows, strict=False):
+                own = [line for line in kinds[kind] if line["model"] != "deq"]
+                self._draw(panel, own)
                 rest = zip(self.settings[1:-1], kind[1:], strict=True)
                 said = [str(kind[0]), *(f"{name} = {value:g}" for name, value in rest)]
                 panel.set_title(", ".join(said))
+            for panel in panels[len(kinds) :]:
+                panel.set_axis_off()
             legend_below(axes)
 
     def _draw(self, panel: Any, lines: list[Row]) -> None:
