@@ -17,11 +17,13 @@ from scipy.differentiate import derivative as finite_difference
 
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._closed_forms import ClosedDual
+from sklearn_deq.theory._germ import germ, rise, within_reach
 from sklearn_deq.theory._homogeneous import Slopes, homogeneous_slopes
-from sklearn_deq.theory._jumps import check_continuous, kink_jumps
+from sklearn_deq.theory._jumps import check_continuous
 
 # Beyond 12.5 the density is below 1e-34: room for activations that grow fast.
-_OUTER_BREAKS = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 12.5)
+_LIMIT = 12.5
+_OUTER_BREAKS = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, _LIMIT)
 _NODES_PER_PANEL = 20
 # √(2π), the normalisation of the standard normal density.
 _ROOT_TWO_PI = float(np.sqrt(2.0 * np.pi))
@@ -99,9 +101,8 @@ def gaussian_rule(q: np.ndarray, kinks: tuple[float, ...] = ()) -> GaussianRule:
     breaks = graded_breaks(float(root.max(initial=1.0)))[None, :]
     elsewhere = np.array([kink for kink in kinks if kink != 0.0])
     if elsewhere.size:
-        limit = breaks[0, -1]
         with np.errstate(divide="ignore"):
-            splits = np.clip(elsewhere / root, -limit, limit)
+            splits = np.clip(elsewhere / root, -_LIMIT, _LIMIT)
         rows = np.broadcast_to(breaks, (root.shape[0], breaks.shape[1]))
         breaks = np.sort(np.concatenate([rows, splits], axis=1), axis=1)
     x, weights = composite_rule(breaks)
@@ -118,11 +119,23 @@ _LARGEST_STEP = 2.0**-6
 def differentiate(activation: Activation, u: np.ndarray) -> np.ndarray:
     """φ' at the points u: the given derivative, or differences that cross no kink.
 
-    A ValueError is raised of a φ that jumps: its derivative is none.
+    Beside 0, where differences may be rounding, it is that of the series. A ValueError
+    is raised of a φ that jumps: its derivative is none.
     """
     check_continuous(activation)
     if activation.derivative is not None:
         return np.asarray(activation.derivative(u), dtype=float)
+    near = within_reach(activation, u)
+    if not np.any(near):
+        return _difference(activation, u)
+    slopes = np.empty(u.shape)
+    slopes[near] = germ(activation)(u[near], 1)
+    slopes[~near] = _difference(activation, u[~near])
+    return slopes
+
+
+def _difference(activation: Activation, u: np.ndarray) -> np.ndarray:
+    """φ' by differences, with a step that is found where one step does not do."""
     reach = np.full(u.shape, np.inf)
     for kink in activation.kinks:
         reach = np.minimum(reach, np.abs(u - kink))
@@ -191,7 +204,7 @@ def spread_moments(
     rule = gaussian_rule(q, activation.kinks)
     origin = float(activation.function(np.zeros(1))[0])
     with np.errstate(over="ignore", invalid="ignore"):
-        phi = np.asarray(activation.function(rule.u), dtype=float) - origin
+        phi = rise(activation, rule.u)
         first = rule.mean(phi)
         shift = first if offset is None else np.full_like(first, offset - origin)
         bend = rule.x * rule.x - 1.0
@@ -272,13 +285,8 @@ def mean_growth(activation: Activation, q: np.ndarray) -> np.ndarray:
     if closed is not None:
         return 0.5 * q * closed.means(q)[2]
     rule = gaussian_rule(q, activation.kinks)
-    phi = np.asarray(activation.function(rule.u), dtype=float)
-    origin = float(activation.function(np.zeros(1))[0])
-    return 0.5 * rule.mean((rule.x * rule.x - 1.0) * (phi - origin))
-
-
-# For differences of φ, and the kinks that ones of this size see.
-_LEAST_VARIANCES, _AT_ZERO = (1e-12, 1e-9), 1e-3
+    phi = rise(activation, rule.u)
+    return 0.5 * rule.mean((rule.x * rule.x - 1.0) * phi)
 
 
 def mean_derivatives(
@@ -286,21 +294,22 @@ def mean_derivatives(
 ) -> tuple[np.ndarray, np.ndarray]:
     """E φ'(√q ξ) and E φ''(√q ξ), each (n,), by Stein's identities.
 
-    Of variances below 1e-12 (1e-9 where φ(0) is not 0) those there, where rounding is
-    as small as the difference; but of a φ' that jumps at 0, so that E φ'' has no limit,
-    those that it has.
+    Of small variances E φ'' is that of the series of φ, where the identity would divide
+    the rounding of φ by q. Of a φ' that jumps at 0 it has no limit.
     """
     closed = _closed_dual(activation)
     if closed is not None:
         return closed.means(q)[1:]
-    origin = float(activation.function(np.zeros(1))[0])
-    at_zero = np.abs(activation.kinks) < _AT_ZERO
-    if not kink_jumps(activation)[at_zero, :2].any():
-        q = np.maximum(q, _LEAST_VARIANCES[int(origin != 0.0)])
     rule = gaussian_rule(q, activation.kinks)
-    values = np.asarray(activation.function(rule.u), dtype=float) - origin
-    first = rule.mean(rule.x * values) / np.sqrt(q)
-    second = rule.mean((rule.x**2 - 1.0) * values) / q
+    phi = rise(activation, rule.u)
+    first = rule.mean(rule.x * phi) / np.sqrt(q)
+    second = rule.mean((rule.x**2 - 1.0) * phi) / q
+    near = within_reach(activation, _LIMIT * np.sqrt(q))
+    if np.any(near):
+        series = germ(activation)
+        smooth = rule.mean(series(np.where(near[:, None], rule.u, 0.0), 2))
+        kink = (series.right[1] - series.left[1]) / (_ROOT_TWO_PI * np.sqrt(q))
+        second = np.where(near, smooth + kink, second)
     return first, second
 
 
