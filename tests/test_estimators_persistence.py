@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
 from sklearn_deq import (
+    Activation,
     DEQClassifier,
     DEQRegressor,
     ExplicitEquivalentClassifier,
@@ -161,6 +162,19 @@ def test_parameters_changed_after_fit_do_not_change_the_copy(iris, Network, trai
     model.set_params(width=7, activation="tanh", optimizer="none", lr=-1.0)
     for copier in ("pickle", "deepcopy"):
         assert_array_equal(COPIERS[copier](model).predict(X), expected)
+
+
+def test_activations_of_older_pickles_are_those_of_today(iris, monkeypatch):
+    """They lack the values of their functions, by which activations are compared."""
+    X, y = iris
+    model = DEQClassifier(**SMALL, activation=Activation(np.tanh)).fit(X, y)
+
+    def former(self):
+        return {name: each for name, each in vars(self).items() if name != "_values"}
+
+    monkeypatch.setattr(Activation, "__getstate__", former)
+    other = pickle.loads(pickle.dumps(model))
+    other.set_params(activation=Activation(np.tanh)).partial_fit(X, y)
 
 
 def test_callbacks_survive_and_begin_anew(iris):

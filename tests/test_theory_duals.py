@@ -1,6 +1,8 @@
 """Dual activations: the methods against each other and against what must hold."""
 
+import copy
 import math
+import pickle
 import re
 from functools import partial
 
@@ -462,6 +464,83 @@ def test_a_function_that_has_changed_is_another(rng, kernel):
     assert before != Activation(swish) == Activation(swish)
     far, further = (Activation(partial(np.clip, a_min=-c, a_max=c)) for c in (20, 30))
     assert far._values != further._values
+
+
+class RoundedReLU:
+    """A ReLU with a quadratic on ±width, which can be set."""
+
+    def __init__(self, width):
+        self.width = width
+
+    def __call__(self, x):
+        d = self.width
+        return np.where(np.abs(x) < d, (x + d) ** 2 / (4 * d), np.maximum(x, 0.0))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn_deq.exceptions.SolverWarning")
+@pytest.mark.parametrize(("before", "after"), [(0.2, 0.02), (1e-3, 1e-5)])
+def test_a_function_that_has_changed_near_0_is_another(rng, before, after):
+    X = 0.1 * rng.standard_normal((8, 4))
+    phi = RoundedReLU(before)
+    former = Activation(phi)
+    deq_kernel(X, activation=phi)
+    phi.width = after
+    assert former != Activation(phi) == Activation(phi)
+    if after > 1e-2:
+        expected = deq_kernel(X, activation=RoundedReLU(after))
+        assert_array_equal(deq_kernel(X, activation=phi), expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / np.abs(x),
+        lambda x: np.sin(x) / x,
+        np.vectorize(lambda x: math.sin(x) / x, otypes=[float]),
+    ],
+)
+def test_functions_without_a_value_at_0_are_activations(function):
+    assert Activation(function) == Activation(function)
+    # And are looked at elsewhere all the same.
+    assert len(Activation(function)._values) >= 8 * (40 + 64)
+
+
+def _rectified(x):
+    return np.maximum(x, 0.0)
+
+
+class Fragile:
+    """The identity, until it is broken."""
+
+    broken = False
+
+    def __call__(self, x):
+        if self.broken:
+            raise RuntimeError("broken")
+        return x + 0.0
+
+
+def test_values_of_functions_are_not_pickled():
+    """Their last bits are those of a machine, and older pickles have none."""
+    phi = Activation(_rectified, kinks=(0.0,), name="rectified")
+    assert "_values" not in phi.__getstate__()
+    state = {**phi.__getstate__(), "_values": b"of another machine"}
+    for known in (phi.__getstate__(), state):
+        other = Activation.__new__(Activation)
+        other.__setstate__(known)
+        assert other == phi
+        assert hash(other) == hash(phi)
+    for found in (pickle.loads(pickle.dumps(phi)), copy.copy(phi), copy.deepcopy(phi)):
+        assert found == phi
+        assert found._values == phi._values
+
+
+def test_broken_functions_can_be_unpickled():
+    phi = Activation(Fragile())
+    phi.function.broken = True
+    found = pickle.loads(pickle.dumps(phi))
+    assert found.function.broken
+    assert copy.deepcopy(phi).function.broken
 
 
 def test_kinks_count_once():

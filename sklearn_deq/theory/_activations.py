@@ -53,9 +53,11 @@ class Activation:
     Notes
     -----
     What is made for an activation is remembered by it, so that its functions must not
-    change. A bare callable may (an instance whose parameter is set anew): an
-    `Activation` is made of it every time, and told from former ones by its values at
-    some points up to a thousand.
+    change. A bare callable may (an instance whose parameter is set anew) between calls
+    of what computes kernels: an `Activation` is made of it every time, and told from
+    former ones by its values at some points up to a thousand. A fitted estimator keeps
+    the callable itself, and what it learnt of it (coefficients, weights): leave the
+    function alone from then on, or fit again.
 
     Examples
     --------
@@ -105,22 +107,43 @@ class Activation:
                 f"kinks must be a tuple of finite numbers, got {self.kinks!r}."
             )
         object.__setattr__(self, "kinks", kinks)
-        values = [
-            _checked_values(getattr(self, name), name)
-            for name in ("function", "derivative")
-            if getattr(self, name) is not None
-        ]
-        known = np.array(values).tobytes() + _far_values(self.function)
-        object.__setattr__(self, "_values", known)
+        object.__setattr__(self, "_values", _known_values(self))
         _check_derivative(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the values, whose last bits are those of a machine."""
+        return {name: value for name, value in vars(self).items() if name != "_values"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore, with the values that the functions have here and now."""
+        vars(self).update(state)
+        try:
+            values = _known_values(self)
+        except Exception:
+            # Of functions that fail: whoever calls them says so.
+            values = b""
+        object.__setattr__(self, "_values", values)
 
     def __str__(self) -> str:
         """Name of the activation, or that of its function."""
         return self.name or str(getattr(self.function, "__name__", "activation"))
 
 
-# Where functions are looked at: few are the same there and not elsewhere.
+# Where functions are looked at, at once and closer: few are the same there and not
+# elsewhere. At 0 by itself, where some have no value.
 _POINTS = np.linspace(-9.75, 9.75, 40).reshape(2, -1)
+_MORE_POINTS = (np.zeros(1), np.geomspace(1e-6, 0.25, 16), np.geomspace(10.0, 1e3, 16))
+
+
+def _known_values(activation: Activation) -> bytes:
+    """Values of φ and φ' at some points; a ValueError if they are not elementwise."""
+    values = [
+        _checked_values(getattr(activation, name), name)
+        for name in ("function", "derivative")
+        if getattr(activation, name) is not None
+    ]
+    more = [_more_values(activation.function, points) for points in _MORE_POINTS]
+    return np.array(values).tobytes() + b"".join(more)
 
 
 def _checked_values(function: ArrayFunction, name: str) -> np.ndarray:
@@ -155,12 +178,12 @@ def _checked_values(function: ArrayFunction, name: str) -> np.ndarray:
     return values
 
 
-def _far_values(function: ArrayFunction) -> bytes:
-    """Values far out, as bytes; none where they cannot be had."""
-    far = np.geomspace(10.0, 1e3, 16)
+def _more_values(function: ArrayFunction, points: np.ndarray) -> bytes:
+    """Values at points of both signs, as bytes; none where they cannot be had."""
     try:
         with np.errstate(all="ignore"):
-            return np.asarray(function(np.stack([-far, far])), dtype=float).tobytes()
+            both = np.stack([-points, points])
+            return np.asarray(function(both), dtype=float).tobytes()
     except Exception:
         return b""
 
