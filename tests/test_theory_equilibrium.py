@@ -418,7 +418,35 @@ def test_what_is_unstable_is_so_at_rest():
             equilibrium_moments(phi, 1.5, 0.8, tau0=tau0)
 
 
-@pytest.mark.parametrize("settings", [{"tau0": 1e160}, {"input_variance": 1e308}])
-def test_what_is_too_large_is_said(settings):
-    with pytest.raises(ValueError, match="is too large to compute with"):
-        equilibrium_moments("relu", **{"tau0": 3.0, **settings})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tau0": 1e120},
+        {"tau0": np.float64(1e200)},
+        {"input_variance": 1e308},
+        {"input_variance": 1e200, "tau0": 1e-80},
+        {"recurrent_variance": np.float64(1e200)},
+        {"bias_variance": 1e150},
+    ],
+)
+@pytest.mark.parametrize("name", ["relu", "gelu", "tanh"])
+def test_what_is_too_large_is_said(name, settings):
+    with pytest.raises(ValueError, match=r"too large to compute with.*scale the data"):
+        equilibrium_moments(name, **{"tau0": 3.0, **settings})
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "tanh"])
+def test_samples_that_are_too_large_are_said(name):
+    m = equilibrium_moments(name)
+    with pytest.raises(ValueError, match=r"too large to compute with.*scale the data"):
+        equilibrium_variance(m, [1.0, 1e200])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "settings", [{"tau0": 1e6}, {"input_variance": 1e139, "tau0": 1e-66}]
+)
+def test_coefficients_of_large_data_are_finite(name, settings):
+    m = equilibrium_moments(name, 0.9, **settings)
+    for kernel in ("ck", "ntk", "ntk_recurrent"):
+        assert np.isfinite(m.coefficients(kernel)).all()

@@ -28,8 +28,8 @@ KERNELS = ("ck", "ntk", "ntk_recurrent")
 _MAX_STEPS = 200
 # Error of moments that is warned of.
 _POOR = 1e-6
-# What the input may add to a variance: beyond it, squares overflow.
-_LARGEST_DRIVE = 1e300
+# Squares of larger parameters, and of variances that they lead to, overflow.
+_LARGEST = 1e140
 # A variance that grows past this multiple of the input's has no fixed point.
 _LARGEST_GROWTH = 1e8
 
@@ -146,28 +146,25 @@ def check_kernel(kernel: Any) -> None:
         )
 
 
-def _checked_drive(
-    recurrent_variance: float,
-    input_variance: float,
-    bias_variance: float,
-    tau0: float,
-) -> float:
-    """Variance σ_b² τ0² + σ_c² of the drive; refuse parameters out of range."""
-    named = {
-        "recurrent_variance": recurrent_variance,
-        "input_variance": input_variance,
-        "bias_variance": bias_variance,
-        "tau0": tau0,
-    }
-    for name, value in named.items():
+def _checked_parameters(**parameters: float) -> list[float]:
+    """Parameters as floats; refuse those out of range."""
+    for name, value in parameters.items():
         check_nonnegative(name, value)
-    drive = _drive(input_variance, bias_variance, tau0)
-    if not drive <= _LARGEST_DRIVE:
+    # NumPy's numbers would warn of products that overflow.
+    values = [float(value) for value in parameters.values()]
+    for name, value in zip(parameters, values, strict=True):
+        _check_size(name, value)
+    _check_size("input_variance * tau0**2 + bias_variance", _drive(*values[1:]))
+    return values
+
+
+def _check_size(name: str, value: float) -> None:
+    """Refuse what cannot be squared."""
+    if value > _LARGEST:
         raise ValueError(
-            f"input_variance * tau0**2 + bias_variance is {drive:.1e}, which is too "
-            f"large to compute with (tau0={tau0:.4g}): scale X, or lower them."
+            f"{name} is {value:.1e}, which is too large to compute with (above "
+            f"{_LARGEST:.0e}): scale the data, or lower the variances."
         )
-    return drive
 
 
 def _drive(input_variance: float, bias_variance: float, tau0: float) -> float:
@@ -212,8 +209,8 @@ def equilibrium_moments(
     Raises
     ------
     ValueError
-        If a variance is negative, or the setting is unstable at τ*: the message names
-        the condition that fails and the variances.
+        If a variance is negative or too large to be squared, or the setting is
+        unstable at τ*: the message names the condition that fails and the variances.
 
     Warns
     -----
@@ -234,11 +231,16 @@ def equilibrium_moments(
     (0.926566, 0.1)
     """
     phi = get_activation(activation)
-    known = _checked_drive(recurrent_variance, input_variance, bias_variance, tau0)
+    *variances, tau0 = _checked_parameters(
+        recurrent_variance=recurrent_variance,
+        input_variance=input_variance,
+        bias_variance=bias_variance,
+        tau0=tau0,
+    )
+    recurrent_variance, input_variance, bias_variance = variances
     check_flag("center", center)
     where = f"at τ* (tau0={tau0:.4g})"
-    variances = recurrent_variance, input_variance, bias_variance
-    drive = np.array([known])
+    drive = np.array([_drive(input_variance, bias_variance, tau0)])
     offset = None if center else 0.0
     q = _solve_variance(phi, recurrent_variance, drive, offset)
     if not np.isfinite(q[0]):
@@ -256,10 +258,10 @@ def equilibrium_moments(
     first, second = mean_derivatives(phi, q)
     return EquilibriumMoments(
         activation=phi,
-        recurrent_variance=float(recurrent_variance),
-        input_variance=float(input_variance),
-        bias_variance=float(bias_variance),
-        tau0=float(tau0),
+        recurrent_variance=recurrent_variance,
+        input_variance=input_variance,
+        bias_variance=bias_variance,
+        tau0=tau0,
         center=bool(center),
         tau_star=float(np.sqrt(q[0])),
         offset=_offset(phi, spread.mean, at_rest) if center else 0.0,
@@ -422,8 +424,8 @@ def equilibrium_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarr
     Raises
     ------
     ValueError
-        If s is negative or not finite; or if the setting is unstable for a sample: the
-        message names the condition and the variances.
+        If s is negative, not finite or above 1e140; or if the setting is unstable for
+        a sample: the message names the condition and the variances.
 
     Notes
     -----
@@ -441,6 +443,9 @@ def equilibrium_variance(moments: EquilibriumMoments, s: np.ndarray) -> np.ndarr
         raise ValueError("s must hold squared norms, finite and not negative.")
     if s.size == 0:
         return s.copy()
+    _check_size("|x|²/p", float(s.max()))
+    largest = moments.input_variance * float(s.max()) + moments.bias_variance
+    _check_size("input_variance * |x|²/p + bias_variance", largest)
     # Divided by its order for small s, so that the relative error is small there too.
     start = _least_variance(moments, s.ravel())
 
