@@ -27,9 +27,7 @@ def judge_copies(problem: RidgeProblem, params: dict[str, Any]) -> None:
     if params["alpha"] > alphas.min():
         return
     samples = np.hstack([problem.X, problem.targets])
-    _, rows, sample = np.unique(
-        samples, axis=0, return_index=True, return_inverse=True
-    )
+    _, rows, sample = np.unique(samples, axis=0, return_index=True, return_inverse=True)
     n, copies = len(samples), len(samples) - len(rows)
     if copies < _MANY_COPIES * n:
         return

@@ -421,8 +421,8 @@ class DEQKernelRidgeClassifierCV(ClassifierMixin, KernelRidgeCV):
 
     def _finish(self, problem: RidgeProblem, held_out: np.ndarray) -> None:
         """Calibrate the held-out values."""
-        rows, number, share = problem.predicted_rows()
-        rows = rows[number]
+        predicted = problem.predicted_rows()
+        rows, share = predicted.rows[predicted.place], predicted.share
         codes = np.searchsorted(self.classes_, problem.y[rows])
         if problem.weight is not None:
             share = share * problem.weight[rows]

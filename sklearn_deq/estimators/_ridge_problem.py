@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
@@ -70,6 +70,24 @@ class Outcome:
     losses: np.ndarray
     unstable: str | None = None
     undefined: tuple[str, ...] = ()
+
+
+class PredictedRows(NamedTuple):
+    """Rows that are predicted; one that is held out several times is still one sample.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_predicted,)
+        The rows, each once.
+    place : ndarray of shape (n_held_out,)
+        Of each prediction, the place of its row among them.
+    share : ndarray of shape (n_held_out,)
+        One over the number of predictions of its row.
+    """
+
+    rows: np.ndarray
+    place: np.ndarray
+    share: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -223,8 +241,8 @@ class RidgeProblem:
         best = best_index(scores.mean(axis=0), self.alphas)
         held_out = np.concatenate([part[best] for part in parts])
         losses = self._losses(held_out, np.concatenate(self.held_out_rows()))
-        _, number, share = self.predicted_rows()
-        losses = np.bincount(number, share * losses)
+        predicted = self.predicted_rows()
+        losses = np.bincount(predicted.place, predicted.share * losses)
         return Outcome(scores, held_out, losses, undefined=tuple(undefined))
 
     def held_out_rows(self) -> list[np.ndarray]:
@@ -233,16 +251,14 @@ class RidgeProblem:
             return [np.arange(len(self.X))]
         return [test for _, test in self.splits]
 
-    def predicted_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows that are predicted at all; of each prediction which, and its share.
-
-        A row that is held out several times is still one sample.
-        """
-        all_rows = np.concatenate(self.held_out_rows())
-        rows, number, times = np.unique(
-            all_rows, return_inverse=True, return_counts=True
+    def predicted_rows(self) -> PredictedRows:
+        """Rows that are predicted at all, and how predictions belong to them."""
+        rows, place, times = np.unique(
+            np.concatenate(self.held_out_rows()),
+            return_inverse=True,
+            return_counts=True,
         )
-        return rows, number, 1.0 / times[number]
+        return PredictedRows(rows, place, 1.0 / times[place])
 
     def _held_out_parts(
         self, params: dict[str, Any], tau0: float, X: np.ndarray

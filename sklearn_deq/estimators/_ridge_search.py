@@ -428,7 +428,7 @@ class KernelRidgeCV(FeatureRidge):
         best = self.best_index_ // outcomes[0].scores.shape[1]
         if not self._averages():
             return [best]
-        rows, *_ = problem.predicted_rows()
+        rows = problem.predicted_rows().rows
         copies = factors = None
         if problem.weight is not None:
             # Without weights of the samples all that weighs is their class.
