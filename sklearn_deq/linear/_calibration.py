@@ -250,7 +250,7 @@ def _penalised_fit(
 def _wrong_directions(coef: np.ndarray, least: float) -> np.ndarray:
     """Directions of mean 0 along which log odds rise by less than the least slope.
 
-    Orthonormal columns, eigenvectors of the symmetric part of M between such directions.
+    Orthonormal columns: eigenvectors of the symmetric part of M among such directions.
     """
     n_classes = len(coef)
     centring = np.eye(n_classes) - 1.0 / n_classes
