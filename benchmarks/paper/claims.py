@@ -273,6 +273,19 @@ def own_penalties(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
             where = {"activation": activation, "width": width, "σ_a²": variance}
             what = f"{activation}, width {width}, σ_a² = {variance:g}"
             yield from _own(tables, claim, "penalties", PENALTY, what, where)
+    for images in IMAGES:
+        table = f"penalties-{images}"
+        for width in (1024, 4096):
+            found = tables.any_numbers(table, f"gain, {PENALTY.best}", width=width)
+            what = f"gain of all networks by it, width {width}, {images}"
+            yield claim, what, points(found), table
+        for activation, matched, other in PAIRS:
+            where = {"activation": activation, "model": matched}
+            found = tables.any_numbers(
+                table, f"less unmatched, {PENALTY.best}", **where
+            )
+            what = f"{matched} less {other}, {activation}, {PENALTY.best}, {images}"
+            yield claim, what, points(found), table
 
 
 def _own(
