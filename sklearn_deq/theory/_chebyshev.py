@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.fft import dct
+from numpy.polynomial import chebyshev
 
 Array = Any
 
@@ -18,10 +18,9 @@ def chebyshev_nodes(size: int) -> np.ndarray:
 def chebyshev_coefficients(values: np.ndarray) -> np.ndarray:
     """Coefficients along axis 0 of the interpolant through `chebyshev_nodes`."""
     size = values.shape[0]
-    # Polynomials at nodes that are rounded are not orthogonal to the last digit.
-    basis = dct(np.eye(size), axis=0)[:, ::-1] / size
-    basis[0] *= 0.5
-    return np.tensordot(basis, values, axes=1)
+    basis = chebyshev.chebvander(chebyshev_nodes(size), size - 1)
+    basis = basis * np.where(np.arange(size) == 0, 1.0, 2.0) / size
+    return np.tensordot(basis.T, values, axes=1)
 
 
 def last_coefficients(values: np.ndarray) -> float:

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from sklearn_deq.theory._activations import Activation
-from sklearn_deq.theory._germ import rise
 from sklearn_deq.theory._moments import (
     composite_rule,
     differentiate,
@@ -121,10 +120,9 @@ def quadrature_error(activation: Activation, q: np.ndarray) -> float:
     x, weights = composite_rule(np.union1d(breaks, inside), _PLANE_NODES)
     weights = weights * np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi)
     with np.errstate(all="ignore"):
-        origin = float(activation.function(np.zeros(1))[0])
-        values = origin + rise(activation, np.sqrt(q)[:, None] * x)
+        values = np.asarray(activation.function(np.sqrt(q)[:, None] * x), dtype=float)
         found = values @ (weights * (1.0 + x))
-        expected = origin + rise(activation, rule.u)
+        expected = np.asarray(activation.function(rule.u), dtype=float)
         size = np.sqrt(rule.mean(expected**2))
         difference = np.abs(found - rule.mean(expected * (1.0 + rule.x)))
         return float(np.max(difference / np.maximum(size, 1e-300)))

@@ -19,6 +19,7 @@ from sklearn_deq.theory._dual_methods import quadrature_error
 from sklearn_deq.theory._moments import (
     mean_derivatives,
     mean_squared_derivative,
+    resolved_variances,
     spread_moments,
 )
 from sklearn_deq.theory._norms import along_norms
@@ -250,11 +251,13 @@ def equilibrium_moments(
     # Without any drive a DEQ may be at rest: take the limits of small variances.
     q = np.maximum(q, 1e-200)
     spread = spread_moments(phi, q, offset)
-    squared = mean_squared_derivative(phi, q)
+    near = resolved_variances(phi, q)
+    slope = spread_moments(phi, near, offset).slope
+    squared = mean_squared_derivative(phi, near)
     if phi.dual is None:
         _check_quadrature(phi, q)
     chi = recurrent_variance * squared
-    _check_stability(where, recurrent_variance * spread.slope, chi, *variances)
+    _check_stability(where, recurrent_variance * slope, chi, *variances)
     first, second = mean_derivatives(phi, q)
     return EquilibriumMoments(
         activation=phi,
@@ -269,7 +272,7 @@ def equilibrium_moments(
         chi=float(chi[0]),
         E_dphi=float(first[0]),
         E_d2phi=float(second[0]),
-        E_d2phisq=float(2.0 * spread.slope[0]),
+        E_d2phisq=float(2.0 * slope[0]),
         E_dphi2=float(squared[0]),
     )
 

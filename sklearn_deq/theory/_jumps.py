@@ -11,6 +11,7 @@ from numpy.polynomial import chebyshev
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._chebyshev import (
     chebyshev_coefficients,
+    chebyshev_nodes,
     last_coefficients,
 )
 from sklearn_deq.theory._remembered import remembered
@@ -49,9 +50,10 @@ def kink_jumps(activation: Activation) -> np.ndarray:
     gaps = np.diff(kinks, prepend=-np.inf, append=np.inf)
     found = []
     for kink, before, after in zip(kinks, gaps[:-1], gaps[1:], strict=True):
-        left, left_error, _ = one_sided(activation, kink, -min(1.0, before))
-        right, right_error, _ = one_sided(activation, kink, min(1.0, after))
-        found.append(significant(right - left, left_error + right_error))
+        left, left_error = _one_sided(activation, kink, -min(1.0, before))
+        right, right_error = _one_sided(activation, kink, min(1.0, after))
+        jump, error = right - left, left_error + right_error
+        found.append(np.where(np.abs(jump) > _SIGNIFICANT * error, jump, 0.0))
     return np.array(found).reshape(-1, 1 + MOST_ORDERS)
 
 
@@ -125,28 +127,19 @@ def steepest_parts(
     return low, high
 
 
-def significant(values: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Values, 0 where they may be rounding."""
-    return np.where(np.abs(values) > _SIGNIFICANT * error, values, 0.0)
-
-
-def one_sided(
+def _one_sided(
     activation: Activation, kink: float, reach: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """φ and its derivatives at a kink from one side, with their rounding errors.
-
-    Last the width of the interval on which φ is resolved, 0 if there is none.
-    """
+) -> tuple[np.ndarray, np.ndarray]:
+    """φ and its derivatives at a kink from one side, with their rounding errors."""
     orders = np.arange(1 + MOST_ORDERS)
-    # (1 + t)/2 of Chebyshev's points t, with all digits near t = −1, the kink.
-    shares = np.sin(np.pi * (np.arange(_NODES) + 0.5) / (2 * _NODES)) ** 2
+    t = chebyshev_nodes(_NODES)
     for width in reach * _WIDTHS:
-        points = kink + width * shares
+        # t = −1 is the kink.
+        points = kink + 0.5 * width * (1.0 + t)
         with np.errstate(all="ignore"):
             values = np.asarray(activation.function(points), dtype=float)
         size = np.abs(values).max()
-        resolved = last_coefficients(values) <= _CONVERGED
-        if resolved:
+        if last_coefficients(values) <= _CONVERGED:
             break
     series = chebyshev_coefficients(values)
     ends = [chebyshev.chebval(-1.0, chebyshev.chebder(series, m)) for m in orders]
@@ -161,4 +154,4 @@ def one_sided(
         * np.array(growth)
         * np.abs(scale)
     )
-    return np.array(ends) * scale, error, abs(width) if resolved else 0.0
+    return np.array(ends) * scale, error

@@ -17,13 +17,11 @@ from scipy.differentiate import derivative as finite_difference
 
 from sklearn_deq.theory._activations import Activation
 from sklearn_deq.theory._closed_forms import ClosedDual
-from sklearn_deq.theory._germ import germ, rise, within_reach
 from sklearn_deq.theory._homogeneous import Slopes, homogeneous_slopes
-from sklearn_deq.theory._jumps import check_continuous
+from sklearn_deq.theory._jumps import check_continuous, kink_jumps
 
 # Beyond 12.5 the density is below 1e-34: room for activations that grow fast.
-_LIMIT = 12.5
-_OUTER_BREAKS = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, _LIMIT)
+_OUTER_BREAKS = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 12.5)
 _NODES_PER_PANEL = 20
 # √(2π), the normalisation of the standard normal density.
 _ROOT_TWO_PI = float(np.sqrt(2.0 * np.pi))
@@ -101,8 +99,9 @@ def gaussian_rule(q: np.ndarray, kinks: tuple[float, ...] = ()) -> GaussianRule:
     breaks = graded_breaks(float(root.max(initial=1.0)))[None, :]
     elsewhere = np.array([kink for kink in kinks if kink != 0.0])
     if elsewhere.size:
+        limit = breaks[0, -1]
         with np.errstate(divide="ignore"):
-            splits = np.clip(elsewhere / root, -_LIMIT, _LIMIT)
+            splits = np.clip(elsewhere / root, -limit, limit)
         rows = np.broadcast_to(breaks, (root.shape[0], breaks.shape[1]))
         breaks = np.sort(np.concatenate([rows, splits], axis=1), axis=1)
     x, weights = composite_rule(breaks)
@@ -119,23 +118,11 @@ _LARGEST_STEP = 2.0**-6
 def differentiate(activation: Activation, u: np.ndarray) -> np.ndarray:
     """φ' at the points u: the given derivative, or differences that cross no kink.
 
-    Beside 0, where differences may be rounding, it is that of the series. A ValueError
-    is raised of a φ that jumps: its derivative is none.
+    A ValueError is raised of a φ that jumps: its derivative is none.
     """
     check_continuous(activation)
     if activation.derivative is not None:
         return np.asarray(activation.derivative(u), dtype=float)
-    near = within_reach(activation, u)
-    if not np.any(near):
-        return _difference(activation, u)
-    slopes = np.empty(u.shape)
-    slopes[near] = germ(activation)(u[near], 1)
-    slopes[~near] = _difference(activation, u[~near])
-    return slopes
-
-
-def _difference(activation: Activation, u: np.ndarray) -> np.ndarray:
-    """φ' by differences, with a step that is found where one step does not do."""
     reach = np.full(u.shape, np.inf)
     for kink in activation.kinks:
         reach = np.minimum(reach, np.abs(u - kink))
@@ -204,7 +191,7 @@ def spread_moments(
     rule = gaussian_rule(q, activation.kinks)
     origin = float(activation.function(np.zeros(1))[0])
     with np.errstate(over="ignore", invalid="ignore"):
-        phi = rise(activation, rule.u)
+        phi = np.asarray(activation.function(rule.u), dtype=float) - origin
         first = rule.mean(phi)
         shift = first if offset is None else np.full_like(first, offset - origin)
         bend = rule.x * rule.x - 1.0
@@ -285,8 +272,26 @@ def mean_growth(activation: Activation, q: np.ndarray) -> np.ndarray:
     if closed is not None:
         return 0.5 * q * closed.means(q)[2]
     rule = gaussian_rule(q, activation.kinks)
-    phi = rise(activation, rule.u)
-    return 0.5 * rule.mean((rule.x * rule.x - 1.0) * phi)
+    phi = np.asarray(activation.function(rule.u), dtype=float)
+    origin = float(activation.function(np.zeros(1))[0])
+    return 0.5 * rule.mean((rule.x * rule.x - 1.0) * (phi - origin))
+
+
+# Where φ(u) − φ(0) is well above rounding; where φ(0) is not 0 it is so later.
+_LEAST_VARIANCE, _LEAST_BESIDE = 1e-12, 1e-9
+
+
+def resolved_variances(activation: Activation, q: np.ndarray) -> np.ndarray:
+    """Variances, of small ones the least at which moments are more than rounding.
+
+    Moments without a dimension (of φ', and slopes in q) are limits there. Kinks beside
+    0 are eight standard deviations away. Closed forms need none.
+    """
+    if homogeneous_slopes(activation) or _closed_dual(activation):
+        return q
+    origin = float(activation.function(np.zeros(1))[0])
+    beside = [(kink / 8.0) ** 2 for kink in activation.kinks if kink != 0.0]
+    return np.maximum(q, min([_LEAST_BESIDE if origin else _LEAST_VARIANCE, *beside]))
 
 
 def mean_derivatives(
@@ -294,22 +299,21 @@ def mean_derivatives(
 ) -> tuple[np.ndarray, np.ndarray]:
     """E φ'(√q ξ) and E φ''(√q ξ), each (n,), by Stein's identities.
 
-    Of small variances E φ'' is that of the series of φ, where the identity would divide
-    the rounding of φ by q. Of a φ' that jumps at 0 it has no limit.
+    Of variances that are not resolved the limits; but of a φ' that jumps at 0 E φ'' has
+    none and goes like 1/√q.
     """
     closed = _closed_dual(activation)
     if closed is not None:
         return closed.means(q)[1:]
-    rule = gaussian_rule(q, activation.kinks)
-    phi = rise(activation, rule.u)
-    first = rule.mean(rule.x * phi) / np.sqrt(q)
-    second = rule.mean((rule.x**2 - 1.0) * phi) / q
-    near = within_reach(activation, _LIMIT * np.sqrt(q))
-    if np.any(near):
-        series = germ(activation)
-        smooth = rule.mean(series(np.where(near[:, None], rule.u, 0.0), 2))
-        kink = (series.right[1] - series.left[1]) / (_ROOT_TWO_PI * np.sqrt(q))
-        second = np.where(near, smooth + kink, second)
+    origin = float(activation.function(np.zeros(1))[0])
+    near = resolved_variances(activation, q)
+    rule = gaussian_rule(near, activation.kinks)
+    values = np.asarray(activation.function(rule.u), dtype=float) - origin
+    first = rule.mean(rule.x * values) / np.sqrt(near)
+    second = rule.mean((rule.x**2 - 1.0) * values) / near
+    at_zero = np.equal(activation.kinks, 0.0)
+    if kink_jumps(activation)[at_zero, :2].any():
+        second *= np.sqrt(near / q)
     return first, second
 
 
