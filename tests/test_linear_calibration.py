@@ -159,7 +159,8 @@ def test_decisions_are_never_turned_around(rng, n_classes):
     centred = np.eye(3) - 1.0 / 3.0
     assert np.linalg.eigvalsh(centred @ (coef + coef.T) @ centred)[1] > 0.0
     decided = calibrated(values, coef, intercept).argmax(axis=1)
-    assert np.mean(decided == values.argmax(axis=1)) > 0.9
+    # Shares that differ by chance move the borders; turned around, hardly any agrees.
+    assert np.mean(decided == values.argmax(axis=1)) > 0.8
 
 
 @pytest.mark.parametrize("shares", [(0.9, 0.1), (0.9, 0.07, 0.03)])
@@ -173,8 +174,20 @@ def test_shares_of_the_classes_are_known_where_nothing_is_learnt(shares, seed):
     log_odds = calibrated(values, *fit_calibration(values, codes))
     loss = -class_log_probabilities(log_odds)[np.arange(400), codes].mean()
     counts = np.bincount(codes) / 400
-    # The penalty draws the intercepts of 400 samples to 0 by some tenths.
+    # Of intercepts that are penalised (where no slope is cut off) a little is lost.
     assert loss < 0.05 - counts @ np.log(counts)
+
+
+def test_shares_of_few_samples_are_kept_where_all_are_against_their_class():
+    """As leave-one-out has it of means: nothing but the share of the class is known."""
+    codes = np.repeat([0, 1, 2], [28, 8, 4])
+    signs = 2.0 * np.eye(3)[codes] - 1.0
+    values = (signs.sum(axis=0) - signs) / 39
+    values = 20.0 * (values - values.mean(axis=0))
+    log_odds = calibrated(values, *fit_calibration(values, codes))
+    found = class_probabilities(log_odds).mean(axis=0)
+    # Smoothed: one sample more of every other class.
+    assert_allclose(found, [0.7, 0.2, 0.1], atol=0.05)
 
 
 def test_a_slope_at_its_bound_keeps_the_intercept():

@@ -409,7 +409,8 @@ def test_kinks_beside_0_that_are_not_declared_cost_accuracy_only(rng):
     expected = deq_kernel(X, activation=known)
     with pytest.warns(SolverWarning, match="tabulated to a relative error"):
         found = deq_kernel(X, activation=shrink)
-    assert_allclose(found, expected, atol=1e-6)
+    # As is said, by 3e-3 of the largest entry.
+    assert_allclose(found, expected, atol=3e-3 * expected.max())
 
 
 @pytest.mark.parametrize(

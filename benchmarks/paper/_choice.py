@@ -136,23 +136,28 @@ class Choice:
         networks = {kind: v for kind, v in kinds.items() if v[0]["model"] != "kernel"}
         kinds = networks or kinds
         # A row for each activation if there are several panels of each.
-        names = [kind[0] for kind in kinds]
-        most = max(map(names.count, names))
-        shape = (len(kinds), 1) if most == 1 else (most, len(set(names)))
+        names = [name for (name,) in grouped(summary, self.settings[0])]
+        firsts = [kind[0] for kind in kinds]
+        most = max(map(firsts.count, names))
+        shape = (len(names), 1) if most == 1 else (most, len(names))
         with figure(path, *shape) as axes:
-            panels = np.atleast_1d(axes).ravel()
-            in_rows = sorted(kinds, key=lambda kind: names.index(kind[0]))
-            for panel, kind in zip(panels, in_rows, strict=False):
-                own = [line for line in kinds[kind] if line["model"] != "deq"]
-                self._draw(panel, own)
-                rest = zip(self.settings[1:-1], kind[1:], strict=True)
-                said = [str(kind[0]), *(f"{name} = {value:g}" for name, value in rest)]
-                panel.set_title(", ".join(said))
-            for panel in panels[len(kinds) :]:
+            panels = np.atleast_1d(axes).reshape(len(names), most)
+            for panel in panels.ravel():
                 panel.set_axis_off()
+            for row, name in enumerate(names):
+                own = [kind for kind in kinds if kind[0] == name]
+                for panel, kind in zip(panels[row], own, strict=False):
+                    panel.set_axis_on()
+                    self._draw(panel, kinds[kind])
+                    panel.set_title(self._title(kind))
             legend_below(axes)
 
+    def _title(self, kind: tuple[Any, ...]) -> str:
+        rest = zip(self.settings[1:-1], kind[1:], strict=True)
+        return ", ".join([kind[0], *(f"{name} = {value:g}" for name, value in rest)])
+
     def _draw(self, panel: Any, lines: list[Row]) -> None:
+        lines = [line for line in lines if line["model"] != "deq"]
         places = np.arange(len(lines), dtype=float)
         for shift, way in zip((-0.15, 0.0, 0.15), self.ways, strict=True):
             values = [100 * line[f"less DEQ, {way}"] for line in lines]

@@ -107,7 +107,7 @@ def draw_partners(panel: Axes, part: list[Row], name: str) -> None:
     fails = [
         strength
         for (strength,), group in grouped(part, "strength").items()
-        # All are as accurate as the DEQ, to the last image.
+        # All are as accurate as the DEQ, on average to the last digit.
         if all(number(row["gap"])[0] == 0.0 for row in group)
     ]
     for (partner,), group in grouped(part, "partner").items():

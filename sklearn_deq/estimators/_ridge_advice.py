@@ -40,7 +40,10 @@ def judge_copies(problem: RidgeProblem, params: dict[str, Any]) -> None:
         for each in (problem.weight, problem.sample_weight)
     )
     once = replace(problem.subset(rows), weight=weight, sample_weight=own)
-    if _smooths_nothing(once, params) or not _smooths_nothing(problem, params):
+    if _smooths_nothing(once, params):
+        return
+    # By the scores of the user it was chosen for other reasons, maybe.
+    if problem.scorer is not None and not _smooths_nothing(problem, params):
         return
     warn(
         f"{copies} of {n} samples are copies of others, by which they are predicted "

@@ -186,8 +186,8 @@ def fit_calibration(
     worse than chance (those of leave-one-out are, where there is nothing to learn: they
     fall with the share of the sample's own class). Where vᵀMv is not positive for a
     direction v of mean 0, an eigenvector, log odds along it follow the values along it
-    alone, and by the least factor; b is fitted anew then, so that the shares of the
-    classes are kept.
+    alone, and by the least factor; b is fitted anew then, and not penalised, so that
+    the shares of the classes are kept.
 
     Examples
     --------
@@ -208,7 +208,7 @@ def fit_calibration(
         rest = np.eye(len(coef)) - wrong @ wrong.T
         coef = rest @ coef @ rest + least * wrong @ wrong.T
         # It went with the coefficients that are gone: shares of the classes are left.
-        intercept = _fit_intercept(scores @ coef, codes, weight, penalty, intercept)
+        intercept = _fit_intercept(scores @ coef, codes, weight, intercept)
     if values.ndim == 1:
         signs = np.array([-1.0, 1.0])
         return 0.5 * signs @ coef @ signs, signs @ intercept
@@ -267,17 +267,15 @@ def _fit_intercept(
     logits: np.ndarray,
     codes: np.ndarray,
     weight: np.ndarray,
-    penalty: float,
     start: np.ndarray,
 ) -> np.ndarray:
-    """b of the least penalised loss for coefficients that are given."""
+    """b of the least loss for given coefficients; smoothed labels keep it finite."""
     targets = _smoothed_targets(codes, weight, logits.shape[1])
 
     def loss(intercept: np.ndarray) -> tuple[float, np.ndarray]:
         x = np.concatenate([[1.0], intercept])
         value, slopes = _cross_entropy(x, logits, targets, weight)
-        value += 0.5 * penalty * float(intercept @ intercept)
-        return value, slopes[1:] + penalty * intercept
+        return value, slopes[1:]
 
     options = {"ftol": 1e-14, "gtol": 1e-9}
     found: np.ndarray = minimize(
