@@ -206,9 +206,11 @@ def fit_calibration(
     wrong = _wrong_directions(coef, least)
     if wrong.shape[1]:
         rest = np.eye(len(coef)) - wrong @ wrong.T
-        coef = rest @ coef @ rest + least * wrong @ wrong.T
-        # It went with the coefficients that are gone: shares of the classes are left.
-        intercept = _fit_intercept(scores @ coef, codes, weight, intercept)
+        coef = rest @ coef @ rest
+        # It went with the coefficients that are gone. Where none are left it is that of
+        # the shares of the classes: 0 of equal ones, so that the least slopes decide.
+        intercept = _fit_intercept(scores @ coef, codes, weight)
+        coef += least * wrong @ wrong.T
     if values.ndim == 1:
         signs = np.array([-1.0, 1.0])
         return 0.5 * signs @ coef @ signs, signs @ intercept
@@ -267,10 +269,10 @@ def _fit_intercept(
     logits: np.ndarray,
     codes: np.ndarray,
     weight: np.ndarray,
-    start: np.ndarray,
 ) -> np.ndarray:
     """b of the least loss for given coefficients; smoothed labels keep it finite."""
-    targets = _smoothed_targets(codes, weight, logits.shape[1])
+    n_classes = logits.shape[1]
+    targets = _smoothed_targets(codes, weight, n_classes)
 
     def loss(intercept: np.ndarray) -> tuple[float, np.ndarray]:
         x = np.concatenate([[1.0], intercept])
@@ -279,7 +281,7 @@ def _fit_intercept(
 
     options = {"ftol": 1e-14, "gtol": 1e-9}
     found: np.ndarray = minimize(
-        loss, start, jac=True, method="L-BFGS-B", options=options
+        loss, np.zeros(n_classes), jac=True, method="L-BFGS-B", options=options
     ).x
     return found
 
