@@ -266,9 +266,7 @@ def _wrong_directions(coef: np.ndarray, least: float) -> np.ndarray:
 
 
 def _fit_intercept(
-    logits: np.ndarray,
-    codes: np.ndarray,
-    weight: np.ndarray,
+    logits: np.ndarray, codes: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
     """b of the least loss for given coefficients; smoothed labels keep it finite."""
     n_classes = logits.shape[1]

@@ -252,7 +252,8 @@ def equilibrium_moments(
     q = np.maximum(q, 1e-200)
     spread = spread_moments(phi, q, offset)
     near = resolved_variances(phi, q)
-    slope = spread_moments(phi, near, offset).slope
+    resolved = spread if near[0] == q[0] else spread_moments(phi, near, offset)
+    slope = resolved.slope
     squared = mean_squared_derivative(phi, near)
     if phi.dual is None:
         _check_quadrature(phi, q)
