@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -261,18 +261,14 @@ def own_rates(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of accuracies with a learning rate for each network."""
     claim = "at a learning rate of its own"
     for activation in ("relu", "tanh"):
-        where: dict[str, object] = {"activation": activation}
-        yield from _own(tables, claim, "rates", RATE, activation, where)
+        yield from _own(tables, claim, "rates", RATE, activation)
 
 
 def own_penalties(tables: Tables) -> Iterator[tuple[str, str, str, str]]:
     """What is claimed of readouts with a penalty for each network."""
     claim = "at a penalty of its own"
     for activation in ("relu", "tanh"):
-        for width, variance in ((1024, 0.2), (1024, 0.8), (4096, 0.2)):
-            where = {"activation": activation, "width": width, "σ_a²": variance}
-            what = f"{activation}, width {width}, σ_a² = {variance:g}"
-            yield from _own(tables, claim, "penalties", PENALTY, what, where)
+        yield from _own(tables, claim, "penalties", PENALTY, activation)
     for images in IMAGES:
         table = f"penalties-{images}"
         for width in (1024, 4096):
@@ -293,23 +289,23 @@ def _own(
     claim: str,
     table: str,
     choice: Choice,
-    of: str,
-    where: Mapping[str, object],
+    activation: str,
 ) -> Iterator[tuple[str, str, str, str]]:
     """Differences from the DEQ, with a setting for all and one of each network's."""
     for model in MODELS[1:]:
         for some, images in SETS.items():
             for way in choice.ways:
+                where = {"activation": activation, "model": model}
                 found = [
                     number
                     for name in images
                     for number in tables.any_numbers(
-                        f"{table}-{name}", f"less DEQ, {way}", model=model, **where
+                        f"{table}-{name}", f"less DEQ, {way}", **where
                     )
                 ]
                 # Of tanh plain and single are the same.
                 if found:
-                    what = f"{model} less DEQ, {of}, {some}, {way}"
+                    what = f"{model} less DEQ, {activation}, {some}, {way}"
                     yield claim, what, points(found), f"{table}-*"
 
 

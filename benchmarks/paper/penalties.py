@@ -9,11 +9,18 @@ import numpy as np
 
 from benchmarks.paper._choice import Choice
 from benchmarks.paper._data import Source, images_to_choose_by
-from benchmarks.paper._experiment import Cell, Experiment, Row
+from benchmarks.paper._experiment import (
+    Cell,
+    Experiment,
+    Row,
+    grouped,
+    mean_error,
+)
 from benchmarks.paper._networks import build, features, models_of, moments_of, score
 from benchmarks.paper.accuracy import ALPHA, VARIANCES
 from sklearn_deq.kernels import deq_kernel
 from sklearn_deq.linear import NormalEquations, ridge_fit, solve_normal_equations
+from sklearn_deq.theory import EquilibriumMoments
 
 # Multiples of a kernel's mean diagonal. The penalty of `accuracy` is one for all,
 # though kernels are of different size.
@@ -23,7 +30,9 @@ CHOICE = Choice(
     "relative penalty", f"penalty {ALPHA:g}", ("activation", "σ_a²", "width", "model")
 )
 
-# Outputs for some rows, by the penalty, and the mean diagonal of the kernel.
+# Those to fit, to choose by and to test.
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Outputs for the last two, by the penalty, and the mean diagonal of the kernel.
 Fitted = tuple[Callable[[float], list[np.ndarray]], float]
 
 
@@ -62,8 +71,10 @@ def compute(cell: Cell, source: Source, device: str = "cpu") -> Row:
     (X, y, X_test, y_test), (X_held, y_held) = images_to_choose_by(
         source, cell["n"], cell["n"] // 4, cell["seed"], cell["held_out"]
     )
+    moments = moments_of(X, cell["activation"], cell["variance"])
     fitted = _kernel if cell["model"] == "kernel" else _network
-    outputs, size = fitted(cell, np.eye(y.max() + 1)[y], X, X_held, X_test, device)
+    targets = np.eye(y.max() + 1)[y]
+    outputs, size = fitted(cell, moments, targets, (X, X_held, X_test), device)
     row: Row = {"size": size, "held out": {}, "test": {}}
     for penalty in PENALTIES:
         held, tested = outputs(penalty * size)
@@ -74,63 +85,59 @@ def compute(cell: Cell, source: Source, device: str = "cpu") -> Row:
 
 def _network(
     cell: Cell,
+    moments: EquilibriumMoments,
     targets: np.ndarray,
-    X: np.ndarray,
-    X_held: np.ndarray,
-    X_test: np.ndarray,
+    rows: Rows,
     device: str,
 ) -> Fitted:
-    moments = moments_of(X, cell["activation"], cell["variance"])
+    """Of the features of a network, which is made for the first rows."""
+    settings = {"trainable": "readout", "device": device}
     body = build(
-        cell["model"],
-        moments,
-        X,
-        cell["width"],
-        cell["seed"],
-        trainable="readout",
-        device=device,
+        cell["model"], moments, rows[0], cell["width"], cell["seed"], **settings
     )
-    Z, *others = (
-        features(body, rows).astype(np.float64) for rows in (X, X_held, X_test)
-    )
+    Z, *others = (features(body, X).astype(np.float64) for X in rows)
     sums = NormalEquations.of(Z, targets)
 
     def outputs(alpha: float) -> list[np.ndarray]:
         coef, intercept = solve_normal_equations(sums, alpha)
-        return [rows @ coef + intercept for rows in others]
+        return [Z_other @ coef + intercept for Z_other in others]
 
     return outputs, float(np.mean(np.sum(Z**2, axis=1)))
 
 
 def _kernel(
     cell: Cell,
+    moments: EquilibriumMoments,
     targets: np.ndarray,
-    X: np.ndarray,
-    X_held: np.ndarray,
-    X_test: np.ndarray,
+    rows: Rows,
     device: str,
 ) -> Fitted:
-    moments = moments_of(X, cell["activation"], cell["variance"])
+    """Of the DEQ's exact kernel."""
     settings = {
         "activation": cell["activation"],
-        "recurrent_variance": cell["variance"],
-        "input_variance": 1 - cell["variance"],
+        "recurrent_variance": moments.recurrent_variance,
+        "input_variance": moments.input_variance,
         "tau0": moments.tau0,
         "device": device,
     }
-    K = deq_kernel(X, **settings)
-    others = [deq_kernel(rows, X, **settings) for rows in (X_held, X_test)]
+    K, *others = (deq_kernel(X, rows[0], **settings) for X in rows)
 
     def outputs(alpha: float) -> list[np.ndarray]:
         dual, intercept = ridge_fit(K.copy(), targets, alpha)
-        return [rows @ dual + intercept for rows in others]
+        return [K_other @ dual + intercept for K_other in others]
 
     return outputs, float(K.diagonal().mean())
 
 
 def report(rows: list[Row], path: Path) -> list[Row]:
     """Accuracies of test images with the penalties, less the DEQ's; all by penalty."""
-    summary = CHOICE.report([{**row, "σ_a²": row["variance"]} for row in rows])
+    rows = [{**row, "σ_a²": row["variance"]} for row in rows]
+    sizes = [
+        {"mean ‖z‖²": round(mean_error(group, "size")[0], 4)}
+        for group in grouped(rows, *CHOICE.settings).values()
+    ]
+    lines = zip(CHOICE.report(rows), sizes, strict=True)
+    summary = [line | size for line, size in lines]
     CHOICE.draw(summary, path)
     return summary
 
